@@ -1,0 +1,47 @@
+# Each line is a command you could type yourself. `make` alone lists what there is.
+PYTHON ?= python3
+BIN    := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
+DATA   ?= data
+RUN    ?= runs/compact
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lab docs readme bench data train-compact clean install install-all
+
+help:  ## list what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: install  ## analyse the bundled sample scans and show where the results are
+	@$(BIN)/brain_tumor demo
+
+test: install-all  ## run the tests in the notebooks, then pytest
+	@status=0; $(BIN)/nbdev_test --n_workers 2 || status=$$?; \
+	NOTEBOOK_TESTS=$$status $(BIN)/python -m pytest
+
+lab: install-all  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=nbs
+
+docs: install-all  ## build the site into _docs and check its links
+	$(BIN)/python tools/build_docs.py
+	$(BIN)/python tools/check_links.py _docs
+
+readme: install-all  ## write README.md from nbs/index.ipynb
+	$(BIN)/python tools/build_readme.py
+
+bench: install-all  ## measure speed, as ratios in one run
+	$(BIN)/python bench/run.py
+
+data: install  ## say how to get the public data, and fetch what can be fetched
+	$(BIN)/brain_tumor data
+
+train-compact: install-all  ## train the network that ships: make train-compact DATA=folder RUN=folder
+	$(BIN)/brain_tumor train compact --data $(DATA) --out $(RUN)
+
+clean:  ## remove what was made from the sources; the environment stays
+	rm -rf _docs _docs_src _proc build dist *.egg-info .pytest_cache
+
+install:
+	@$(PYTHON) tools/install.py
+
+install-all:
+	@$(PYTHON) tools/install.py workbook dev
