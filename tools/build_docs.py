@@ -13,31 +13,19 @@ from pathlib import Path
 
 import nbformat
 from nbdev.config import get_config
-from nbdev.processors import FilterDefaults, rm_export
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chapters import ROOT, chapters, page_name, sections  # noqa: E402
+from procs import Shown  # noqa: E402
 
 OUT, SOURCE = ROOT / "_docs", ROOT / "_docs_src"
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
 FIGURE_ALT = re.compile(r"^#\|\s*fig-alt:\s*(.+?)\s*$", re.MULTILINE)
+SHOW_DOC = re.compile(r"^show_doc\((\w[\w.]*)", re.MULTILINE)
+EXPORTED = re.compile(r"^#\|\s*exports?\b", re.MULTILINE)
 NO_ECHO = re.compile(r"^#\|\s*echo:\s*false", re.MULTILINE)
 CALLOUT = re.compile(r"^:::+\s*\{\.callout-(\w+)[^}]*\}", re.MULTILINE)
 NOTEBOOK_LINK = re.compile(r"\]\((?!https?:)([\w./-]+\.ipynb)(#[^)\s]*)?\)")
-HIDDEN = {"hide", "default_exp", "exporti"}
-
-
-def hide_only(cell):
-    """Remove hidden cells, but show exported ones: the code is what a workbook is read for."""
-    if cell.directives_ and cell.directives_.keys() & HIDDEN:
-        del cell["source"]
-
-
-class Shown(FilterDefaults):
-    "nbdev's processing, with the exported code left in."
-
-    def base_procs(self):
-        return [hide_only if proc is rm_export else proc for proc in super().base_procs()]
 
 
 def process():
@@ -74,12 +62,7 @@ def figure_options(cell, alt):
 
 
 def shown_code(cell):
-    """A code cell without directives; a documentation table becomes a text cell of its own."""
-    texts = [output["data"]["text/markdown"] for output in cell.outputs
-             if "text/markdown" in output.get("data", {})]
-    if re.search(r"^show_doc\(", cell.source, re.MULTILINE):
-        text = "\n\n".join(texts).removeprefix("---\n")
-        return nbformat.v4.new_markdown_cell(text)
+    """A code cell without directives."""
     if alt := FIGURE_ALT.search(cell.source):
         figure_options(cell, alt[1])
     if NO_ECHO.search(cell.source):
@@ -89,14 +72,23 @@ def shown_code(cell):
 
 
 def page(notebook, site):
-    """A processed notebook in the form that MyST-NB reads."""
-    cells = []
+    """A processed notebook in the form that MyST-NB reads.
+
+    The documentation that nbdev adds below an exported cell repeats what the cell itself shows here; its heading
+    remains, in front of the code, for links and for the page's table of contents.
+    """
+    cells, exported = [], 0
     for cell in notebook.cells:
+        if documented := SHOW_DOC.search(cell.source) if cell.cell_type == "code" else None:
+            cells.insert(exported, nbformat.v4.new_markdown_cell(f"### {documented[1]}"))
+            exported += 1
+            continue
         if cell.cell_type == "raw" and cell.source.startswith("---"):
             cell = nbformat.v4.new_markdown_cell(front_matter(cell.source))
         elif cell.source.startswith("<!-- WARNING"):
             continue
         elif cell.cell_type == "code":
+            exported = len(cells) if EXPORTED.search(cell.source) else exported
             cell = shown_code(cell)
         if cell.cell_type == "markdown":
             cell.source = local_links(CALLOUT.sub(r":::{\1}", cell.source), site)
@@ -149,7 +141,7 @@ def with_quarto(processed):
 def main():
     os.chdir(ROOT)
     os.environ.setdefault("MPLBACKEND", "Agg")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    sys.path.insert(0, str(ROOT))                        # the notebooks' imports come from this tree
     quarto = shutil.which("quarto") is not None
     if quarto:
         from nbdev.quarto import refresh_quarto_yml
@@ -161,5 +153,5 @@ def main():
     return code
 
 
-if __name__ == "__main__":          # the notebooks are processed in processes of their own, which read this file
+if __name__ == "__main__":          # the notebooks are processed in processes of their own, which read this file too
     sys.exit(main())

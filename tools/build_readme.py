@@ -10,18 +10,13 @@ import sys
 from pathlib import Path
 
 from nbdev.config import get_config
-from nbdev.processors import FilterDefaults, add_links
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+from procs import Plain  # noqa: E402
+
 LOCAL = re.compile(r"(\]\()(?![a-z]+:|#|/)([^)\s]+\))")
 MARK = "<!-- Written by tools/build_readme.py from nbs/{}: change it there. -->"
-
-
-class Plain(FilterDefaults):
-    "nbdev's processing, without links to a published site."
-
-    def base_procs(self):
-        return [proc for proc in super().base_procs() if proc is not add_links]
 
 
 def joined(text):
