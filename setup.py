@@ -25,7 +25,7 @@ setup(
     author=cfg["author"],
     author_email=cfg["author_email"],
     url=cfg["git_url"],
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -21,7 +21,6 @@ from procs import Shown  # noqa: E402
 OUT, SOURCE = ROOT / "_docs", ROOT / "_docs_src"
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
 FIGURE_ALT = re.compile(r"^#\|\s*fig-alt:\s*(.+?)\s*$", re.MULTILINE)
-SHOW_DOC = re.compile(r"^show_doc\((\w[\w.]*)", re.MULTILINE)
 NO_ECHO = re.compile(r"^#\|\s*echo:\s*false", re.MULTILINE)
 CALLOUT = re.compile(r"^:::+\s*\{\.callout-(\w+)[^}]*\}", re.MULTILINE)
 NOTEBOOK_LINK = re.compile(r"\]\((?!https?:)([\w./-]+\.ipynb)(#[^)\s]*)?\)")
@@ -71,23 +70,15 @@ def shown_code(cell):
 
 
 def page(notebook, site):
-    """A processed notebook in the form that MyST-NB reads.
-
-    The documentation that nbdev adds below an exported cell repeats what the cell itself shows here; its heading
-    remains, in front of the code, for links and for the page's table of contents.
-    """
-    cells, code = [], 0
+    """A processed notebook in the form that MyST-NB reads."""
+    cells = []
     for cell in notebook.cells:
-        if documented := SHOW_DOC.search(cell.source) if cell.cell_type == "code" else None:
-            cells.insert(code, nbformat.v4.new_markdown_cell(f"### {documented[1]}"))
-            code += 1
-            continue
         if cell.cell_type == "raw" and cell.source.startswith("---"):
             cell = nbformat.v4.new_markdown_cell(front_matter(cell.source))
         elif cell.source.startswith("<!-- WARNING"):
             continue
         elif cell.cell_type == "code":
-            code, cell = len(cells), shown_code(cell)
+            cell = shown_code(cell)
         if cell.cell_type == "markdown":
             cell.source = local_links(CALLOUT.sub(r":::{\1}", cell.source), site)
         cells.append(cell)

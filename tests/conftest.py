@@ -1,0 +1,43 @@
+"""What all tests share."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The project's own folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder with the public data sets; tests that ask for it are skipped where it is not to be had."""
+    places = [os.environ.get("BRAIN_TUMOR_DATA"), ROOT.parent / "shared" / "data"]
+    for place in filter(None, places):
+        if (Path(place) / "figshare" / "manifest.csv").is_file():
+            return Path(place)
+    pytest.skip("needs the public data sets: set BRAIN_TUMOR_DATA to their folder")
+
+
+@pytest.fixture(scope="session")
+def tracked():
+    """All files under version control, as paths; without git, all files that are not made from others."""
+    try:
+        out = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, check=True,
+                             capture_output=True).stdout.decode()
+        found = [ROOT / name for name in out.split("\0") if name]
+    except (OSError, subprocess.CalledProcessError):
+        made = {".git", ".venv", "_docs", "_docs_src", "_proc", "build", "dist", "out", "data", "__pycache__",
+                ".pytest_cache", ".ipynb_checkpoints"}
+        found = [path for path in ROOT.rglob("*") if not made & set(path.relative_to(ROOT).parts)
+                 and not any(part.endswith(".egg-info") for part in path.parts)]
+    return sorted(path for path in found if path.is_file())
