@@ -6,7 +6,7 @@
 __all__ = ['CLASSES', 'AXES', 'MIN_SIDE', 'MAX_PIXELS', 'MAX_BYTES', 'SUFFIXES', 'BrainTumorError', 'Scan', 'read', 'is_batch',
            'expand', 'write_beside']
 
-# %% ../nbs/00_scan.ipynb #a10ed6be
+# %% ../nbs/00_scan.ipynb #1301b410
 import hashlib, html, io, math, operator, os, re, secrets, struct, sys, zlib
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
@@ -18,19 +18,20 @@ from typing import Any
 import cv2
 import numpy as np
 
-# %% ../nbs/00_scan.ipynb #b99c5f0e
+# %% ../nbs/00_scan.ipynb #4ce740f6
 CLASSES = ("glioma", "meningioma", "no_tumor", "pituitary")
 AXES = ("sagittal", "coronal", "axial")
 
-# %% ../nbs/00_scan.ipynb #0e1240db
+# %% ../nbs/00_scan.ipynb #5301f0e3
 class BrainTumorError(ValueError):
     "Input that cannot be used: the message names the input, what is wrong with it, and what would help."
 
 
 def _refuse(name: str, wrong: str, remedy: str) -> BrainTumorError:
-    return BrainTumorError(f"{name}: {wrong}. {remedy}")
+    name = name if name and name.isprintable() else repr(name)
+    return BrainTumorError(f"{name if len(name) < 300 else '…' + name[-300:]}: {wrong}. {remedy}")
 
-# %% ../nbs/00_scan.ipynb #07ef8a6d
+# %% ../nbs/00_scan.ipynb #4e3a86ac
 @dataclass(frozen=True, eq=False)
 class Scan:
     "One slice, and where it came from."
@@ -57,7 +58,7 @@ class Scan:
         return (f'<figure><img alt="The slice that was read: {text}" src="data:image/png;base64,'
                 f'{b64encode(png).decode()}"><figcaption>{text}</figcaption></figure>')
 
-# %% ../nbs/00_scan.ipynb #fd92266e
+# %% ../nbs/00_scan.ipynb #9ff1cf3f
 MIN_SIDE = 32             # pixels
 MAX_PIXELS = 50_000_000   # of one slice
 MAX_BYTES = 1 << 30       # of a file, and of a volume unpacked
@@ -71,7 +72,7 @@ def _check_size(name: str, width: int, height: int) -> None:
         raise _refuse(name, f"{width} x {height} makes {width * height / 1e6:.0f} million pixels, so it was not decoded",
                       f"At most {MAX_PIXELS // 10**6} million are read: crop or shrink the picture first.")
 
-# %% ../nbs/00_scan.ipynb #709f52e5
+# %% ../nbs/00_scan.ipynb #e40681da
 def _check_values(values: np.ndarray, name: str) -> None:
     if values.dtype.kind not in "uif":
         raise _refuse(name, f"values of type {values.dtype} are no grey values",
@@ -84,7 +85,7 @@ def _check_values(values: np.ndarray, name: str) -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise _refuse(name, "it holds NaN or infinite values", "Replace them first, for example with numpy.nan_to_num.")
 
-# %% ../nbs/00_scan.ipynb #d8841c0d
+# %% ../nbs/00_scan.ipynb #ed41602c
 def _luminance(values: np.ndarray) -> np.ndarray:
     if values.ndim == 2: return values
     if values.shape[2] == 1: return values[..., 0]
@@ -94,7 +95,7 @@ def _luminance(values: np.ndarray) -> np.ndarray:
         colour = colour[..., :3] * (colour[..., 3:] / opaque)
     return cv2.transform(colour, np.float32([[0.299, 0.587, 0.114]]))
 
-# %% ../nbs/00_scan.ipynb #e253376a
+# %% ../nbs/00_scan.ipynb #3f8cb30c
 def _gray(values: np.ndarray, name: str) -> np.ndarray:
     _check_values(values, name)
     flat = _luminance(values)
@@ -113,7 +114,7 @@ def _gray(values: np.ndarray, name: str) -> np.ndarray:
         raise _refuse(name, "every pixel has the same value", "There is nothing to see; choose another slice or file.")
     return pixels
 
-# %% ../nbs/00_scan.ipynb #e4b7b548
+# %% ../nbs/00_scan.ipynb #3b28816f
 def _spacing_pair(spacing: Any, name: str = "") -> tuple[float, float]:
     try:
         pair = np.asarray(spacing, float).reshape(-1)
@@ -125,7 +126,7 @@ def _spacing_pair(spacing: Any, name: str = "") -> tuple[float, float]:
                       "spacing=0.5 or spacing=(0.5, 0.7).")
     return float(pair[0]), float(pair[-1])
 
-# %% ../nbs/00_scan.ipynb #4975034b
+# %% ../nbs/00_scan.ipynb #2d683173
 _SIGNATURES = [(128, b"DICM", "DICOM"), (0, b"\x89PNG\r\n\x1a\n", "PNG"), (0, b"\xff\xd8\xff", "JPEG"),
                (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"), (0, b"II+\0", "TIFF"), (0, b"MM\0+", "TIFF"),
                (0, b"GIF8", "GIF"), (8, b"WEBPVP8", "WebP"), (0, b"NRRD", "NRRD"), (0, b"\x1f\x8b", "gzip"),
@@ -139,7 +140,7 @@ def _kind(data: bytes) -> str | None:
     if group in (2, 8) and element <= 0x18 and (data[4:6] in (b"UL", b"UI", b"OB", b"CS", b"DA") or length <= 64):
         return "DICOM without preamble"
 
-# %% ../nbs/00_scan.ipynb #3a152365
+# %% ../nbs/00_scan.ipynb #5a0e527e
 def _pick(name: str, wanted: Any, count: int, noun: str = "slices", hint: str = "") -> int:
     if wanted is None and count == 1: return 0
     ask = f"Ask for one by slice=0 to slice={count - 1}, for example slice={count // 2}.{hint}"
@@ -153,7 +154,7 @@ def _pick(name: str, wanted: Any, count: int, noun: str = "slices", hint: str = 
         raise _refuse(name, f"slice={wanted!r} is not one of its {count} {noun}", ask)
     return index
 
-# %% ../nbs/00_scan.ipynb #0dd7012d
+# %% ../nbs/00_scan.ipynb #e4bcb755
 @dataclass
 class _Decoded:
     values: np.ndarray                          # as stored, or 0 to 1 after a DICOM window
@@ -164,7 +165,7 @@ class _Decoded:
     affine: np.ndarray | None = None
     inverted: bool = False                      # small values are bright (MONOCHROME1)
 
-# %% ../nbs/00_scan.ipynb #473ebbb8
+# %% ../nbs/00_scan.ipynb #1040b923
 def _check_png(data: bytes, name: str) -> set[bytes]:
     at, kinds = 8, set()
     while at + 12 <= len(data):
@@ -179,7 +180,7 @@ def _check_png(data: bytes, name: str) -> set[bytes]:
         at = end
     raise _refuse(name, "the PNG ends too early", "Save or download it again.")
 
-# %% ../nbs/00_scan.ipynb #5d412db9
+# %% ../nbs/00_scan.ipynb #7097b895
 def _check_jpeg(data: bytes, name: str) -> None:
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
@@ -193,26 +194,45 @@ def _check_jpeg(data: bytes, name: str) -> None:
         at += 2 + length
     raise _refuse(name, "the JPEG ends too early or is damaged", "Save or download it again.")
 
-# %% ../nbs/00_scan.ipynb #71a19844
+# %% ../nbs/00_scan.ipynb #e301e861
 def _from_pillow(image: Any, name: str, wanted: int | None, kind: str) -> _Decoded:
     from PIL import ImageOps
     _check_size(name, *image.size)
     count = getattr(image, "n_frames", 1)
     index = _pick(name, wanted, count, "pictures")
     if count > 1: image.seek(index)
+    negative = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(262) == 0    # in it, 0 is white
     image = ImageOps.exif_transpose(image)
     if "transparency" in image.info or image.mode in ("PA", "LA", "La", "RGBa"): image = image.convert("RGBA")
     elif image.mode == "1": image = image.convert("L")
     elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"): image = image.convert("RGB")
-    return _Decoded(np.asarray(image), kind, slice_index=index if count > 1 else None)
+    return _Decoded(np.asarray(image), kind, slice_index=index if count > 1 else None, inverted=negative)
 
-# %% ../nbs/00_scan.ipynb #d3588710
+# %% ../nbs/00_scan.ipynb #85c35fe1
+def _from_tifffile(data: bytes, name: str, wanted: int | None) -> _Decoded:
+    import tifffile
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        index = _pick(name, wanted, len(file.pages), "pictures")
+        page = file.pages[index]
+        _check_size(name, page.imagewidth, page.imagelength)
+        values = page.asarray()
+        if page.planarconfig == 2: values = np.moveaxis(values, 0, -1)          # colours one after the other
+        return _Decoded(values, "TIFF", slice_index=index if len(file.pages) > 1 else None,
+                        inverted=page.photometric == 0)
+
+# %% ../nbs/00_scan.ipynb #176fb9ae
 def _picture(data: bytes, name: str, wanted: int | None, kind: str) -> _Decoded:
     chunks = _check_png(data, name) if kind == "PNG" else set()
     if kind == "JPEG": _check_jpeg(data, name)
     if kind not in ("PNG", "JPEG") or chunks & {b"acTL", b"tRNS", b"eXIf"}:
-        from PIL import Image
-        return _from_pillow(Image.open(io.BytesIO(data), formats=[kind.upper()]), name, wanted, kind)
+        from PIL import Image, UnidentifiedImageError
+        try:
+            image = Image.open(io.BytesIO(data), formats=[kind.upper()])
+            deep = image.mode.startswith("RGB") and max(getattr(image, "tag_v2", {}).get(258) or [8]) > 8
+        except UnidentifiedImageError:
+            if kind != "TIFF": raise
+            deep = True
+        return _from_tifffile(data, name, wanted) if deep else _from_pillow(image, name, wanted, kind)
     _pick(name, wanted, 1, "pictures")
     keep = cv2.IMREAD_UNCHANGED if kind == "PNG" else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # JPEG: turns by EXIF
     values = cv2.imdecode(np.frombuffer(data, np.uint8), keep)
@@ -221,7 +241,7 @@ def _picture(data: bytes, name: str, wanted: int | None, kind: str) -> _Decoded:
         values = cv2.cvtColor(values, cv2.COLOR_BGR2RGB if values.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
     return _Decoded(values, kind)
 
-# %% ../nbs/00_scan.ipynb #e88f40bc
+# %% ../nbs/00_scan.ipynb #57b39222
 def _window(values: np.ndarray,   # rescaled intensities
             center: float, width: float,
             function: str = "LINEAR",  # LINEAR, LINEAR_EXACT or SIGMOID
@@ -233,7 +253,7 @@ def _window(values: np.ndarray,   # rescaled intensities
     low, span = (center - width / 2, width) if exact else (center - 0.5 - (width - 1) / 2, width - 1)
     return np.clip((values - low) / max(span, 1e-9), 0, 1)
 
-# %% ../nbs/00_scan.ipynb #c82fa369
+# %% ../nbs/00_scan.ipynb #f45c6ee7
 def _tag(dataset: Any, frame: int, group: str, keyword: str) -> Any:
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     for part in [*list(own)[frame:frame + 1], *(dataset.get("SharedFunctionalGroupsSequence") or [])]:
@@ -246,7 +266,7 @@ def _first(value: Any, default: float | None = None) -> float | None:
     value = value[0] if isinstance(value, (list, tuple)) or hasattr(value, "append") and len(value) else value
     return default if value is None or value == "" or hasattr(value, "append") else float(value)
 
-# %% ../nbs/00_scan.ipynb #a1865872
+# %% ../nbs/00_scan.ipynb #f0f6cf0c
 def _dicom_grey(dataset: Any, values: np.ndarray, frame: int) -> np.ndarray:
     from pydicom.pixels import apply_modality_lut, apply_voi
     slope = _first(_tag(dataset, frame, "PixelValueTransformationSequence", "RescaleSlope"), 1)
@@ -260,7 +280,7 @@ def _dicom_grey(dataset: Any, values: np.ndarray, frame: int) -> np.ndarray:
     shown = _window(values, center, width, str(_tag(dataset, frame, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR"))
     return shown if shown.max() > shown.min() else values
 
-# %% ../nbs/00_scan.ipynb #1c6fe200
+# %% ../nbs/00_scan.ipynb #1a20378f
 def _from_dataset(dataset: Any, name: str, wanted: int | None) -> _Decoded:
     if not ("Rows" in dataset and "Columns" in dataset and any(
             keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))):
@@ -291,7 +311,7 @@ def _dicom_pixels(dataset: Any, name: str, frame: int) -> np.ndarray:
         raise _refuse(name, f"its pixels are compressed ({syntax.name}) and could not be unpacked",
                       "Install a decoder for pydicom (pylibjpeg, gdcm), or export the series uncompressed.") from error
 
-# %% ../nbs/00_scan.ipynb #801941a3
+# %% ../nbs/00_scan.ipynb #aa12ddf2
 def _dicom(data: bytes, name: str, wanted: int | None, kind: str) -> _Decoded:
     import pydicom
     if kind == "DICOM" and data[132:138] == b"\x02\0\0\0UL" and b"1.2.840.10008.1.2.1.99" in data[:1024]:
@@ -304,7 +324,7 @@ def _dicom(data: bytes, name: str, wanted: int | None, kind: str) -> _Decoded:
             pydicom.uid.ImplicitVRLittleEndian if dataset.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian)
     return _from_dataset(dataset, name, wanted)
 
-# %% ../nbs/00_scan.ipynb #5575332e
+# %% ../nbs/00_scan.ipynb #62fb6dde
 def _plane(affine: np.ndarray, shape: tuple, axis: int, number: int) -> np.ndarray:
     from nibabel.orientations import io_orientation
     orientation = io_orientation(affine)                    # file axis -> body axis, and whether it runs the same way
@@ -319,7 +339,7 @@ def _plane(affine: np.ndarray, shape: tuple, axis: int, number: int) -> np.ndarr
         to_file[file, column], to_file[file, 3] = step, start
     return to_file                                          # (row, column, 0, 1) of the picture -> index in the file
 
-# %% ../nbs/00_scan.ipynb #788a3abe
+# %% ../nbs/00_scan.ipynb #ab29e2be
 def _choose_axis(name: str, axis: Any, sizes: list[int], spacings: list[float], third: int) -> int:
     if axis is None:
         if 1 in sizes: return sizes.index(1)
@@ -329,7 +349,7 @@ def _choose_axis(name: str, axis: Any, sizes: list[int], spacings: list[float], 
         raise _refuse(name, f"axis={axis!r} is no axis", "Give 0 (sagittal), 1 (coronal) or 2 (axial).")
     return int(axis)
 
-# %% ../nbs/00_scan.ipynb #8939674e
+# %% ../nbs/00_scan.ipynb #c69219d9
 def _moment(name: str, wanted: Any, shape: tuple) -> tuple[Any, tuple]:
     extra = tuple(n for n in shape[3:] if n > 1)
     if not extra: return wanted, (0,) * len(shape[3:])
@@ -340,7 +360,7 @@ def _moment(name: str, wanted: Any, shape: tuple) -> tuple[Any, tuple]:
     volume = _pick(name, wanted[1], extra[0], "volumes")
     return wanted[0], tuple(volume if n > 1 else 0 for n in shape[3:])
 
-# %% ../nbs/00_scan.ipynb #ef4a9108
+# %% ../nbs/00_scan.ipynb #3b1494d1
 def _from_volume(volume: Any, affine: np.ndarray, name: str, wanted: Any, axis: Any, kind: str) -> _Decoded:
     body, steps = _body_axes(affine, name)
     volume = volume.reshape(tuple(volume.shape) + (1,) * (3 - len(volume.shape)))
@@ -365,7 +385,7 @@ def _body_axes(affine: np.ndarray, name: str) -> tuple[list[int], list[float]]:
                       "Mend the header, or save the slice as PNG.")
     return [int(b) for b in io_orientation(affine)[:, 0]], steps.tolist()
 
-# %% ../nbs/00_scan.ipynb #cc9889c5
+# %% ../nbs/00_scan.ipynb #a19556f7
 def _cut(volume: Any, to_file: np.ndarray, across: int, extra: tuple) -> np.ndarray:
     layer = tuple(int(to_file[across, 3]) if file == across else slice(None) for file in range(3))
     values = np.asarray(volume[layer + extra])
@@ -374,24 +394,29 @@ def _cut(volume: Any, to_file: np.ndarray, across: int, extra: tuple) -> np.ndar
     rows, columns = int(to_file[:3, 0].sum()), int(to_file[:3, 1].sum())      # +1, or -1 where it runs backwards
     return np.ascontiguousarray(values[::rows, ::columns])
 
-# %% ../nbs/00_scan.ipynb #145d3872
+# %% ../nbs/00_scan.ipynb #8f27a8ac
+def _nifti_header(head: bytes, name: str) -> tuple[Any, Any]:
+    import nibabel
+    kind = _kind(head)
+    if kind == "NIfTI pair":
+        raise _refuse(name, "it is half of a NIfTI pair (.hdr and .img)", "Save it as one .nii or .nii.gz file.")
+    if kind != "NIfTI":
+        raise _refuse(name, "this gzip file holds no NIfTI volume", "Unpack it first.")
+    image = nibabel.Nifti2Image if head[4:6] == b"n+" else nibabel.Nifti1Image
+    return image, image.header_class(head[:image.header_class.sizeof_hdr])
+
+
 def _nifti(data: bytes, name: str, wanted: Any, axis: Any, kind: str) -> _Decoded:
-    import gzip, nibabel
+    import gzip
     stream = gzip.GzipFile(fileobj=io.BytesIO(data)) if kind == "gzip" else io.BytesIO(data)
     head = stream.read(544)
-    kind = _kind(head)
-    if kind != "NIfTI":
-        raise _refuse(name, "it is half of a NIfTI pair (.hdr and .img)" if kind == "NIfTI pair" else
-                      "this gzip file holds no NIfTI volume", "Save it as one .nii or .nii.gz file." if kind == "NIfTI pair"
-                      else "Unpack it first.")
-    image = nibabel.Nifti2Image if head[4:6] == b"n+" else nibabel.Nifti1Image
-    header = image.header_class(head[:image.header_class.sizeof_hdr])
-    length = int(header["vox_offset"]) + math.prod(map(int, header.get_data_shape())) * header.get_data_dtype().itemsize
+    image, header = _nifti_header(head, name)
+    voxels = math.prod(map(int, header.get_data_shape()))
+    length = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
     _check_length(name, length)
-    data = head + stream.read(length - len(head)) if length > len(head) else head
+    data = head + stream.read(max(0, length - len(head)))
     if len(data) < length: raise _refuse(name, "the file ends too early", "Save or download it again.")
     volume = image.from_bytes(data)
-    if not header.get_data_shape(): raise _refuse(name, "its header names no dimensions", "Save it again.")
     decoded = _from_volume(volume.dataobj, volume.affine, name, wanted, axis, "NIfTI")
     unit = {"meter": 1000, "micron": 0.001}.get(header.get_xyzt_units()[0], 1)
     return replace(decoded, spacing=tuple(s * unit for s in decoded.spacing))
@@ -402,7 +427,7 @@ def _check_length(name: str, length: int) -> None:
         raise _refuse(name, f"its header announces {length / 1e9:.1f} GB, so it was not unpacked",
                       f"At most {MAX_BYTES / 1e9:.1f} GB are read: save a smaller volume, or one slice.")
 
-# %% ../nbs/00_scan.ipynb #6e045b27
+# %% ../nbs/00_scan.ipynb #4754879a
 def _nrrd(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> _Decoded:
     import nrrd
     stream = io.BytesIO(data)
@@ -427,7 +452,7 @@ _PACKED = ("gzip", "gz", "bzip2", "bz2")
 def _nrrd_where(header: dict) -> str | None:
     return header.get("data file", header.get("datafile"))
 
-# %% ../nbs/00_scan.ipynb #a67cfaf2
+# %% ../nbs/00_scan.ipynb #bf7b7499
 def _nrrd_file(header: dict, name: str, folder: Path | None) -> bytes:
     beside = str(_nrrd_where(header))
     if folder is None:
@@ -452,7 +477,7 @@ def _nrrd_unpacked(header: dict, rest: bytes, name: str, length: int) -> bytes:
     if len(rest) < length: raise _refuse(name, "the file ends too early", "Save or download it again.")
     return rest
 
-# %% ../nbs/00_scan.ipynb #2cfbdb63
+# %% ../nbs/00_scan.ipynb #25d52421
 _SPACES = {"ras": (1, 1, 1), "right-anterior-superior": (1, 1, 1),
            "las": (-1, 1, 1), "left-anterior-superior": (-1, 1, 1)}            # all others: left-posterior-superior
 
@@ -477,7 +502,7 @@ def _nrrd_affine(header: dict, dimensions: int) -> tuple[np.ndarray, list[int]]:
     space = str(header.get("space", "")).lower().removesuffix("-time")
     return np.diag([*_SPACES.get(space, (-1, -1, 1)), 1]) @ affine, spatial
 
-# %% ../nbs/00_scan.ipynb #b0eb1917
+# %% ../nbs/00_scan.ipynb #ae0d618e
 def _load(source: Any) -> tuple[bytes, str, Path | None]:
     "Bytes, a name for messages, and the folder where they lay."
     if isinstance(source, (bytes, bytearray, memoryview)): return bytes(source), "bytes", None
@@ -494,10 +519,10 @@ def _load(source: Any) -> tuple[bytes, str, Path | None]:
         data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else bytes(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, BrainTumorError): raise
-        raise _refuse(repr(str(source)), f"it cannot be opened ({error})", "Check its name and the permissions.") from error
+        raise _refuse(str(source), f"it cannot be opened ({getattr(error, 'strerror', None) or error})", "Check its name and the permissions.") from error
     return data, str(source), path.parent
 
-# %% ../nbs/00_scan.ipynb #914ed89a
+# %% ../nbs/00_scan.ipynb #d3ee733c
 def _decode(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> _Decoded:
     if not data: raise _refuse(name, "it is empty", "Save it again (a file object may stand at its end: seek(0)).")
     if len(data) > MAX_BYTES: raise _refuse(name, "it is larger than a gigabyte", "Save a smaller volume, or one slice.")
@@ -513,7 +538,7 @@ def _decode(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None)
     if volume: return _nifti(data, name, wanted, axis, kind)
     return (_dicom if kind.startswith("DICOM") else _picture)(data, name, wanted, kind)
 
-# %% ../nbs/00_scan.ipynb #8f19993e
+# %% ../nbs/00_scan.ipynb #ae86fc44
 def _is_a(source: Any, module: str, name: str) -> bool:
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(source, getattr(loaded, name))
@@ -532,7 +557,7 @@ def _from_object(source: Any, wanted: Any, axis: Any) -> tuple[_Decoded, str]:
     if wanted is not None and (values.ndim < 3 or values.shape[-1] in (1, 3, 4)): _pick("array", wanted, 1)
     return _Decoded(values, "array"), "array"
 
-# %% ../nbs/00_scan.ipynb #b0b7b221
+# %% ../nbs/00_scan.ipynb #3b5dcddf
 def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dataset; a Scan is returned as it is
          slice: int | tuple[int, int] | None = None,  # which slice of a file with many, from 0; (slice, volume) in 4-D
          axis: int | str | None = None,  # of a volume: 0 or "sagittal", 1 or "coronal", 2 or "axial"; None: the natural one
@@ -550,11 +575,12 @@ def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dat
         pixels = _gray(decoded.values, name)
     except BrainTumorError: raise
     except Exception as error:
-        raise _refuse(name, f"it is damaged or ends too early ({type(error).__name__}: {error!s:.120})",
+        words = " ".join(re.sub(r"<[^>]*>", "", str(error)).split())[:120]
+        raise _refuse(name, f"it is damaged or ends too early ({type(error).__name__}: {words})",
                       "Save or download it again.") from error
     return _scan(decoded, pixels, name if folder is None else Path(name).name, given, data)
 
-# %% ../nbs/00_scan.ipynb #fb16111f
+# %% ../nbs/00_scan.ipynb #b1eaebec
 def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None, data: bytes | None) -> Scan:
     digest = hashlib.sha256(data if data is not None else f"{decoded.values.shape} {decoded.values.dtype.str}".encode())
     if data is None: digest.update(np.ascontiguousarray(decoded.values))
@@ -565,7 +591,7 @@ def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None,
     return Scan(np.float32(1) - pixels if decoded.inverted else pixels, spacing, name, source, decoded.format,
                 digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine)
 
-# %% ../nbs/00_scan.ipynb #3a89c481
+# %% ../nbs/00_scan.ipynb #28396034
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".ima",
             ".nii", ".nii.gz", ".nrrd", ".nhdr")
 
@@ -582,7 +608,7 @@ def _looks_like_scan(path: Path) -> bool:
     except OSError:
         return False
 
-# %% ../nbs/00_scan.ipynb #b362f79e
+# %% ../nbs/00_scan.ipynb #bf481d08
 def _files(folder: Path) -> list[Path]:
     found = []
     for here, folders, names in os.walk(folder):
@@ -593,8 +619,8 @@ def _files(folder: Path) -> list[Path]:
     return found
 
 
-def _is_pattern(source: Any) -> bool:
-    return isinstance(source, str) and any(c in source for c in "*?[") and not os.path.exists(source)
+def _is_pattern(source: str | os.PathLike) -> bool:
+    return any(c in os.fspath(source) for c in "*?[") and not os.path.exists(source)
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -603,7 +629,7 @@ def _matches(pattern: str) -> list[Path]:
     if not found: raise _refuse(pattern, "no file matches this pattern", "Check it; ** stands for any depth of folders.")
     return found
 
-# %% ../nbs/00_scan.ipynb #9089ae9c
+# %% ../nbs/00_scan.ipynb #98038106
 def is_batch(source: Any,  # anything that `read` or `expand` takes
              ) -> bool:    # True for a list, tuple, generator, glob pattern or folder
     "Whether there may be many scans in it."
@@ -616,13 +642,13 @@ def is_batch(source: Any,  # anything that `read` or `expand` takes
     if isinstance(source, single) or hasattr(source, "read") or _is_a(source, "pydicom.dataset", "Dataset"): return False
     return isinstance(source, Iterable) and not _is_a(source, "PIL.Image", "Image")
 
-# %% ../nbs/00_scan.ipynb #ab99be70
+# %% ../nbs/00_scan.ipynb #75775216
 def expand(source: Any,  # list, tuple, generator, glob pattern (** too) or folder; within a list all of these again
            ) -> tuple[Iterable, int | None]:  # the single sources, lazily, and how many if that is known
     "Take many scans apart into single ones; raises `BrainTumorError` for a folder or pattern without any."
     if not is_batch(source): return [source], 1
     if isinstance(source, (str, os.PathLike)):
-        found = _matches(source) if _is_pattern(source) else _files(Path(source))
+        found = _matches(os.fspath(source)) if _is_pattern(source) else _files(Path(source))
         return found, len(found)
     known = hasattr(source, "__len__") and not any(is_batch(one) for one in source)
     return _flat(source), len(source) if known else None
@@ -633,7 +659,7 @@ def _flat(many: Iterable) -> Iterator:
         try: yield from expand(one)[0] if is_batch(one) else (one,)
         except BrainTumorError: yield one          # `read` will refuse it by name, and the others are unharmed
 
-# %% ../nbs/00_scan.ipynb #90d72533
+# %% ../nbs/00_scan.ipynb #a27bbcab
 @contextmanager
 def write_beside(path: str | os.PathLike,  # where the finished file shall be; missing folders are made
                  ) -> Iterator[Path]:      # a temporary path in the same folder, of the same suffix, to write to

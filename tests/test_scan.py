@@ -214,6 +214,28 @@ def test_float_and_16_bit_tiff(tmp_path, picture):
         np.testing.assert_array_equal(read(tmp_path / "a.tif").pixels, read(values).pixels)
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"bigtiff": True}, {"byteorder": ">"}])
+def test_tiffs_by_another_writer(picture, options):
+    tifffile = pytest.importorskip("tifffile")
+    three = np.dstack([picture] * 3)
+    for values in (picture, picture.astype(np.uint16) * 9, picture.astype(np.int16) - 99, picture.astype(np.uint32) * 999,
+                   picture / 300, (picture / 300).astype(np.float32), three, three / 300,
+                   three.astype(np.uint16) * 9, np.stack([picture] * 3)):
+        out = io.BytesIO()
+        planes = {"photometric": "rgb", "planarconfig": "separate"} if values.shape[0] == 3 else {}
+        tifffile.imwrite(out, values, **options, **planes)
+        truth = read(np.moveaxis(values, 0, -1) if planes else values).pixels
+        np.testing.assert_allclose(read(out.getvalue()).pixels, truth, atol=1e-6)
+
+
+def test_tiffs_in_which_zero_is_white(picture):
+    tifffile = pytest.importorskip("tifffile")
+    for values in (picture, picture.astype(np.uint16) * 9, (picture / 255).astype(np.float64)):
+        out = io.BytesIO()
+        tifffile.imwrite(out, values, photometric="miniswhite")
+        np.testing.assert_allclose(read(out.getvalue()).pixels, 1 - picture / 255, atol=1e-6)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photographs_are_turned_upright(picture, orientation):
     exif = Image.Exif()

@@ -1,0 +1,568 @@
+"""Bad input meets a BrainTumorError that names the input, says what is wrong and what would help; nothing is lost."""
+import builtins
+import gzip
+import io
+import os
+import re
+import struct
+import sys
+import tracemalloc
+import zlib
+
+import cv2
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+from brain_tumor.scan import BrainTumorError, expand, read, write_beside
+
+
+def refusal(source, **options):
+    """The message of the refusal, after a look at its form: 'input: what is wrong. What would help.'"""
+    with pytest.raises(BrainTumorError) as caught:
+        read(source, **options)
+    message = str(caught.value)
+    assert re.fullmatch(r"(?s).+: .+\. .+[.)]", message), message
+    assert len(message) < 600
+    return message
+
+
+@pytest.fixture(scope="module")
+def picture():
+    r, c = np.mgrid[:96, :80]
+    return (r * 2 + c // 2).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """Large enough that half a JPEG of it still holds scan lines."""
+    noise = np.random.default_rng(0).normal(size=(256, 256))
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def encoded(values, kind, **options):
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, kind, **options)
+    return out.getvalue()
+
+
+def dicom(stored, **tags):
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = tags.pop("syntax", ExplicitVRLittleEndian)
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, "1.2.3"
+    data = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    data.SOPClassUID, data.SOPInstanceUID = MRImageStorage, "1.2.3"
+    data.Rows, data.Columns = stored.shape
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
+    data.BitsAllocated = data.BitsStored = 8 * stored.dtype.itemsize
+    data.HighBit, data.PixelData = data.BitsStored - 1, stored.tobytes()
+    for keyword, value in tags.items():
+        setattr(data, keyword, value)
+    return data
+
+
+def in_bytes(data):
+    out = io.BytesIO()
+    data.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+# ---------------------------------------------------------------- paths
+
+def test_missing_path(tmp_path):
+    for source in (tmp_path / "nowhere.png", str(tmp_path / "no" / "where.dcm")):
+        message = refusal(source)
+        assert str(source) in message and "no such file" in message
+
+
+def test_folder_is_not_one_scan(tmp_path):
+    assert "is a folder" in refusal(tmp_path)
+
+
+def test_folder_without_scans(tmp_path):
+    (tmp_path / "notes.txt").write_text("none here")
+    with pytest.raises(BrainTumorError, match="no scan in this folder") as caught:
+        expand(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_pattern_without_match(tmp_path):
+    with pytest.raises(BrainTumorError, match="no file matches"):
+        expand(f"{tmp_path}/**/*.png")
+
+
+def test_odd_paths():
+    for source in ("", "a\0b.png", "x" * 5000 + ".png", "https://example.org/scan.png"):
+        refusal(source)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "no ordinary file" in refusal(tmp_path / "pipe.png")
+
+
+# ---------------------------------------------------------------- content
+
+def test_empty_file(tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    message = refusal(tmp_path / "empty.png")
+    assert "empty.png" in message and "it is empty" in message
+    used = io.BytesIO(b"abc")
+    used.read()
+    assert "seek(0)" in refusal(used)
+    refusal(b"")
+
+
+def test_text_renamed(tmp_path):
+    for name in ("scan.png", "scan.dcm", "scan.nii", "scan"):
+        (tmp_path / name).write_text("Dear colleague,\nplease find the scan attached.\n" * 40)
+        message = refusal(tmp_path / name)
+        assert name in message and "holds text" in message
+
+
+def test_file_opened_as_text(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with (tmp_path / "a.txt").open() as opened:
+        assert "opened as text" in refusal(opened)
+
+
+def test_noise_and_other_formats():
+    rng = np.random.default_rng(3)
+    for n in (1, 7, 131, 133, 5000):
+        refusal(rng.bytes(n))
+    for start in (b"PK\x03\x04", b"%PDF-1.7\n", b"\x7fELF", b"BM", b"\x1f\x8b", b"NRRD0004\n", b"II*\0", b"GIF89a",
+                  b"RIFF\0\0\0\0WEBPVP8 ", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"\x08\0\x05\0CS\x0a\0",
+                  bytes(128) + b"DICM", struct.pack("<i", 348) + bytes(340) + b"n+1\0"):
+        refusal(start)
+        refusal(start + rng.bytes(2000))
+
+
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("kind, options", [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("TIFF", {}),
+                                           ("BMP", {}), ("WEBP", {}), ("WEBP", {"lossless": True})])
+def test_half_a_file_is_not_half_decoded(smooth, kind, options, part):
+    data = encoded(smooth, kind, **options)
+    read(data)
+    refusal(data[:int(len(data) * part)])
+
+
+def test_truncated_jpeg_with_a_whole_thumbnail_in_it(smooth):
+    """The end marker of the thumbnail must not pass for that of the picture."""
+    thumbnail = encoded(smooth[:64, :64].copy(), "JPEG")
+    app1 = b"Exif\0\0" + thumbnail
+    data = encoded(smooth, "JPEG", quality=95)
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1 + data[2:]
+    read(data)
+    assert "ends too early" in refusal(data[:len(data) * 2 // 3])
+
+
+def test_damaged_png(smooth):
+    data = bytearray(encoded(smooth, "PNG"))
+    data[len(data) // 2] ^= 0x55
+    assert "checksum" in refusal(data)
+
+
+def test_truncated_medical_files(tmp_path, smooth):
+    volume = np.dstack([smooth] * 5)
+    whole = nibabel.Nifti1Image(volume, np.eye(4)).to_bytes()
+    nrrd.write(str(tmp_path / "a.nrrd"), volume, {"encoding": "raw"})
+    nrrd.write(str(tmp_path / "z.nrrd"), volume)
+    for data in (whole, gzip.compress(whole), (tmp_path / "a.nrrd").read_bytes(), (tmp_path / "z.nrrd").read_bytes()):
+        read(data, slice=2)
+        for part in (0.001, 0.5, 0.99):
+            refusal(data[:int(len(data) * part)], slice=2)
+    data = in_bytes(dicom(smooth))
+    for part in (0.01, 0.5, 0.99):
+        refusal(data[:int(len(data) * part)])
+
+
+# ---------------------------------------------------------------- sizes
+
+def bomb(width, height):
+    """A well-formed grey PNG of all zeros, made without ever holding the picture."""
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    packer, parts = zlib.compressobj(9), []
+    line = bytes(1 + (width + 7) // 8)
+    for _ in range(height):
+        parts.append(packer.compress(line))
+    data = b"".join(parts) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def memory_of_refusal(data, **options):
+    read(np.arange(32.0 * 32).reshape(32, 32))                       # what is loaded once is loaded before
+    try: read(data, **options)
+    except BrainTumorError: pass
+    tracemalloc.start()
+    message = refusal(data, **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return message, peak
+
+
+def test_png_of_400_megapixels_in_50_kilobytes(tmp_path, monkeypatch):
+    data = bomb(20_000, 20_000)
+    assert len(data) < 60_000
+    (tmp_path / "bomb.png").write_bytes(data)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    message, peak = memory_of_refusal(tmp_path / "bomb.png")
+    assert "bomb.png" in message and "400 million" in message and "not decoded" in message
+    assert peak < 2_000_000
+
+
+def test_other_pictures_that_announce_too_much(picture):
+    jpeg = bytearray(encoded(picture, "JPEG"))
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5:at + 9] = struct.pack(">HH", 60_000, 60_000)
+    bmp = bytearray(encoded(picture, "BMP"))
+    bmp[18:26] = struct.pack("<ii", 30_000, 30_000)
+    tiff = bytearray(encoded(picture, "TIFF"))
+    for tag in (256, 257):
+        at = tiff.index(struct.pack("<HHI", tag, 3, 1)) if struct.pack("<HHI", tag, 3, 1) in tiff else tiff.index(
+            struct.pack("<HHI", tag, 4, 1))
+        tiff[at:at + 12] = struct.pack("<HHII", tag, 4, 1, 10_000)
+    gif = bytearray(encoded(picture, "GIF"))
+    gif[6:10] = struct.pack("<HH", 12_000, 12_000)
+    for data, millions in ((jpeg, 3600), (bmp, 900), (tiff, 100), (gif, 144)):
+        message, peak = memory_of_refusal(bytes(data))
+        assert peak < 5_000_000, message
+        if millions < 178:                                             # beyond that Pillow is the first to refuse
+            assert f"{millions} million" in message
+
+
+def test_dicom_that_announces_too_much(picture):
+    message, peak = memory_of_refusal(in_bytes(dicom(picture, Rows=30_000, Columns=30_000)))
+    assert "900 million" in message and peak < 5_000_000
+
+
+def test_nifti_gzip_bomb_is_refused_from_its_header():
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.float64)
+    header.set_data_shape((4000, 4000, 4000))
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    data = gzip.compress(header.binaryblock + bytes(4) + bytes(3_000_000))
+    message, peak = memory_of_refusal(data, slice=0)
+    assert "not unpacked" in message and peak < 5_000_000
+
+
+def test_gzip_is_unpacked_no_further_than_the_volume(picture):
+    """A small volume with a hundred megabytes of zeros behind it."""
+    whole = nibabel.Nifti1Image(np.dstack([picture] * 3), np.eye(4)).to_bytes()
+    packed = gzip.compress(whole + bytes(100_000_000))
+    tracemalloc.start()
+    read(packed, slice=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_nrrd_bombs(tmp_path):
+    text = "NRRD0004\ntype: double\ndimension: 3\nsizes: {}\nencoding: gzip\nendian: little\n\n"
+    message, peak = memory_of_refusal(text.format("4000 4000 4000").encode() + gzip.compress(bytes(1000)), slice=0)
+    assert "not unpacked" in message and peak < 5_000_000
+    message, peak = memory_of_refusal(text.format("16 16 16").encode() + gzip.compress(bytes(100_000_000)), slice=0)
+    assert peak < 5_000_000
+
+
+def test_deflated_dicom_bomb(picture, monkeypatch):
+    whole = in_bytes(dicom(picture, syntax="1.2.840.10008.1.2.1.99"))
+    np.testing.assert_allclose(read(whole).pixels, picture / 255, atol=1e-6)
+    start = 144 + int.from_bytes(whole[140:144], "little")
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(40)) + packer.flush()
+    monkeypatch.setattr("brain_tumor.scan.MAX_BYTES", 1 << 24)
+    assert "unpacks to more" in refusal(whole[:start] + body)
+
+
+@pytest.mark.parametrize("side", [1, 8, 31])
+def test_too_small(side):
+    values = np.arange(side * side, dtype=np.uint8).reshape(side, side)
+    for source in (values, encoded(values, "PNG"), encoded(values, "BMP"), encoded(values, "JPEG"), in_bytes(dicom(values))):
+        message = refusal(source)
+        assert f"{side} x {side} pixels is too small" in message and "32" in message
+    assert "too small" in refusal(np.zeros((32, 31)))
+
+
+def test_32_pixels_a_side_are_enough():
+    assert read(np.arange(1024).reshape(32, 32)).pixels.shape == (32, 32)
+
+
+# ---------------------------------------------------------------- arrays
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_finite(picture, bad):
+    values = picture / 255
+    values[5, 5] = bad
+    assert "NaN or infinite" in refusal(values)
+    assert "NaN or infinite" in refusal(nibabel.Nifti1Image(np.dstack([values] * 3), np.eye(4)).to_bytes(), slice=1)
+    assert "NaN or infinite" in refusal(Image.fromarray(values.astype(np.float32)))
+
+
+def test_values_beyond_all_measure(picture):
+    values = picture.astype(float)
+    values[0, 0], values[0, 1] = -1.7e308, 1.7e308
+    refusal(values)
+
+
+@pytest.mark.parametrize("value", [0, 7, 255, 0.5, -3.25])
+def test_constant(value):
+    assert "same value" in refusal(np.full((64, 64), value))
+    assert "same value" in refusal(np.full((64, 64, 3), value))
+
+
+def test_constant_picture_file(tmp_path):
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((64, 64), np.uint8))
+    message = refusal(tmp_path / "black.png")
+    assert "black.png" in message and "same value" in message
+
+
+@pytest.mark.parametrize("shape", [(), (100,), (64, 64, 2), (64, 64, 5), (155, 240, 240), (3, 64, 64), (2, 64, 64, 3), (0, 64), (64, 0)])
+def test_wrong_shape(shape):
+    refusal(np.zeros(shape))
+
+
+def test_a_volume_as_an_array_says_how_to_give_a_slice():
+    message = refusal(np.zeros((155, 240, 240)))
+    assert "(155, 240, 240)" in message and "volume[:, :, k]" in message
+
+
+@pytest.mark.parametrize("values", [np.ones((64, 64), bool), np.ones((64, 64), complex), np.full((64, 64), "a"),
+                                    np.full((64, 64), None), np.zeros((64, 64), "M8[s]"),
+                                    np.zeros((64, 64), [("r", "u1"), ("g", "u1")])])
+def test_wrong_type_of_array(values):
+    assert "no grey values" in refusal(values)
+
+
+@pytest.mark.parametrize("source", [None, 7, 3.5, {}, object(), [1, 2], (), np.float64(3)])
+def test_what_is_no_source(source):
+    refusal(source)
+
+
+# ---------------------------------------------------------------- spacing
+
+@pytest.mark.parametrize("spacing", [0, -1, (0.5, 0), (0.5, -0.5), (), (1, 2, 3), np.nan, np.inf, (0.5, np.nan), "wide", "0.5mm",
+                                     {}, True, np.ones((2, 2)), 1j])
+def test_wrong_spacing(picture, spacing):
+    message = refusal(picture, spacing=spacing)
+    assert "spacing" in message and "positive" in message
+
+
+@pytest.mark.parametrize("pair", [[0, 0], [-0.5, 0.5], [0.5, 0]])
+def test_wrong_spacing_in_a_file_can_be_overridden(picture, pair):
+    data = in_bytes(dicom(picture, PixelSpacing=pair))
+    assert "not a spacing" in refusal(data)
+    assert read(data, spacing=0.5).spacing == (0.5, 0.5)
+
+
+# ---------------------------------------------------------------- slices
+
+def test_slice_or_axis_where_there_is_none(tmp_path, picture):
+    for source in (picture, encoded(picture, "PNG"), encoded(picture, "TIFF"), encoded(picture, "JPEG"), in_bytes(dicom(picture)), Image.fromarray(picture)):
+        assert "slice=3" in refusal(source, slice=3)
+        assert "axis=2" in refusal(source, axis=2)
+        read(source, slice=0)
+
+
+@pytest.mark.parametrize("wanted", [-1, 5, 2.0, "2", True, (1, 2), None])
+def test_wrong_slice_of_a_volume(picture, wanted):
+    data = nibabel.Nifti1Image(np.dstack([picture] * 5), np.diag([1, 1, 4, 1.0])).to_bytes()
+    message = refusal(data, slice=wanted)
+    assert "5 slices across axis 2 (axial)" in message and "slice=0 to slice=4" in message
+    assert "axis=0 sagittal (96)" in message and "axis=1 coronal (80)" in message
+
+
+@pytest.mark.parametrize("axis", [3, -1, "oblique", 1.5, True, (0, 1)])
+def test_wrong_axis(picture, axis):
+    data = nibabel.Nifti1Image(np.dstack([picture] * 5), np.eye(4)).to_bytes()
+    assert "is no axis" in refusal(data, slice=2, axis=axis)
+
+
+def test_pages_without_a_choice(picture):
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "TIFF", save_all=True, append_images=[Image.fromarray(picture[::-1].copy())] * 3)
+    assert "it holds 4 pictures" in refusal(out.getvalue())
+    assert "slice=4 is not one of its 4 pictures" in refusal(out.getvalue(), slice=4)
+
+
+def test_four_dimensions_without_a_choice(picture):
+    four = np.stack([np.dstack([picture] * 5)] * 3, -1)
+    data = nibabel.Nifti1Image(four, np.eye(4)).to_bytes()
+    for wanted in (None, 2, (2,), (2, 1, 0)):
+        message = refusal(data, slice=wanted)
+        assert "it holds 3 volumes" in message and "96 x 80 x 5 x 3" in message and "slice=(k, t)" in message
+    assert "3 volumes" in refusal(data, slice=(2, 3))
+    assert "5 slices" in refusal(data, slice=(9, 0))
+
+
+def test_affine_that_is_none(picture):
+    for affine in (np.diag([1, 1, 0, 1.0]), np.diag([np.nan, 1, 1, 1])):
+        image = nibabel.Nifti1Image(np.dstack([picture] * 5), None)
+        image.header["sform_code"] = 1
+        for k, row in enumerate(("srow_x", "srow_y", "srow_z")):
+            image.header[row] = affine[k]
+        data = bytearray(nibabel.Nifti1Image(np.dstack([picture] * 5), np.eye(4)).to_bytes())
+        data[280:328] = affine[:3].astype("<f4").tobytes()
+        assert "affine" in refusal(data, slice=2)
+
+
+# ---------------------------------------------------------------- DICOM
+
+def test_dicom_without_pixels(picture):
+    data = dicom(picture)
+    del data.PixelData
+    for source in (data, in_bytes(data)):
+        assert "holds no picture" in refusal(source)
+    data = dicom(picture)
+    del data.Rows
+    assert "holds no picture" in refusal(data)
+
+
+def test_dicom_mask_is_no_scan(picture):
+    data = dicom(np.packbits(picture > 50, axis=None, bitorder="little").reshape(-1, 8))
+    data.Rows, data.Columns = picture.shape
+    data.BitsAllocated = data.BitsStored = 1
+    data.HighBit = 0
+    assert "mask" in refusal(data)
+
+
+@pytest.mark.parametrize("syntax, name", [("1.2.840.10008.1.2.4.102", "MPEG-4"), ("1.2.840.10008.1.2.4.92", "JPEG 2000")])
+def test_dicom_with_a_codec_that_is_not_there(picture, syntax, name):
+    data = dicom(picture, syntax=syntax)
+    data.PixelData = encapsulate([b"\0\1\2\3" * 20])
+    data["PixelData"].is_undefined_length = True
+    message = refusal(in_bytes(data))
+    assert "compressed" in message and name in message and "decoder" in message
+
+
+def test_dicom_with_a_damaged_stream(picture):
+    data = dicom(picture, syntax="1.2.840.10008.1.2.4.90")
+    data.PixelData = encapsulate([b"no stream at all"])
+    data["PixelData"].is_undefined_length = True
+    assert "compressed" in refusal(in_bytes(data))
+
+
+def test_rubbish_is_never_forced_into_dicom(monkeypatch, tmp_path):
+    import pydicom
+    monkeypatch.setattr(pydicom, "dcmread", lambda *_, **__: pytest.fail("forced"))
+    rng = np.random.default_rng(5)
+    for k in range(200):
+        refusal(b"\x99" + rng.bytes(400))
+
+
+# ---------------------------------------------------------------- NRRD with data elsewhere
+
+def test_nhdr_does_not_reach_outside_its_folder(tmp_path, picture):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "secret.raw").write_bytes(picture.tobytes() * 3)
+    header = ("NRRD0004\ntype: uint8\ndimension: 3\nsizes: 96 80 3\nencoding: raw\ndata file: {}\n")
+    for name in ("../secret.raw", str(tmp_path / "secret.raw"), "missing.raw", "LIST", "s%d.raw 1 3 1"):
+        (tmp_path / "inside" / "a.nhdr").write_text(header.format(name))
+        assert "is not there" in refusal(tmp_path / "inside" / "a.nhdr", slice=1)
+    (tmp_path / "inside" / "own.raw").write_bytes(picture.tobytes() * 3)
+    (tmp_path / "inside" / "a.nhdr").write_text(header.format("own.raw"))
+    assert read(tmp_path / "inside" / "a.nhdr", slice=1).format == "NRRD"
+    assert "another file" in refusal((tmp_path / "inside" / "a.nhdr").read_bytes(), slice=1)
+
+
+def test_half_of_a_nifti_pair(picture):
+    data = bytearray(nibabel.Nifti1Image(np.dstack([picture] * 3), np.eye(4)).to_bytes())
+    data[344:348] = b"ni1\0"
+    assert "NIfTI pair" in refusal(data, slice=1)
+
+
+def test_gzip_of_something_else(picture):
+    assert "no NIfTI" in refusal(gzip.compress(encoded(picture, "PNG")))
+
+
+# ---------------------------------------------------------------- nothing else gets out
+
+def damaged(data, rng):
+    """A few bytes changed, mostly near the head where they matter."""
+    data = bytearray(data)
+    for _ in range(int(rng.integers(1, 6))):
+        at = int(rng.integers(0, min(len(data), 600 if rng.random() < 0.8 else len(data))))
+        data[at] = int(rng.integers(0, 256))
+    return bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_are_read_or_refused_and_nothing_else(picture, tmp_path):
+    volume = np.dstack([picture] * 3)
+    nrrd.write(str(tmp_path / "a.nrrd"), volume)
+    nifti = nibabel.Nifti1Image(volume, np.eye(4)).to_bytes()
+    sources = [(encoded(picture, kind), None) for kind in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")]
+    sources += [(in_bytes(dicom(picture, PixelSpacing=[1, 1], WindowCenter=9, WindowWidth=99)), None), (nifti, 1),
+                (gzip.compress(nifti), 1), ((tmp_path / "a.nrrd").read_bytes(), 1)]
+    rng, refused = np.random.default_rng(11), 0
+    for data, which in sources:
+        for _ in range(25):
+            try:
+                scan = read(damaged(data, rng), slice=which)
+                assert np.isfinite(scan.pixels).all() and 0 <= scan.pixels.min() < scan.pixels.max() <= 1
+            except BrainTumorError as error:
+                refused += error.args[0] != ""
+    assert refused > 25
+
+
+def test_missing_decoder_library_is_said_in_words(monkeypatch, picture):
+    data = in_bytes(dicom(picture))
+    for name in [n for n in sys.modules if n.split(".")[0] == "pydicom"]:
+        monkeypatch.delitem(sys.modules, name)
+    real = builtins.__import__
+
+    def without(name, *rest, **options):
+        if name.split(".")[0] == "pydicom":
+            raise ImportError("No module named 'pydicom'")
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert "pydicom" in refusal(data)
+
+
+def test_the_decoders_own_words_are_kept_as_the_cause(picture):
+    with pytest.raises(BrainTumorError) as caught:
+        read(gzip.compress(nibabel.Nifti1Image(np.dstack([picture] * 3), np.eye(4)).to_bytes())[:200], slice=1)
+    assert caught.value.__cause__ is not None
+
+
+def test_names_in_messages_cannot_break_the_line(tmp_path):
+    message = refusal(str(tmp_path / "a\nroot: all is well\nb.png"))
+    assert "\n" not in message
+
+
+# ---------------------------------------------------------------- writing
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for target in (tmp_path / "file" / "out.png", tmp_path / "file" / "deeper" / "out.png", tmp_path / ("x" * 300)):
+        with pytest.raises(BrainTumorError, match="could not be written"):
+            with write_beside(target) as beside:
+                beside.write_text("never")
+    assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user")
+def test_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(BrainTumorError, match="could not be written"):
+            with write_beside(tmp_path / "a.txt") as beside:
+                beside.write_text("never")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_disk_full_leaves_nothing(tmp_path):
+    with pytest.raises(BrainTumorError, match="No space left"):
+        with write_beside(tmp_path / "a.txt") as beside:
+            beside.write_text("half")
+            raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == []
