@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['write_json', 'append_history', 'read_history', 'surroundings', 'seed_everything', 'cosine_rate', 'batch_norm_after',
-           'fill_folded', 'unfold_batch_norm', 'adamw', 'save_state', 'load_state', 'save_weights', 'load_weights',
-           'averaged', 'step_callback', 'train_epochs', 'batches']
+           'fill_folded', 'fold_batch_norm', 'unfold_batch_norm', 'adamw', 'save_state', 'load_state', 'save_weights',
+           'load_weights', 'averaged', 'step_callback', 'train_epochs', 'batches']
 
 # %% ../nbs/20_training.ipynb #c004
 import csv
@@ -112,12 +112,35 @@ def fill_folded(
         if layer.kernel.shape[-2] == 1 and kernel.shape[-2] == 3:
             kernel = kernel.sum(-2, keepdims=True)
         layer.kernel.assign(kernel)
-        norm, bias = norms[name], arrays[f"{name}/bias"].astype("float32")
-        norm.set_weights([np.ones_like(bias), bias, np.zeros_like(bias), np.full_like(bias, 1 - norm.epsilon)])
+        bias, norm = arrays[f"{name}/bias"].astype("float32"), norms.get(name)
+        if norm is None:
+            layer.bias.assign(bias)
+        else:
+            norm.set_weights([np.ones_like(bias), bias, np.zeros_like(bias), np.full_like(bias, 1 - norm.epsilon)])
         filled.append(name)
     return filled
 
 # %% ../nbs/20_training.ipynb #c023
+def fold_batch_norm(
+    model: "keras.Model",  # a functional model, trained
+) -> dict[str, np.ndarray]:  # NAME/kernel float16, NAME/bias float32
+    "Fold batch normalisation into the convolutions before it."
+    import keras
+    norms, arrays = batch_norm_after(model), {}
+    for layer in model.layers:
+        if not hasattr(layer, "kernel"):
+            continue
+        kernel, norm = np.asarray(layer.kernel), norms.get(layer.name)
+        bias = np.asarray(layer.bias) if layer.use_bias else np.zeros(1, "float32")
+        if norm is not None:
+            gamma, beta, mean, variance = norm.get_weights()
+            slope = gamma / np.sqrt(variance + norm.epsilon)
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            kernel, bias = kernel * (slope[:, None] if depthwise else slope), beta + slope * (bias - mean)
+        arrays |= {f"{layer.name}/kernel": kernel.astype("float16"), f"{layer.name}/bias": bias.astype("float32")}
+    return arrays
+
+# %% ../nbs/20_training.ipynb #c025
 def unfold_batch_norm(
     model: "keras.Model",  # as `fill_folded` left it
     inputs: np.ndarray,  # a batch of real inputs, at least 16
@@ -132,7 +155,7 @@ def unfold_batch_norm(
         slope = gamma / np.sqrt(old_variance + norm.epsilon)
         norm.set_weights([slope * np.sqrt(variance + norm.epsilon), beta + slope * (mean - old_mean), mean, variance])
 
-# %% ../nbs/20_training.ipynb #c028
+# %% ../nbs/20_training.ipynb #c032
 def adamw(
     rate: Callable[[int], float] | float,  # learning rate, or a function of the step (0, 1, ...)
     slow: Iterable[str] = (),  # paths of variables that take smaller steps
@@ -159,7 +182,7 @@ def adamw(
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
-# %% ../nbs/20_training.ipynb #c030
+# %% ../nbs/20_training.ipynb #c034
 def save_state(
     path: str | Path,  # npz file
     model: "keras.Model",  # compiled and built
@@ -171,7 +194,7 @@ def save_state(
     with write_beside(path) as beside, open(beside, "wb") as file:
         np.savez(file, epoch=epoch, **arrays)
 
-# %% ../nbs/20_training.ipynb #c031
+# %% ../nbs/20_training.ipynb #c035
 def load_state(
     path: str | Path,  # npz file from `save_state`
     model: "keras.Model",  # the same network, compiled with the same optimiser
@@ -187,7 +210,7 @@ def load_state(
             variable.assign(arrays[f"v{i}"])
         return int(arrays["epoch"])
 
-# %% ../nbs/20_training.ipynb #c033
+# %% ../nbs/20_training.ipynb #c037
 def save_weights(
     path: str | Path,  # npz file
     model: "keras.Model",  # any
@@ -198,7 +221,7 @@ def save_weights(
     with write_beside(path) as beside, open(beside, "wb") as file:
         np.savez_compressed(file, **arrays)
 
-# %% ../nbs/20_training.ipynb #c034
+# %% ../nbs/20_training.ipynb #c038
 def load_weights(
     path: str | Path,  # npz file from `save_weights`
     model: "keras.Model",  # the same network
@@ -210,7 +233,7 @@ def load_weights(
                 raise BrainTumorError(f"{path}: no weights of shape {tuple(variable.shape)} for {variable.path}; the file belongs to another network")
             variable.assign(arrays[variable.path].astype("float32"))
 
-# %% ../nbs/20_training.ipynb #c036
+# %% ../nbs/20_training.ipynb #c040
 class averaged:
     "Context manager: put the moving average of the weights into the model, and take it out again."
     def __init__(self, model):
@@ -224,7 +247,7 @@ class averaged:
         for variable, kept in zip(self.model.trainable_variables, self.kept):
             variable.assign(kept)
 
-# %% ../nbs/20_training.ipynb #c037
+# %% ../nbs/20_training.ipynb #c041
 def step_callback(
     rate: Callable[[int], float],  # learning rate by step
     first: int,  # number of the first step
@@ -254,7 +277,7 @@ def step_callback(
 
     return Steps()
 
-# %% ../nbs/20_training.ipynb #c038
+# %% ../nbs/20_training.ipynb #c042
 def train_epochs(
     model: "keras.Model",  # compiled
     epoch_data: Callable[[int], "keras.utils.PyDataset"],  # data of an epoch, by its number from 0
@@ -290,7 +313,7 @@ def train_epochs(
     steps.close()
     return read_history(history)
 
-# %% ../nbs/20_training.ipynb #c040
+# %% ../nbs/20_training.ipynb #c044
 def batches(
     load: Callable[[int], tuple],  # batch number -> (inputs, targets) or (inputs, targets, sample weights)
     count: int,  # batches an epoch
