@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THESIS_SPACING', 'thesis_perimeter', 'crofton_perimeter', 'contour_perimeter', 'Features', 'measure']
 
-# %% ../nbs/02_morphology.ipynb #7843d5d3
+# %% ../nbs/02_morphology.ipynb #ee067643
 import html
 import math
 from dataclasses import dataclass, fields
@@ -15,7 +15,7 @@ import numpy as np
 
 from .scan import BrainTumorError
 
-# %% ../nbs/02_morphology.ipynb #a6ec2d15
+# %% ../nbs/02_morphology.ipynb #516b0363
 def _binary(mask) -> np.ndarray:
     "The mask as uint8 zeros and ones, or a `BrainTumorError` that says what is wrong with it."
     def refuse(wrong, remedy): raise BrainTumorError(f"mask: {wrong}. {remedy}")
@@ -33,10 +33,10 @@ def _binary(mask) -> np.ndarray:
     if not array.any(): refuse("is empty", "There is nothing to measure; check `mask.any()` first.")
     return array
 
-# %% ../nbs/02_morphology.ipynb #3a9834e1
+# %% ../nbs/02_morphology.ipynb #e8f876d2
 THESIS_SPACING = 0.2646  # mm a pixel on the 256 x 256 mask: 25.4 / 96, a screen's dots (thesis, figures 3.65 and 3.66)
 
-# %% ../nbs/02_morphology.ipynb #a05df811
+# %% ../nbs/02_morphology.ipynb #5044d605
 def _spacing(spacing) -> tuple[float, float] | None:
     "The spacing as (row, column) in mm, or None for pixels."
     if spacing is None: return None
@@ -49,14 +49,14 @@ def _spacing(spacing) -> tuple[float, float] | None:
                               "or a (row, column) pair, \"thesis\", or None to measure in pixels.")
     return pair
 
-# %% ../nbs/02_morphology.ipynb #32ee8185
+# %% ../nbs/02_morphology.ipynb #e5b576e0
 _BORDER_CODE = np.array([[10, 2, 10], [2, 1, 2], [10, 2, 10]], np.float32)
 _BORDER_LENGTH = np.zeros(50)
 _BORDER_LENGTH[[5, 7, 15, 17, 25, 27]] = 1
 _BORDER_LENGTH[[21, 33]] = math.sqrt(2)
 _BORDER_LENGTH[[13, 23]] = (1 + math.sqrt(2)) / 2
 
-# %% ../nbs/02_morphology.ipynb #e5ca474e
+# %% ../nbs/02_morphology.ipynb #90a0c828
 def thesis_perimeter(
     mask: np.ndarray,  # rows x columns: truth values, 0 and 1, or 0 and 255
 ) -> float:  # length of the outline in pixels
@@ -67,13 +67,13 @@ def thesis_perimeter(
     codes = cv2.filter2D(border, -1, _BORDER_CODE, borderType=cv2.BORDER_CONSTANT)[border > 0]
     return float(np.bincount(codes, minlength=50) @ _BORDER_LENGTH)
 
-# %% ../nbs/02_morphology.ipynb #fa243b59
+# %% ../nbs/02_morphology.ipynb #c7b79444
 _STRAIGHT, _SLANT = math.pi / 4, math.pi / (4 * math.sqrt(2))
 _CROFTON = np.array([0, math.pi / 4 * (1 + 1 / math.sqrt(2)), _SLANT, math.pi / (2 * math.sqrt(2)),
                      0, math.pi / 4 * (1 + 1 / math.sqrt(2)), 0, _SLANT,
                      _STRAIGHT, math.pi / 2, _SLANT, _SLANT, _STRAIGHT, math.pi / 2, 0, 0])
 
-# %% ../nbs/02_morphology.ipynb #251091d7
+# %% ../nbs/02_morphology.ipynb #59257681
 def crofton_perimeter(
     mask: np.ndarray,  # rows x columns: truth values, 0 and 1, or 0 and 255
 ) -> float:  # length of the outline in pixels
@@ -82,7 +82,7 @@ def crofton_perimeter(
     codes = p[1:, 1:] + 2 * p[:-1, 1:] + 4 * p[1:, :-1] + 8 * p[:-1, :-1]
     return float(np.bincount(codes[(codes > 0) & (codes < 15)], minlength=16) @ _CROFTON)
 
-# %% ../nbs/02_morphology.ipynb #ea8e18a5
+# %% ../nbs/02_morphology.ipynb #94b099d4
 def _directions(chain: np.ndarray) -> np.ndarray:
     "Direction of a closed chain of pixels (complex) at each step, from the longest straight stretches through it."
     n = len(chain)
@@ -102,18 +102,20 @@ def _directions(chain: np.ndarray) -> np.ndarray:
         left &= ~found
     return direction
 
-# %% ../nbs/02_morphology.ipynb #0e7ddb72
+# %% ../nbs/02_morphology.ipynb #ac40200e
 def _outlines(inside: np.ndarray) -> list[tuple[np.ndarray, bool]]:
     "All closed chains of border pixels as complex column + i row, each with whether it runs around a hole."
     chains, tree = cv2.findContours(np.pad(inside, 1), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    return [(c[:, 0, 0] - 1 + 1j * (c[:, 0, 1] - 1), t[3] >= 0) for c, t in zip(chains, tree[0])]
+    points = np.concatenate(chains)[:, 0] - 1
+    points = points[:, 0] + 1j * points[:, 1]
+    ends = np.cumsum([len(c) for c in chains]).tolist()
+    return [(points[end - len(c):end], parent >= 0) for c, end, parent in zip(chains, ends, tree[0][:, 3].tolist())]
 
-# %% ../nbs/02_morphology.ipynb #101f8fba
+# %% ../nbs/02_morphology.ipynb #6dd9a761
 def _length(chain: np.ndarray, hole: bool, row: float, column: float) -> float:
     "Length of the edge that a chain of border pixels follows."
     diamond = 2 * math.hypot(row, column) * (-1 if hole else 1)
     scale = lambda z: z.real * column + 1j * z.imag * row
-    if len(chain) < 6: return diamond + float(np.abs(scale(np.roll(chain, -1) - chain)).sum())
     direction = scale(_directions(chain))
     direction /= np.maximum(np.abs(direction), 1e-12)
     along = np.abs((scale(np.roll(chain, -1) - chain) * direction.conj()).real).sum()
@@ -122,7 +124,26 @@ def _length(chain: np.ndarray, hole: bool, row: float, column: float) -> float:
     corners = math.hypot(row, column) / math.pi * (2 * np.tan(turn / 2) - turn).sum()
     return float(along + diamond + corners)
 
-# %% ../nbs/02_morphology.ipynb #ec16b8f1
+# %% ../nbs/02_morphology.ipynb #6585af1e
+def _short_lengths(outlines: list[tuple[np.ndarray, bool]], row: float, column: float) -> float:
+    "Length of all edges too short to have a direction, added up at once: a speckled mask has thousands."
+    if not outlines: return 0.0
+    counts = np.array([len(chain) for chain, _ in outlines])
+    points, ends = np.concatenate([chain for chain, _ in outlines]), np.cumsum(counts)
+    after = np.arange(1, len(points) + 1)
+    after[ends - 1] = ends - counts
+    step = points[after] - points
+    signs = sum(-1 if hole else 1 for _, hole in outlines)
+    return float(np.hypot(step.real * column, step.imag * row).sum() + 2 * math.hypot(row, column) * signs)
+
+# %% ../nbs/02_morphology.ipynb #25b860f5
+def _all_lengths(outlines: list[tuple[np.ndarray, bool]], area: float, row: float, column: float) -> float:
+    "Length of all edges together, and at least that of the circle around the same area."
+    short = [o for o in outlines if len(o[0]) < 6]
+    total = sum(_length(chain, hole, row, column) for chain, hole in outlines if len(chain) >= 6)
+    return max(2 * math.sqrt(math.pi * area), total + _short_lengths(short, row, column))
+
+# %% ../nbs/02_morphology.ipynb #a0b84015
 def contour_perimeter(
     mask: np.ndarray,  # rows x columns: truth values, 0 and 1, or 0 and 255
     spacing: float | tuple[float, float] = 1.0,  # distance of rows and columns; the answer has its unit
@@ -130,16 +151,15 @@ def contour_perimeter(
     "Perimeter along the outline, each step counted in the direction of the longest straight stretch through it."
     inside = _binary(mask)
     row, column = _spacing(spacing)
-    floor = 2 * math.sqrt(math.pi * np.count_nonzero(inside) * row * column)
-    return max(floor, sum(_length(chain, hole, row, column) for chain, hole in _outlines(inside)))
+    return _all_lengths(_outlines(inside), np.count_nonzero(inside) * row * column, row, column)
 
-# %% ../nbs/02_morphology.ipynb #7cbf2e6f
+# %% ../nbs/02_morphology.ipynb #688ca69e
 def _hull(points: np.ndarray) -> np.ndarray:
     "Corners of the convex hull of complex points on the grid."
     corners = cv2.convexHull(np.stack([points.real, points.imag], 1).astype(np.int32))[:, 0]
     return corners[:, 0] + 1j * corners[:, 1]
 
-# %% ../nbs/02_morphology.ipynb #2df7cd9f
+# %% ../nbs/02_morphology.ipynb #ac3a5b16
 def _moved_sides(hull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Outward normals of the hull's sides and of its bounding box, and how far out each side is moved to."
     side = np.roll(hull, -1) - hull
@@ -154,7 +174,7 @@ def _moved_sides(hull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(np.angle(normal), kind="stable")
     return normal[order], reach[order]
 
-# %% ../nbs/02_morphology.ipynb #fefcf6f7
+# %% ../nbs/02_morphology.ipynb #0bc490c8
 def _edge(hull: np.ndarray) -> np.ndarray:
     "Corners of the convex outline half a row of pixels outside the hull, in order."
     normal, reach = _moved_sides(hull)
@@ -168,13 +188,13 @@ def _edge(hull: np.ndarray) -> np.ndarray:
     corners = corners[((corners[:, None] * normal.conj()).real <= reach + 1e-9).all(1)]
     return corners[np.argsort(np.angle(corners - corners.mean()), kind="stable")]
 
-# %% ../nbs/02_morphology.ipynb #cdb5b090
+# %% ../nbs/02_morphology.ipynb #750daa71
 def _longest(edge: np.ndarray) -> tuple[complex, complex]:
     "The two ends of the longest diameter."
     first, second = np.unravel_index(np.abs(edge[:, None] - edge).argmax(), (len(edge),) * 2)
     return complex(edge[first]), complex(edge[second])
 
-# %% ../nbs/02_morphology.ipynb #c0e1566e
+# %% ../nbs/02_morphology.ipynb #2a8211d7
 def _gap(outline: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Lowest and highest imaginary part of a closed outline at each place along the real axis."
     after, at = np.roll(outline, -1), places[:, None]
@@ -183,7 +203,7 @@ def _gap(outline: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarra
     crossed = (at >= np.minimum(outline.real, after.real)) & (at <= np.maximum(outline.real, after.real))
     return np.where(crossed, height, np.inf).min(1), np.where(crossed, height, -np.inf).max(1)
 
-# %% ../nbs/02_morphology.ipynb #2612e512
+# %% ../nbs/02_morphology.ipynb #1bced0af
 def _across(chain: np.ndarray, hull: np.ndarray, edge: np.ndarray, axis: complex) -> tuple[complex, complex]:
     "The two ends of the longest diameter at right angles to `axis`; all outlines scaled alike."
     chain, hull, edge = (z * axis.conjugate() for z in (chain, hull, edge))
@@ -194,7 +214,7 @@ def _across(chain: np.ndarray, hull: np.ndarray, edge: np.ndarray, axis: complex
     best = np.nan_to_num(high - low, nan=-np.inf).argmax()
     return complex(places[best], low[best]) * axis, complex(places[best], high[best]) * axis
 
-# %% ../nbs/02_morphology.ipynb #7a1fb1ac
+# %% ../nbs/02_morphology.ipynb #5809ec9e
 def _box(edge: np.ndarray, sides: np.ndarray) -> tuple[float, float, float, np.ndarray]:
     "Length, width, angle in degrees and the four corners (complex) of the smallest rectangle along one of `sides`."
     along = sides[sides != 0]
@@ -210,7 +230,7 @@ def _box(edge: np.ndarray, sides: np.ndarray) -> tuple[float, float, float, np.n
     turned = (90 + math.degrees(math.atan2(axis.imag, axis.real))) % 180
     return float(long), float(short), 90 - turned, corners * along[best]
 
-# %% ../nbs/02_morphology.ipynb #4f3be324
+# %% ../nbs/02_morphology.ipynb #a496aae3
 def _square_pixels(inside: np.ndarray, row: float, column: float) -> tuple[np.ndarray, float]:
     "The mask redrawn on square pixels, and their side."
     if row == column: return inside, row
@@ -222,7 +242,7 @@ def _square_pixels(inside: np.ndarray, row: float, column: float) -> tuple[np.nd
     kept = cv2.countNonZero(drawn) / cv2.countNonZero(repeated)
     return (drawn if abs(kept - 1) < 0.05 else repeated), side
 
-# %% ../nbs/02_morphology.ipynb #4611ad78
+# %% ../nbs/02_morphology.ipynb #00cc4bf0
 _ROWS = (  # label, field, kind
     ("Surface", "surface", "area"), ("Perimeter (thesis' rule)", "perimeter", "length"),
     ("Width", "width", "length"), ("Height", "height", "length"), ("Circularity (thesis' rule)", "circularity", ""),
@@ -235,7 +255,7 @@ _ROWS = (  # label, field, kind
     ("Parts", "components", ""), ("Pixels", "pixels", "px"), ("Centroid (row, column)", "centroid", "px"),
     ("Bounding box (top, left, bottom, right)", "bounding_box", "px"), ("Touches the border", "touches_border", ""))
 
-# %% ../nbs/02_morphology.ipynb #672f9537
+# %% ../nbs/02_morphology.ipynb #5a3a6d52
 @dataclass(frozen=True)
 class Features:
     "Sizes and shape of one mask; lengths in `unit`, areas in its square, positions in pixels."
@@ -300,14 +320,14 @@ class Features:
                 + ". Research and teaching only, no medical device.</caption><thead><tr><th scope='col'>Size or shape</th>"
                   f"<th scope='col'>Value</th><th scope='col'>Unit</th></tr></thead><tbody>{cells}</tbody></table>")
 
-# %% ../nbs/02_morphology.ipynb #54a35d35
+# %% ../nbs/02_morphology.ipynb #58ef8c93
 def _shown(value) -> str:
     "A value as a reader wants it."
     if isinstance(value, tuple): return ", ".join(map(_shown, value))
     if isinstance(value, bool): return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:.0f}"
 
-# %% ../nbs/02_morphology.ipynb #288858ab
+# %% ../nbs/02_morphology.ipynb #a484fcc5
 def _diameters(chain: np.ndarray, hull: np.ndarray, edge: np.ndarray, row: float, column: float) -> tuple[tuple, tuple]:
     "Ends of the longest diameter of one outline and of the longest at right angles to it, in scaled coordinates."
     step = np.roll(chain, -1) - chain
@@ -316,27 +336,27 @@ def _diameters(chain: np.ndarray, hull: np.ndarray, edge: np.ndarray, row: float
     longest = _longest(edge)
     return longest, _across(bends, hull, edge, (longest[1] - longest[0]) / abs(longest[1] - longest[0]))
 
-# %% ../nbs/02_morphology.ipynb #39d9f294
+# %% ../nbs/02_morphology.ipynb #29ea4f81
 def _largest(inside: np.ndarray) -> np.ndarray:
     "The outline of the largest part."
     _, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
     part = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
     return next(chain for chain, hole in _outlines(part.astype(np.uint8)) if not hole)
 
-# %% ../nbs/02_morphology.ipynb #cdff80d5
+# %% ../nbs/02_morphology.ipynb #8ee966f2
 def _solidity(edge: np.ndarray, pixels: int) -> float:
     "Share of the convex outline's area that the mask fills."
     around = (edge * np.roll(edge, -1).conj()).imag.sum() / 2
     return min(1.0, float(pixels / abs(around)))
 
-# %% ../nbs/02_morphology.ipynb #df686c73
+# %% ../nbs/02_morphology.ipynb #fd1258cf
 def _eccentricity(moments: dict, row: float, column: float) -> float:
     "Eccentricity of the ellipse with the mask's second moments."
     xx, xy, yy = moments["mu20"] * column**2, moments["mu11"] * row * column, moments["mu02"] * row**2
     spread = math.hypot(xx - yy, 2 * xy)
     return math.sqrt(min(1.0, 2 * spread / (xx + yy + spread))) if xx + yy > 0 else 0.0
 
-# %% ../nbs/02_morphology.ipynb #b809ee6d
+# %% ../nbs/02_morphology.ipynb #f6a80454
 def _thesis_five(inside: np.ndarray, pixels: int, row: float, column: float) -> tuple[float, ...]:
     "Surface, perimeter, width, height and circularity as the thesis computes them, and Crofton's perimeter."
     drawn, side = _square_pixels(inside, row, column)
@@ -347,7 +367,7 @@ def _thesis_five(inside: np.ndarray, pixels: int, row: float, column: float) -> 
     height, width = inside.shape
     return surface, border * side, width * column, height * row, ratio, crofton_perimeter(drawn) * side
 
-# %% ../nbs/02_morphology.ipynb #c39cdc20
+# %% ../nbs/02_morphology.ipynb #2f5a8b86
 def measure(
     mask: np.ndarray,  # rows x columns: truth values, 0 and 1, or 0 and 255
     spacing: float | tuple[float, float] | str | None = None,  # mm: a number, (row, column), "thesis" (0.2646 mm), or None for pixels
@@ -359,7 +379,8 @@ def measure(
     inside = np.ascontiguousarray(whole[top:top + height, left:left + width])
     moments = cv2.moments(inside, binaryImage=True)
     pixels = round(moments["m00"])
-    outer = [chain for chain, hole in _outlines(inside) if not hole]
+    outlines = _outlines(inside)
+    outer = [chain for chain, hole in outlines if not hole]
     hull = _hull(np.concatenate(outer))
     edge = _edge(hull)
     one = (outer[0], hull, edge)
@@ -370,7 +391,7 @@ def measure(
     scaled = lambda z: z.real * column + 1j * z.imag * row
     box = _box(scaled(edge), scaled(np.roll(hull, -1) - hull))
     surface, border, w, h, ratio, crofton = _thesis_five(inside, pixels, row, column)
-    contour = contour_perimeter(inside.view(bool), (row, column))
+    contour = _all_lengths(outlines, surface, row, column)
     place = lambda points: tuple((float(z.imag / row + top), float(z.real / column + left)) for z in points)
     diameters = abs(longest[1] - longest[0]), abs(across[1] - across[0])
     return Features(
