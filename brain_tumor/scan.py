@@ -6,7 +6,7 @@
 __all__ = ['CLASSES', 'AXES', 'MIN_SIDE', 'MAX_PIXELS', 'MAX_BYTES', 'SUFFIXES', 'BrainTumorError', 'Scan', 'read', 'is_batch',
            'expand', 'write_beside']
 
-# %% ../nbs/00_scan.ipynb #1301b410
+# %% ../nbs/00_scan.ipynb #e4c5ff97
 import hashlib, html, io, math, operator, os, re, secrets, struct, sys, zlib
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
@@ -18,11 +18,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-# %% ../nbs/00_scan.ipynb #4ce740f6
+# %% ../nbs/00_scan.ipynb #5efa1d74
 CLASSES = ("glioma", "meningioma", "no_tumor", "pituitary")
 AXES = ("sagittal", "coronal", "axial")
 
-# %% ../nbs/00_scan.ipynb #5301f0e3
+# %% ../nbs/00_scan.ipynb #3c38c358
 class BrainTumorError(ValueError):
     "Input that cannot be used: the message names the input, what is wrong with it, and what would help."
 
@@ -31,7 +31,7 @@ def _refuse(name: str, wrong: str, remedy: str) -> BrainTumorError:
     name = name if name and name.isprintable() else repr(name)
     return BrainTumorError(f"{name if len(name) < 300 else '…' + name[-300:]}: {wrong}. {remedy}")
 
-# %% ../nbs/00_scan.ipynb #4e3a86ac
+# %% ../nbs/00_scan.ipynb #dc8767d4
 @dataclass(frozen=True, eq=False)
 class Scan:
     "One slice, and where it came from."
@@ -58,7 +58,7 @@ class Scan:
         return (f'<figure><img alt="The slice that was read: {text}" src="data:image/png;base64,'
                 f'{b64encode(png).decode()}"><figcaption>{text}</figcaption></figure>')
 
-# %% ../nbs/00_scan.ipynb #9ff1cf3f
+# %% ../nbs/00_scan.ipynb #39956163
 MIN_SIDE = 32             # pixels
 MAX_PIXELS = 50_000_000   # of one slice
 MAX_BYTES = 1 << 30       # of a file, and of a volume unpacked
@@ -69,10 +69,11 @@ def _check_size(name: str, width: int, height: int) -> None:
         raise _refuse(name, f"{width} x {height} pixels is too small",
                       f"A slice needs at least {MIN_SIDE} pixels a side.")
     if width * height > MAX_PIXELS:
-        raise _refuse(name, f"{width} x {height} makes {width * height / 1e6:.0f} million pixels, so it was not decoded",
+        millions = width * height / 1e6
+        raise _refuse(name, f"{width} x {height} makes {millions:.0f} million pixels, and it was not decoded",
                       f"At most {MAX_PIXELS // 10**6} million are read: crop or shrink the picture first.")
 
-# %% ../nbs/00_scan.ipynb #e40681da
+# %% ../nbs/00_scan.ipynb #d2a56773
 def _check_values(values: np.ndarray, name: str) -> None:
     if values.dtype.kind not in "uif":
         raise _refuse(name, f"values of type {values.dtype} are no grey values",
@@ -85,7 +86,7 @@ def _check_values(values: np.ndarray, name: str) -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise _refuse(name, "it holds NaN or infinite values", "Replace them first, for example with numpy.nan_to_num.")
 
-# %% ../nbs/00_scan.ipynb #ed41602c
+# %% ../nbs/00_scan.ipynb #ccd7ea8d
 def _luminance(values: np.ndarray) -> np.ndarray:
     if values.ndim == 2: return values
     if values.shape[2] == 1: return values[..., 0]
@@ -95,7 +96,7 @@ def _luminance(values: np.ndarray) -> np.ndarray:
         colour = colour[..., :3] * (colour[..., 3:] / opaque)
     return cv2.transform(colour, np.float32([[0.299, 0.587, 0.114]]))
 
-# %% ../nbs/00_scan.ipynb #3f8cb30c
+# %% ../nbs/00_scan.ipynb #7f862c76
 def _gray(values: np.ndarray, name: str) -> np.ndarray:
     _check_values(values, name)
     flat = _luminance(values)
@@ -114,7 +115,7 @@ def _gray(values: np.ndarray, name: str) -> np.ndarray:
         raise _refuse(name, "every pixel has the same value", "There is nothing to see; choose another slice or file.")
     return pixels
 
-# %% ../nbs/00_scan.ipynb #3b28816f
+# %% ../nbs/00_scan.ipynb #6d00fd85
 def _spacing_pair(spacing: Any, name: str = "") -> tuple[float, float]:
     try:
         pair = np.asarray(spacing, float).reshape(-1)
@@ -126,7 +127,7 @@ def _spacing_pair(spacing: Any, name: str = "") -> tuple[float, float]:
                       "spacing=0.5 or spacing=(0.5, 0.7).")
     return float(pair[0]), float(pair[-1])
 
-# %% ../nbs/00_scan.ipynb #2d683173
+# %% ../nbs/00_scan.ipynb #130d12a5
 _SIGNATURES = [(128, b"DICM", "DICOM"), (0, b"\x89PNG\r\n\x1a\n", "PNG"), (0, b"\xff\xd8\xff", "JPEG"),
                (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"), (0, b"II+\0", "TIFF"), (0, b"MM\0+", "TIFF"),
                (0, b"GIF8", "GIF"), (8, b"WEBPVP8", "WebP"), (0, b"NRRD", "NRRD"), (0, b"\x1f\x8b", "gzip"),
@@ -140,7 +141,7 @@ def _kind(data: bytes) -> str | None:
     if group in (2, 8) and element <= 0x18 and (data[4:6] in (b"UL", b"UI", b"OB", b"CS", b"DA") or length <= 64):
         return "DICOM without preamble"
 
-# %% ../nbs/00_scan.ipynb #5a0e527e
+# %% ../nbs/00_scan.ipynb #a9155ff4
 def _pick(name: str, wanted: Any, count: int, noun: str = "slices", hint: str = "") -> int:
     if wanted is None and count == 1: return 0
     ask = f"Ask for one by slice=0 to slice={count - 1}, for example slice={count // 2}.{hint}"
@@ -154,7 +155,7 @@ def _pick(name: str, wanted: Any, count: int, noun: str = "slices", hint: str = 
         raise _refuse(name, f"slice={wanted!r} is not one of its {count} {noun}", ask)
     return index
 
-# %% ../nbs/00_scan.ipynb #e4bcb755
+# %% ../nbs/00_scan.ipynb #13388929
 @dataclass
 class _Decoded:
     values: np.ndarray                          # as stored, or 0 to 1 after a DICOM window
@@ -164,8 +165,9 @@ class _Decoded:
     axis: int | None = None
     affine: np.ndarray | None = None
     inverted: bool = False                      # small values are bright (MONOCHROME1)
+    beside: bytes = b""                         # data that lay in a second file (.nhdr)
 
-# %% ../nbs/00_scan.ipynb #1040b923
+# %% ../nbs/00_scan.ipynb #48059492
 def _check_png(data: bytes, name: str) -> set[bytes]:
     at, kinds = 8, set()
     while at + 12 <= len(data):
@@ -180,7 +182,7 @@ def _check_png(data: bytes, name: str) -> set[bytes]:
         at = end
     raise _refuse(name, "the PNG ends too early", "Save or download it again.")
 
-# %% ../nbs/00_scan.ipynb #7097b895
+# %% ../nbs/00_scan.ipynb #05c24e1c
 def _check_jpeg(data: bytes, name: str) -> None:
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
@@ -194,7 +196,7 @@ def _check_jpeg(data: bytes, name: str) -> None:
         at += 2 + length
     raise _refuse(name, "the JPEG ends too early or is damaged", "Save or download it again.")
 
-# %% ../nbs/00_scan.ipynb #e301e861
+# %% ../nbs/00_scan.ipynb #3b21a8d6
 def _from_pillow(image: Any, name: str, wanted: int | None, kind: str) -> _Decoded:
     from PIL import ImageOps
     _check_size(name, *image.size)
@@ -208,7 +210,7 @@ def _from_pillow(image: Any, name: str, wanted: int | None, kind: str) -> _Decod
     elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"): image = image.convert("RGB")
     return _Decoded(np.asarray(image), kind, slice_index=index if count > 1 else None, inverted=negative)
 
-# %% ../nbs/00_scan.ipynb #85c35fe1
+# %% ../nbs/00_scan.ipynb #9411819c
 def _from_tifffile(data: bytes, name: str, wanted: int | None) -> _Decoded:
     import tifffile
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -220,7 +222,7 @@ def _from_tifffile(data: bytes, name: str, wanted: int | None) -> _Decoded:
         return _Decoded(values, "TIFF", slice_index=index if len(file.pages) > 1 else None,
                         inverted=page.photometric == 0)
 
-# %% ../nbs/00_scan.ipynb #176fb9ae
+# %% ../nbs/00_scan.ipynb #41327e40
 def _picture(data: bytes, name: str, wanted: int | None, kind: str) -> _Decoded:
     chunks = _check_png(data, name) if kind == "PNG" else set()
     if kind == "JPEG": _check_jpeg(data, name)
@@ -241,7 +243,7 @@ def _picture(data: bytes, name: str, wanted: int | None, kind: str) -> _Decoded:
         values = cv2.cvtColor(values, cv2.COLOR_BGR2RGB if values.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
     return _Decoded(values, kind)
 
-# %% ../nbs/00_scan.ipynb #57b39222
+# %% ../nbs/00_scan.ipynb #63be1517
 def _window(values: np.ndarray,   # rescaled intensities
             center: float, width: float,
             function: str = "LINEAR",  # LINEAR, LINEAR_EXACT or SIGMOID
@@ -253,7 +255,7 @@ def _window(values: np.ndarray,   # rescaled intensities
     low, span = (center - width / 2, width) if exact else (center - 0.5 - (width - 1) / 2, width - 1)
     return np.clip((values - low) / max(span, 1e-9), 0, 1)
 
-# %% ../nbs/00_scan.ipynb #f45c6ee7
+# %% ../nbs/00_scan.ipynb #6ac159c7
 def _tag(dataset: Any, frame: int, group: str, keyword: str) -> Any:
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     for part in [*list(own)[frame:frame + 1], *(dataset.get("SharedFunctionalGroupsSequence") or [])]:
@@ -263,10 +265,10 @@ def _tag(dataset: Any, frame: int, group: str, keyword: str) -> Any:
 
 
 def _first(value: Any, default: float | None = None) -> float | None:
-    value = value[0] if isinstance(value, (list, tuple)) or hasattr(value, "append") and len(value) else value
-    return default if value is None or value == "" or hasattr(value, "append") else float(value)
+    if hasattr(value, "__len__") and not isinstance(value, str): value = value[0] if len(value) else None
+    return default if value in (None, "") else float(value)
 
-# %% ../nbs/00_scan.ipynb #f0f6cf0c
+# %% ../nbs/00_scan.ipynb #d8050b59
 def _dicom_grey(dataset: Any, values: np.ndarray, frame: int) -> np.ndarray:
     from pydicom.pixels import apply_modality_lut, apply_voi
     slope = _first(_tag(dataset, frame, "PixelValueTransformationSequence", "RescaleSlope"), 1)
@@ -277,10 +279,11 @@ def _dicom_grey(dataset: Any, values: np.ndarray, frame: int) -> np.ndarray:
         return apply_voi(values, dataset) / (2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
     center, width = (_first(_tag(dataset, frame, "FrameVOILUTSequence", k)) for k in ("WindowCenter", "WindowWidth"))
     if center is None or width is None or not width > 0: return values
-    shown = _window(values, center, width, str(_tag(dataset, frame, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR"))
+    function = _tag(dataset, frame, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR"
+    shown = _window(values, center, width, str(function))
     return shown if shown.max() > shown.min() else values
 
-# %% ../nbs/00_scan.ipynb #1a20378f
+# %% ../nbs/00_scan.ipynb #54053ca6
 def _from_dataset(dataset: Any, name: str, wanted: int | None) -> _Decoded:
     if not ("Rows" in dataset and "Columns" in dataset and any(
             keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))):
@@ -311,7 +314,7 @@ def _dicom_pixels(dataset: Any, name: str, frame: int) -> np.ndarray:
         raise _refuse(name, f"its pixels are compressed ({syntax.name}) and could not be unpacked",
                       "Install a decoder for pydicom (pylibjpeg, gdcm), or export the series uncompressed.") from error
 
-# %% ../nbs/00_scan.ipynb #aa12ddf2
+# %% ../nbs/00_scan.ipynb #7c4d9dca
 def _dicom(data: bytes, name: str, wanted: int | None, kind: str) -> _Decoded:
     import pydicom
     if kind == "DICOM" and data[132:138] == b"\x02\0\0\0UL" and b"1.2.840.10008.1.2.1.99" in data[:1024]:
@@ -324,7 +327,7 @@ def _dicom(data: bytes, name: str, wanted: int | None, kind: str) -> _Decoded:
             pydicom.uid.ImplicitVRLittleEndian if dataset.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian)
     return _from_dataset(dataset, name, wanted)
 
-# %% ../nbs/00_scan.ipynb #62fb6dde
+# %% ../nbs/00_scan.ipynb #b73fa00e
 def _plane(affine: np.ndarray, shape: tuple, axis: int, number: int) -> np.ndarray:
     from nibabel.orientations import io_orientation
     orientation = io_orientation(affine)                    # file axis -> body axis, and whether it runs the same way
@@ -339,7 +342,7 @@ def _plane(affine: np.ndarray, shape: tuple, axis: int, number: int) -> np.ndarr
         to_file[file, column], to_file[file, 3] = step, start
     return to_file                                          # (row, column, 0, 1) of the picture -> index in the file
 
-# %% ../nbs/00_scan.ipynb #ab29e2be
+# %% ../nbs/00_scan.ipynb #8be5c07c
 def _choose_axis(name: str, axis: Any, sizes: list[int], spacings: list[float], third: int) -> int:
     if axis is None:
         if 1 in sizes: return sizes.index(1)
@@ -349,7 +352,7 @@ def _choose_axis(name: str, axis: Any, sizes: list[int], spacings: list[float], 
         raise _refuse(name, f"axis={axis!r} is no axis", "Give 0 (sagittal), 1 (coronal) or 2 (axial).")
     return int(axis)
 
-# %% ../nbs/00_scan.ipynb #c69219d9
+# %% ../nbs/00_scan.ipynb #1aabfccf
 def _moment(name: str, wanted: Any, shape: tuple) -> tuple[Any, tuple]:
     extra = tuple(n for n in shape[3:] if n > 1)
     if not extra: return wanted, (0,) * len(shape[3:])
@@ -360,7 +363,7 @@ def _moment(name: str, wanted: Any, shape: tuple) -> tuple[Any, tuple]:
     volume = _pick(name, wanted[1], extra[0], "volumes")
     return wanted[0], tuple(volume if n > 1 else 0 for n in shape[3:])
 
-# %% ../nbs/00_scan.ipynb #3b1494d1
+# %% ../nbs/00_scan.ipynb #739b675e
 def _from_volume(volume: Any, affine: np.ndarray, name: str, wanted: Any, axis: Any, kind: str) -> _Decoded:
     body, steps = _body_axes(affine, name)
     volume = volume.reshape(tuple(volume.shape) + (1,) * (3 - len(volume.shape)))
@@ -385,7 +388,7 @@ def _body_axes(affine: np.ndarray, name: str) -> tuple[list[int], list[float]]:
                       "Mend the header, or save the slice as PNG.")
     return [int(b) for b in io_orientation(affine)[:, 0]], steps.tolist()
 
-# %% ../nbs/00_scan.ipynb #a19556f7
+# %% ../nbs/00_scan.ipynb #1994c2a6
 def _cut(volume: Any, to_file: np.ndarray, across: int, extra: tuple) -> np.ndarray:
     layer = tuple(int(to_file[across, 3]) if file == across else slice(None) for file in range(3))
     values = np.asarray(volume[layer + extra])
@@ -394,7 +397,7 @@ def _cut(volume: Any, to_file: np.ndarray, across: int, extra: tuple) -> np.ndar
     rows, columns = int(to_file[:3, 0].sum()), int(to_file[:3, 1].sum())      # +1, or -1 where it runs backwards
     return np.ascontiguousarray(values[::rows, ::columns])
 
-# %% ../nbs/00_scan.ipynb #8f27a8ac
+# %% ../nbs/00_scan.ipynb #5b154496
 def _nifti_header(head: bytes, name: str) -> tuple[Any, Any]:
     import nibabel
     kind = _kind(head)
@@ -427,7 +430,7 @@ def _check_length(name: str, length: int) -> None:
         raise _refuse(name, f"its header announces {length / 1e9:.1f} GB, so it was not unpacked",
                       f"At most {MAX_BYTES / 1e9:.1f} GB are read: save a smaller volume, or one slice.")
 
-# %% ../nbs/00_scan.ipynb #4754879a
+# %% ../nbs/00_scan.ipynb #d56d1300
 def _nrrd(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> _Decoded:
     import nrrd
     stream = io.BytesIO(data)
@@ -435,15 +438,18 @@ def _nrrd(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -
     sizes = tuple(int(n) for n in header["sizes"])
     item = np.dtype(nrrd.reader._TYPEMAP_NRRD2NUMPY.get(header["type"], "V1")).itemsize
     _check_length(name, math.prod(sizes) * item)
-    rest = _nrrd_file(header, name, folder) if _nrrd_where(header) else stream.read()
+    beside = _nrrd_file(header, name, folder) if _nrrd_where(header) else b""
+    rest = beside or stream.read()
     body = _nrrd_unpacked(header, rest, name, math.prod(sizes) * item)
     if header["encoding"].lower() in _PACKED: header = {**header, "encoding": "raw"}
-    plain = {k: v for k, v in header.items() if k not in ("data file", "datafile", "byte skip", "byteskip", "line skip", "lineskip")}
+    skips = ("data file", "datafile", "byte skip", "byteskip", "line skip", "lineskip")
+    plain = {key: value for key, value in header.items() if key not in skips}
     volume = nrrd.read_data(plain, io.BytesIO(body))
     affine, spatial = _nrrd_affine(header, len(sizes))
     others = [i for i in range(len(sizes)) if i not in spatial]
     shape = [sizes[i] for i in spatial] + [1] * (3 - len(spatial)) + [sizes[i] for i in others]
-    return _from_volume(volume.transpose(spatial + others).reshape(shape), affine, name, wanted, axis, "NRRD")
+    volume = volume.transpose(spatial + others).reshape(shape)
+    return replace(_from_volume(volume, affine, name, wanted, axis, "NRRD"), beside=beside)
 
 
 _PACKED = ("gzip", "gz", "bzip2", "bz2")
@@ -452,7 +458,7 @@ _PACKED = ("gzip", "gz", "bzip2", "bz2")
 def _nrrd_where(header: dict) -> str | None:
     return header.get("data file", header.get("datafile"))
 
-# %% ../nbs/00_scan.ipynb #bf7b7499
+# %% ../nbs/00_scan.ipynb #6ece8dcc
 def _nrrd_file(header: dict, name: str, folder: Path | None) -> bytes:
     beside = str(_nrrd_where(header))
     if folder is None:
@@ -460,7 +466,8 @@ def _nrrd_file(header: dict, name: str, folder: Path | None) -> bytes:
     path = (folder / beside).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():
         raise _refuse(name, f"its data file {beside} is not there", "Keep both files in one folder.")
-    if path.stat().st_size > MAX_BYTES: raise _refuse(name, "its data file is larger than a gigabyte", "Save it as .nrrd.")
+    if path.stat().st_size > MAX_BYTES:
+        raise _refuse(name, "its data file is larger than a gigabyte", "Save a smaller volume, or one slice.")
     return path.read_bytes()
 
 
@@ -477,7 +484,7 @@ def _nrrd_unpacked(header: dict, rest: bytes, name: str, length: int) -> bytes:
     if len(rest) < length: raise _refuse(name, "the file ends too early", "Save or download it again.")
     return rest
 
-# %% ../nbs/00_scan.ipynb #25d52421
+# %% ../nbs/00_scan.ipynb #1fe756de
 _SPACES = {"ras": (1, 1, 1), "right-anterior-superior": (1, 1, 1),
            "las": (-1, 1, 1), "left-anterior-superior": (-1, 1, 1)}            # all others: left-posterior-superior
 
@@ -502,7 +509,7 @@ def _nrrd_affine(header: dict, dimensions: int) -> tuple[np.ndarray, list[int]]:
     space = str(header.get("space", "")).lower().removesuffix("-time")
     return np.diag([*_SPACES.get(space, (-1, -1, 1)), 1]) @ affine, spatial
 
-# %% ../nbs/00_scan.ipynb #ae0d618e
+# %% ../nbs/00_scan.ipynb #bae0b5fa
 def _load(source: Any) -> tuple[bytes, str, Path | None]:
     "Bytes, a name for messages, and the folder where they lay."
     if isinstance(source, (bytes, bytearray, memoryview)): return bytes(source), "bytes", None
@@ -519,13 +526,15 @@ def _load(source: Any) -> tuple[bytes, str, Path | None]:
         data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else bytes(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, BrainTumorError): raise
-        raise _refuse(str(source), f"it cannot be opened ({getattr(error, 'strerror', None) or error})", "Check its name and the permissions.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise _refuse(str(source), f"it cannot be opened ({reason})", "Check its name and the permissions.") from error
     return data, str(source), path.parent
 
-# %% ../nbs/00_scan.ipynb #d3ee733c
+# %% ../nbs/00_scan.ipynb #116777a2
 def _decode(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> _Decoded:
     if not data: raise _refuse(name, "it is empty", "Save it again (a file object may stand at its end: seek(0)).")
-    if len(data) > MAX_BYTES: raise _refuse(name, "it is larger than a gigabyte", "Save a smaller volume, or one slice.")
+    if len(data) > MAX_BYTES:
+        raise _refuse(name, "it is larger than a gigabyte", "Save a smaller volume, or one slice.")
     kind = _kind(data)
     if kind is None:
         text = not data[:256].translate(None, bytes(range(32, 127)) + b"\t\r\n")
@@ -538,14 +547,15 @@ def _decode(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None)
     if volume: return _nifti(data, name, wanted, axis, kind)
     return (_dicom if kind.startswith("DICOM") else _picture)(data, name, wanted, kind)
 
-# %% ../nbs/00_scan.ipynb #ae86fc44
+# %% ../nbs/00_scan.ipynb #2443baa5
 def _is_a(source: Any, module: str, name: str) -> bool:
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(source, getattr(loaded, name))
 
 
 def _from_object(source: Any, wanted: Any, axis: Any) -> tuple[_Decoded, str]:
-    if axis is not None: raise _refuse("axis", f"axis={axis!r} is for volumes in files", "Give the slice itself: volume[:, :, k].")
+    if axis is not None:
+        raise _refuse("axis", f"axis={axis!r} is for volumes in files", "Give the slice itself: volume[:, :, k].")
     if _is_a(source, "pydicom.dataset", "Dataset"):
         return _from_dataset(source, "DICOM dataset", wanted), "DICOM dataset"
     if _is_a(source, "PIL.Image", "Image"):
@@ -557,10 +567,10 @@ def _from_object(source: Any, wanted: Any, axis: Any) -> tuple[_Decoded, str]:
     if wanted is not None and (values.ndim < 3 or values.shape[-1] in (1, 3, 4)): _pick("array", wanted, 1)
     return _Decoded(values, "array"), "array"
 
-# %% ../nbs/00_scan.ipynb #3b5dcddf
+# %% ../nbs/00_scan.ipynb #728d49d5
 def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dataset; a Scan is returned as it is
          slice: int | tuple[int, int] | None = None,  # which slice of a file with many, from 0; (slice, volume) in 4-D
-         axis: int | str | None = None,  # of a volume: 0 or "sagittal", 1 or "coronal", 2 or "axial"; None: the natural one
+         axis: int | str | None = None,  # of a volume: 0 "sagittal", 1 "coronal", 2 "axial"; None: the natural one
          spacing: float | tuple[float, float] | None = None,  # mm, or (row, column) mm; overrides the file's own
          ) -> Scan:  # grey values 0 to 1, spacing, and where they came from
     "Read one slice; raises `BrainTumorError` for whatever cannot be one."
@@ -571,7 +581,8 @@ def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dat
         hasattr(source, "read") and not hasattr(source, "__array__"))
     data, name, folder = _load(source) if in_file else (None, type(source).__name__, None)
     try:
-        decoded, name = (_decode(data, name, slice, axis, folder), name) if in_file else _from_object(source, slice, axis)
+        if in_file: decoded = _decode(data, name, slice, axis, folder)
+        else: decoded, name = _from_object(source, slice, axis)
         pixels = _gray(decoded.values, name)
     except BrainTumorError: raise
     except Exception as error:
@@ -580,10 +591,11 @@ def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dat
                       "Save or download it again.") from error
     return _scan(decoded, pixels, name if folder is None else Path(name).name, given, data)
 
-# %% ../nbs/00_scan.ipynb #b1eaebec
+# %% ../nbs/00_scan.ipynb #fd5acc53
 def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None, data: bytes | None) -> Scan:
-    digest = hashlib.sha256(data if data is not None else f"{decoded.values.shape} {decoded.values.dtype.str}".encode())
-    if data is None: digest.update(np.ascontiguousarray(decoded.values))
+    values = decoded.values
+    digest = hashlib.sha256(f"{values.shape} {values.dtype.str}".encode() if data is None else data)
+    digest.update(np.ascontiguousarray(values) if data is None else decoded.beside)
     spacing, source = given, "given"
     if given is None:
         source = None if decoded.spacing is None else "file"
@@ -591,7 +603,7 @@ def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None,
     return Scan(np.float32(1) - pixels if decoded.inverted else pixels, spacing, name, source, decoded.format,
                 digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine)
 
-# %% ../nbs/00_scan.ipynb #28396034
+# %% ../nbs/00_scan.ipynb #3f34c5fe
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".ima",
             ".nii", ".nii.gz", ".nrrd", ".nhdr")
 
@@ -608,7 +620,7 @@ def _looks_like_scan(path: Path) -> bool:
     except OSError:
         return False
 
-# %% ../nbs/00_scan.ipynb #bf481d08
+# %% ../nbs/00_scan.ipynb #b2bc337d
 def _files(folder: Path) -> list[Path]:
     found = []
     for here, folders, names in os.walk(folder):
@@ -626,10 +638,11 @@ def _is_pattern(source: str | os.PathLike) -> bool:
 def _matches(pattern: str) -> list[Path]:
     import glob
     found = sorted((p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file()), key=_natural)
-    if not found: raise _refuse(pattern, "no file matches this pattern", "Check it; ** stands for any depth of folders.")
+    if not found:
+        raise _refuse(pattern, "no file matches this pattern", "Check it; ** stands for any depth of folders.")
     return found
 
-# %% ../nbs/00_scan.ipynb #98038106
+# %% ../nbs/00_scan.ipynb #c4a358a8
 def is_batch(source: Any,  # anything that `read` or `expand` takes
              ) -> bool:    # True for a list, tuple, generator, glob pattern or folder
     "Whether there may be many scans in it."
@@ -639,10 +652,11 @@ def is_batch(source: Any,  # anything that `read` or `expand` takes
     if hasattr(source, "__array__") and hasattr(source, "dtype"):                     # a column of paths, not of pixels
         return getattr(source, "ndim", 0) == 1 and getattr(source.dtype, "kind", "") in "OUST"
     single = (bytes, bytearray, memoryview, dict, Scan)
-    if isinstance(source, single) or hasattr(source, "read") or _is_a(source, "pydicom.dataset", "Dataset"): return False
-    return isinstance(source, Iterable) and not _is_a(source, "PIL.Image", "Image")
+    if isinstance(source, single) or hasattr(source, "read"): return False
+    if _is_a(source, "pydicom.dataset", "Dataset") or _is_a(source, "PIL.Image", "Image"): return False
+    return isinstance(source, Iterable)
 
-# %% ../nbs/00_scan.ipynb #75775216
+# %% ../nbs/00_scan.ipynb #0435a0e7
 def expand(source: Any,  # list, tuple, generator, glob pattern (** too) or folder; within a list all of these again
            ) -> tuple[Iterable, int | None]:  # the single sources, lazily, and how many if that is known
     "Take many scans apart into single ones; raises `BrainTumorError` for a folder or pattern without any."
@@ -659,7 +673,7 @@ def _flat(many: Iterable) -> Iterator:
         try: yield from expand(one)[0] if is_batch(one) else (one,)
         except BrainTumorError: yield one          # `read` will refuse it by name, and the others are unharmed
 
-# %% ../nbs/00_scan.ipynb #a27bbcab
+# %% ../nbs/00_scan.ipynb #d7e9d67a
 @contextmanager
 def write_beside(path: str | os.PathLike,  # where the finished file shall be; missing folders are made
                  ) -> Iterator[Path]:      # a temporary path in the same folder, of the same suffix, to write to
