@@ -40,18 +40,34 @@ def front_matter(source):
     return f"# {found['title']}\n\n> {found.get('description', '')}"
 
 
-def local_links(text, site):
-    """Links to the published site and to notebooks, as links between pages here."""
+def headings(notebook):
+    """The places in a processed notebook that a link can lead to."""
+    texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return {slug(title) for text in texts for title in re.findall(r"^#+\s+(.+?)\s*$", text, re.MULTILINE)}
+
+
+def slug(title):
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def local_links(text, site, places):
+    """Links to the published site and to notebooks, as links between pages here.
+
+    nbdev links every exported name, private ones and methods too; those without a heading of their own lose the link.
+    """
     def published(match):
-        anchor = re.sub(r"[^\w-]", "", match["anchor"] or "")
-        return f"]({match['page']}.ipynb{'#' + anchor if anchor else ''})"
+        anchor = slug(match["anchor"] or "")
+        if anchor and anchor not in places.get(match["page"], ()):
+            return match["text"]
+        return f"[{match['text']}]({match['page']}.ipynb{'#' + anchor if anchor else ''})"
 
     def notebook(match):
         path = Path(match[1])
         return f"]({(path.parent / Path(page_name(path.name))).as_posix()}.ipynb{match[2] or ''})"
 
     text = NOTEBOOK_LINK.sub(notebook, text)
-    return re.sub(rf"\]\({re.escape(site)}/(?P<page>[\w./-]+?)\.html(?:#(?P<anchor>[^)]*))?\)", published, text)
+    link = rf"\[(?P<text>[^\]]*)\]\({re.escape(site)}/(?P<page>[\w./-]+?)\.html(?:#(?P<anchor>[^)]*))?\)"
+    return re.sub(link, published, text)
 
 
 def figure_options(cell, alt):
@@ -69,7 +85,7 @@ def shown_code(cell):
     return cell
 
 
-def page(notebook, site):
+def page(notebook, site, places):
     """A processed notebook in the form that MyST-NB reads."""
     cells = []
     for cell in notebook.cells:
@@ -80,7 +96,7 @@ def page(notebook, site):
         elif cell.cell_type == "code":
             cell = shown_code(cell)
         if cell.cell_type == "markdown":
-            cell.source = local_links(CALLOUT.sub(r":::{\1}", cell.source), site)
+            cell.source = local_links(CALLOUT.sub(r":::{\1}", cell.source), site, places)
         cells.append(cell)
     notebook.cells = cells
     notebook.metadata.pop("widgets", None)
@@ -106,8 +122,10 @@ def with_sphinx(processed):
     shutil.copytree(processed, SOURCE, ignore=shutil.ignore_patterns("*.ipynb", "*.yml", ".*"))
     (SOURCE / "_static").mkdir(exist_ok=True)
     shutil.copy(ROOT / "nbs" / "styles.css", SOURCE / "_static")
-    for name in chapters():
-        notebook = page(nbformat.read(processed / name, as_version=4), site)
+    notebooks = {name: nbformat.read(processed / name, as_version=4) for name in chapters()}
+    places = {page_name(name): headings(notebook) for name, notebook in notebooks.items()}
+    for name, notebook in notebooks.items():
+        notebook = page(notebook, site, places)
         if name == "index.ipynb":
             notebook.cells.append(contents())
         target = SOURCE / f"{page_name(name)}.ipynb"
