@@ -6,7 +6,7 @@
 __all__ = ['PLANES', 'PATTERNS', 'SAMPLES', 'Phantom', 'phantom', 'phantoms', 'contact_sheet', 'write_phantoms', 'write_samples',
            'samples', 'SampleTruth', 'sample_truth']
 
-# %% ../nbs/01_phantom.ipynb #f0c108ff
+# %% ../nbs/01_phantom.ipynb #6d7bc517
 import base64, json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ import numpy as np
 
 from .scan import CLASSES, BrainTumorError, write_beside
 
-# %% ../nbs/01_phantom.ipynb #1cf0aee8
+# %% ../nbs/01_phantom.ipynb #f09a225b
 PLANES = ("axial", "coronal", "sagittal")
 
-# %% ../nbs/01_phantom.ipynb #a0442a8f
+# %% ../nbs/01_phantom.ipynb #8d0c05a4
 @lru_cache(maxsize=1)
 def _template() -> tuple[np.ndarray, np.ndarray]:
     "The template's T1 intensities (0 to 1, 1 mm grid; 0 outside the brain) and the position of its first voxel in mm."
@@ -35,14 +35,14 @@ def _template() -> tuple[np.ndarray, np.ndarray]:
     image = load_mni152_template(resolution=1)
     return np.asarray(image.dataobj, np.float32), image.affine[:3, 3].astype(np.float32)
 
-# %% ../nbs/01_phantom.ipynb #5dcf1b32
+# %% ../nbs/01_phantom.ipynb #266b8ee5
 def _sample(volume: np.ndarray, first: np.ndarray, step: float, q: np.ndarray) -> np.ndarray:
     "The volume's values at positions `q` (..., 3) in mm, by trilinear interpolation."
     from scipy.ndimage import map_coordinates
     at = ((q - first) / step).reshape(-1, 3).T
     return map_coordinates(volume, at, order=1, mode="nearest").reshape(q.shape[:-1])
 
-# %% ../nbs/01_phantom.ipynb #53841edd
+# %% ../nbs/01_phantom.ipynb #b74d8fcb
 @lru_cache(maxsize=1)
 def _dura() -> tuple[np.ndarray, np.ndarray]:
     "Signed distance to the dura in mm on a 2 mm grid that reaches down to the neck, and that grid's first position."
@@ -53,7 +53,7 @@ def _dura() -> tuple[np.ndarray, np.ndarray]:
     signed = 2 * (distance(~filled) - distance(filled))
     return gaussian_filter(signed, 1.5).astype(np.float32) - 1.5, first - 2 * np.float32([6, 6, 44])
 
-# %% ../nbs/01_phantom.ipynb #e885b1d7
+# %% ../nbs/01_phantom.ipynb #aa015a0e
 def _t1_at(q: np.ndarray) -> np.ndarray:
     "The template's brightness at positions `q` (..., 3), template mm."
     t1, first = _template()
@@ -64,7 +64,7 @@ def _dura_at(q: np.ndarray) -> np.ndarray:
     signed, first = _dura()
     return _sample(signed, first, 2, q)
 
-# %% ../nbs/01_phantom.ipynb #4d0eb784
+# %% ../nbs/01_phantom.ipynb #e343dab3
 def _waves(rng: np.random.Generator, wavelength: float, n: int = 12, octaves: float = 1.0,
            stretch: tuple = (1, 1, 1)) -> Callable[[np.ndarray], np.ndarray]:
     "A random field about 0 with standard deviation about 1, as a function of positions in mm."
@@ -77,7 +77,7 @@ def _waves(rng: np.random.Generator, wavelength: float, n: int = 12, octaves: fl
     phase = rng.uniform(0, 2 * np.pi, n).astype(np.float32)
     return lambda p: np.cos(p @ k.T + phase) @ height
 
-# %% ../nbs/01_phantom.ipynb #70e877ca
+# %% ../nbs/01_phantom.ipynb #31635619
 _CENTRE = {"axial": (0, -16, 0), "coronal": (0, -16, -22), "sagittal": (0, 0, -26)}
 
 def _turn(angles: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def _turn(angles: np.ndarray) -> np.ndarray:
     return (np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
             @ np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]))
 
-# %% ../nbs/01_phantom.ipynb #5e679a26
+# %% ../nbs/01_phantom.ipynb #e9b3d3d4
 class _Head:
     "One person's pose, shape and contrast."
     def __init__(self, rng: np.random.Generator, plane: str):
@@ -112,7 +112,7 @@ class _Head:
         for _ in range(12): p = p - (self.to_template(p) - q) @ self.back
         return p
 
-# %% ../nbs/01_phantom.ipynb #a2e84825
+# %% ../nbs/01_phantom.ipynb #147763af
 _AXES = {"axial": ((0, -1, 0), (-1, 0, 0), (0, 0, 1)),          # rows run to the back, columns to the left, slices upwards
          "coronal": ((0, 0, -1), (-1, 0, 0), (0, 1, 0)),
          "sagittal": ((0, 0, -1), (0, -1, 0), (1, 0, 0))}
@@ -123,7 +123,7 @@ def _grid(plane: str, size: int, spacing: float, depth: float) -> np.ndarray:
     at = (np.arange(size, dtype=np.float32) - (size - 1) / 2) * np.float32(spacing)
     return at[:, None, None] * row + at[None, :, None] * column + np.float32(depth) * normal
 
-# %% ../nbs/01_phantom.ipynb #c707b5ea
+# %% ../nbs/01_phantom.ipynb #36e40b38
 def _paint(picture: np.ndarray, distance: np.ndarray, value, edge: float = 1.2, opacity: float = 1.0) -> None:
     cover = np.clip(0.5 - distance / edge, 0, 1) * opacity
     picture += cover * (value - picture)
@@ -138,7 +138,7 @@ def _tube(q: np.ndarray, a: tuple, b: tuple, radius: float) -> np.ndarray:
     v = q - a - along[..., None] * (b - a)
     return np.sqrt(v[..., 0]**2 + v[..., 1]**2 + v[..., 2]**2) - radius
 
-# %% ../nbs/01_phantom.ipynb #f0990b72
+# %% ../nbs/01_phantom.ipynb #18f523a8
 _THINGS = (  # centre, radii, brightness
     ((62, 22, -42), (11, 26, 36), 0.26), ((58, 4, -72), (7, 12, 22), 0.5),                                     # chewing muscle, parotid
     ((33, 50, -38), (17, 28, 16), 0.5), ((34, 64, -38), (12, 12, 12), 0.13), ((27, 42, -37), (3, 16, 3), 0.28), ((43, 48, -38), (3, 18, 8), 0.3),
@@ -155,18 +155,18 @@ _THINGS = (  # centre, radii, brightness
 _SKIN = (((0, -17, -8), (80, 99, 96)), ((0, 34, -64), (60, 52, 66)), ((0, 82, -63), (11, 18, 13)),             # skull, face, nose,
          ((0, 72, -112), (26, 18, 18)), ((0, -2, -84), (66, 50, 62)), ((0, -32, -160), (60, 60, 110)))         # chin, jaws, neck
 
-# %% ../nbs/01_phantom.ipynb #c62b7edf
+# %% ../nbs/01_phantom.ipynb #6fb4a6f4
 def _skin(head: _Head, q: np.ndarray, dura: np.ndarray, melt: float = 6) -> np.ndarray:
     "Signed distance to the skin: the shapes of the head melted into one."
     parts = [dura - head.scalp, *(_ellipsoid(q, *shape) for shape in _SKIN)]
     return -melt * np.log(sum(np.exp(np.clip(-part / melt, -60, 60)) for part in parts))
 
-# %% ../nbs/01_phantom.ipynb #e9037d46
+# %% ../nbs/01_phantom.ipynb #9780d38c
 def _in_view(q: np.ndarray, things: tuple, reach: Callable) -> list:
     lowest, highest = q.min((0, 1)), q.max((0, 1))
     return [t for t in things if all((np.maximum(*(b := reach(t))) >= lowest) & (np.minimum(*b) <= highest))]
 
-# %% ../nbs/01_phantom.ipynb #82c9e0af
+# %% ../nbs/01_phantom.ipynb #3ab2bfac
 def _surroundings(head: _Head, q: np.ndarray, dura: np.ndarray) -> np.ndarray:
     "Muscle with its sheets of fat, scalp, the things of the list, skull and skin."
     both, z, t = np.concatenate([np.abs(q[..., :1]), q[..., 1:]], -1), q[..., 2], head.texture(q)
@@ -183,7 +183,7 @@ def _surroundings(head: _Head, q: np.ndarray, dura: np.ndarray) -> np.ndarray:
     _paint(picture, np.abs(skin + 0.9) - 0.9, 0.4, 1.5, 0.7)
     return picture * np.clip((z + 165) / 55, 0.12, 1) * np.clip(0.5 - skin / 1.2, 0, 1)
 
-# %% ../nbs/01_phantom.ipynb #593bad16
+# %% ../nbs/01_phantom.ipynb #843ea7d6
 _VESSELS = (  # from, to, radius
     ((0, -44, 4), (0, -92, -10), 2.0), ((2, -6, 13), (1, -42, 8), 1.0), ((0, -13, -50), (0, -11, -26), 1.6),       # straight sinus, deep vein, basilar artery
     ((7, 6, -20), (38, 6, -15), 1.3), ((42, 5, -14), (40, -18, 10), 1.0),                                          # middle cerebral artery
@@ -205,12 +205,12 @@ def _vessels(picture: np.ndarray, head: _Head, q: np.ndarray, dura: np.ndarray) 
     line = 5 * np.maximum(np.abs(head.veins[0](q)) - 0.12, np.abs(head.veins[1](q)) - 0.45)
     _paint(picture, np.where((dura < 1) & (dura > -22), line + 0.06 * np.maximum(-dura - 6, 0), 9), 0.85 * glow, 1, 0.75)
 
-# %% ../nbs/01_phantom.ipynb #0fad455f
+# %% ../nbs/01_phantom.ipynb #f56ba161
 def _tissue(head: _Head, q: np.ndarray) -> np.ndarray:
     "The brain's brightness at template positions."
     return np.interp(_t1_at(q), (0.28, 0.62, 0.88), (head.csf, head.grey, head.white)).astype(np.float32)
 
-# %% ../nbs/01_phantom.ipynb #5f49153c
+# %% ../nbs/01_phantom.ipynb #689e10d2
 @dataclass
 class _Lesion:
     tumor: str                       # the class
@@ -228,7 +228,7 @@ class _Lesion:
 PATTERNS = {"glioma": ("ring", "patchy", "faint"), "meningioma": ("convexity", "falx", "base"),
             "pituitary": ("round", "snowman"), "no_tumor": ("none",)}
 
-# %% ../nbs/01_phantom.ipynb #4a60d0f2
+# %% ../nbs/01_phantom.ipynb #b7aeb844
 def _glioma(rng: np.random.Generator, head: _Head, plane: str, radius: float | None, pattern: str | None) -> _Lesion:
     r = radius or rng.uniform(9, 27)
     while True:
@@ -242,7 +242,7 @@ def _glioma(rng: np.random.Generator, head: _Head, plane: str, radius: float | N
     return _Lesion("glioma", pattern, centre, r, reach, _waves(rng, 0.6 * r + 3, 32, 2), rng.uniform(0.48, 0.72),
                    0.2 if pattern == "faint" else 0.5, rng.uniform(0.3, 0.8), rng.uniform(0.5, 0.8))
 
-# %% ../nbs/01_phantom.ipynb #0206607a
+# %% ../nbs/01_phantom.ipynb #894258a4
 def _seat(rng: np.random.Generator, plane: str, base: bool) -> tuple[np.ndarray, np.ndarray]:
     "A random place on the dura, in template mm, and the direction outwards there."
     while True:
@@ -255,14 +255,14 @@ def _seat(rng: np.random.Generator, plane: str, base: bool) -> tuple[np.ndarray,
         normal = np.array([_dura_at(q + e) - _dura_at(q - e) for e in 4 * np.eye(3, dtype=np.float32)])
         return q, normal / np.linalg.norm(normal)
 
-# %% ../nbs/01_phantom.ipynb #62554ecd
+# %% ../nbs/01_phantom.ipynb #d8c19436
 def _falx_seat(rng: np.random.Generator, radius: float) -> tuple[np.ndarray, int]:
     "A random place on the falx, deep enough for the radius, and the side to grow to."
     while True:
         q = np.float32([0, rng.uniform(-75, 55), rng.uniform(20, 68)])
         if -24 < _dura_at(q) < -0.5 * min(radius, 30): return q, int(rng.choice((-1, 1)))
 
-# %% ../nbs/01_phantom.ipynb #d41f43f8
+# %% ../nbs/01_phantom.ipynb #b60c0b16
 def _meningioma(rng: np.random.Generator, head: _Head, plane: str, radius: float | None, pattern: str | None) -> _Lesion:
     r, side = radius or rng.uniform(8, 26), 0
     pattern = pattern or str(rng.choice(("convexity", "convexity", "falx", "base")))
@@ -272,10 +272,10 @@ def _meningioma(rng: np.random.Generator, head: _Head, plane: str, radius: float
     else: q, normal = _seat(rng, plane, pattern == "base")
     centre, lumps = head.to_scanner(q - normal * r * rng.uniform(0.45, 0.7)), _waves(rng, 1.4 * r + 4, 8)
     def reach(p): return np.linalg.norm(p - centre, axis=-1) / r + 0.05 * lumps(p)
-    return _Lesion("meningioma", pattern, centre, r, reach, _waves(rng, 9, 32, 2), rng.uniform(0.38, 0.65), 0.8,
+    return _Lesion("meningioma", pattern, centre, r, reach, _waves(rng, 9, 32, 2), rng.uniform(0.42, 0.65), 0.8,
                    float(rng.choice((0, 0, 0.6))), side=side)
 
-# %% ../nbs/01_phantom.ipynb #cc3486dd
+# %% ../nbs/01_phantom.ipynb #14b8b937
 def _pituitary(rng: np.random.Generator, head: _Head, plane: str, radius: float | None, pattern: str | None) -> _Lesion:
     r = radius or rng.uniform(5.5, 15)
     pattern = pattern or str(rng.choice(("round", "snowman") if r > 8 else ("round",)))
@@ -286,11 +286,11 @@ def _pituitary(rng: np.random.Generator, head: _Head, plane: str, radius: float 
         if pattern == "snowman":
             f = -0.12 * np.logaddexp(-f / 0.12, -np.linalg.norm(p - upper, axis=-1) / (0.72 * r) / 0.12)
         return f + 0.05 * lumps(p)
-    return _Lesion("pituitary", pattern, body, r, reach, _waves(rng, 8, 32, 2), rng.uniform(0.36, 0.58), 0.9)
+    return _Lesion("pituitary", pattern, body, r, reach, _waves(rng, 8, 32, 2), rng.uniform(0.42, 0.62), 0.9)
 
 _LESIONS = {"glioma": _glioma, "meningioma": _meningioma, "pituitary": _pituitary}
 
-# %% ../nbs/01_phantom.ipynb #31d2946b
+# %% ../nbs/01_phantom.ipynb #0f2c29a6
 def _inside(lesion: _Lesion, p: np.ndarray, q: np.ndarray, dura: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "How far out a point lies (1: the surface), and the signed distance to the outline in mm, negative inside."
     f = lesion.reach(p)
@@ -300,7 +300,7 @@ def _inside(lesion: _Lesion, p: np.ndarray, q: np.ndarray, dura: np.ndarray) -> 
     if lesion.side: distance = np.maximum(distance, 0.6 - lesion.side * q[..., 0])
     return f, distance
 
-# %% ../nbs/01_phantom.ipynb #a569f408
+# %% ../nbs/01_phantom.ipynb #ce73333c
 def _glow(lesion: _Lesion, head: _Head, f: np.ndarray, w: np.ndarray) -> np.ndarray:
     "The tumour's own brightness; `f`: how far out, `w`: its texture."
     bright = lesion.brightness
@@ -312,7 +312,7 @@ def _glow(lesion: _Lesion, head: _Head, f: np.ndarray, w: np.ndarray) -> np.ndar
     rim = np.exp(-((f + 0.1 * w - 0.5 - 0.5 * lesion.core) / (0.6 * (1 - lesion.core)))**2)
     return dead + (bright * (1 + 0.22 * w) - dead) * rim
 
-# %% ../nbs/01_phantom.ipynb #5ab76481
+# %% ../nbs/01_phantom.ipynb #4458c2d4
 def _add_lesion(picture: np.ndarray, head: _Head, lesion: _Lesion, p, q, dura, brain) -> np.ndarray:
     "Paint oedema, dural tail and tumour over a slice, in place; returns the signed distance to the outline in mm."
     (f, distance), w = _inside(lesion, p, q, dura), lesion.texture(p)
@@ -328,7 +328,7 @@ def _add_lesion(picture: np.ndarray, head: _Head, lesion: _Lesion, p, q, dura, b
     _paint(picture, distance, _glow(lesion, head, f, w), 3 if lesion.pattern == "faint" else 1.2)
     return distance
 
-# %% ../nbs/01_phantom.ipynb #970ca00c
+# %% ../nbs/01_phantom.ipynb #9e0277c6
 def _pushed(lesion: _Lesion, head: _Head, p: np.ndarray, q: np.ndarray) -> np.ndarray:
     "Where in the template the tissue now at `p` (template: `q`) came from."
     v = p - lesion.centre
@@ -337,7 +337,7 @@ def _pushed(lesion: _Lesion, head: _Head, p: np.ndarray, q: np.ndarray) -> np.nd
     fade = np.exp(-np.maximum(r - lesion.radius, 0) / (1.2 * lesion.radius))
     return q - (v * ((1 - near) * fade)) @ head.matrix
 
-# %% ../nbs/01_phantom.ipynb #104c2243
+# %% ../nbs/01_phantom.ipynb #aeb59d92
 def _thin_slice(head: _Head, lesion: _Lesion | None, p, bend, fold) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Brightness, signed distance to the tumour's outline and to the dura, at positions `p`."
     q = head.to_template(p, bend)
@@ -350,7 +350,7 @@ def _thin_slice(head: _Head, lesion: _Lesion | None, p, bend, fold) -> tuple[np.
     if lesion is not None: distance = _add_lesion(picture, head, lesion, p, q, dura, brain)
     return picture, distance, dura
 
-# %% ../nbs/01_phantom.ipynb #ab953aec
+# %% ../nbs/01_phantom.ipynb #b0f02d24
 _MATRIX = 256
 
 def _scan(picture: np.ndarray, head: _Head, rng: np.random.Generator, p: np.ndarray, size: int) -> np.ndarray:
@@ -362,12 +362,12 @@ def _scan(picture: np.ndarray, head: _Head, rng: np.random.Generator, p: np.ndar
     top = np.percentile(picture, 99.9) / rng.uniform(0.8, 1.0)
     return np.clip(picture / top * 255, 0, 255).round().astype(np.uint8)
 
-# %% ../nbs/01_phantom.ipynb #0574a78d
+# %% ../nbs/01_phantom.ipynb #4a1bd6fe
 def _resize(values: np.ndarray, size: int) -> np.ndarray:
     if size == len(values): return values
     return cv2.resize(values, (size, size), interpolation=cv2.INTER_CUBIC if size > len(values) else cv2.INTER_AREA)
 
-# %% ../nbs/01_phantom.ipynb #d5de31d4
+# %% ../nbs/01_phantom.ipynb #e0ef8894
 @dataclass(frozen=True, eq=False)
 class Phantom:
     "A drawn slice and the truth about it. Research and teaching only."
@@ -401,17 +401,17 @@ class Phantom:
         return cv2.drawContours(picture, lines, -1, 255, 1)
 
     def __repr__(self) -> str:
-        return f"Phantom({self.alt}, {self.pixels.shape[0]} x {self.pixels.shape[1]}, {self.spacing[0]:.3f} mm, seed {self.seed})"
+        return f"Phantom({self.alt.removeprefix('Phantom, ')}, {self.pixels.shape[0]} x {self.pixels.shape[1]}, {self.spacing[0]:.3f} mm, seed {self.seed})"
 
     def _repr_html_(self) -> str:
         return _figure(np.hstack([self.pixels, self.outlined()]), self.alt + "; beside it the same with the tumour's outline")
 
-# %% ../nbs/01_phantom.ipynb #0a9a8990
+# %% ../nbs/01_phantom.ipynb #4967bb19
 def _figure(picture: np.ndarray, alt: str) -> str:
     data = base64.b64encode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1]).decode()
     return f'<img alt="{alt}" src="data:image/jpeg;base64,{data}"/>'
 
-# %% ../nbs/01_phantom.ipynb #387b677c
+# %% ../nbs/01_phantom.ipynb #35f068f4
 def _one_of(name: str, value, known: tuple) -> str:
     if isinstance(value, str) and value in known: return str(value)
     raise BrainTumorError(f"{name}={value!r}: not known. Choose one of {', '.join(known)}.")
@@ -421,7 +421,7 @@ def _number(name: str, value, low: float, high: float, kind: type = float):
     if whole and not isinstance(value, bool) and low <= value <= high: return kind(value)
     raise BrainTumorError(f"{name}={value!r}: it must be a {'whole ' if kind is int else ''}number from {low} to {high}.")
 
-# %% ../nbs/01_phantom.ipynb #4c05183d
+# %% ../nbs/01_phantom.ipynb #7aeb468a
 _DEPTHS = {"axial": (-45, 60), "coronal": (-70, 50), "sagittal": (-50, 50)}     # template mm, where no tumour says where to cut
 
 def _depth(rng: np.random.Generator, head: _Head, plane: str, lesion: _Lesion | None) -> float:
@@ -430,7 +430,7 @@ def _depth(rng: np.random.Generator, head: _Head, plane: str, lesion: _Lesion | 
     if lesion is not None: return float(lesion.centre @ normal + rng.uniform(-0.3, 0.3) * lesion.radius)
     return float(head.to_scanner(np.float32([0, -16, 0]) + normal * np.float32(rng.uniform(*_DEPTHS[plane]))) @ normal)
 
-# %% ../nbs/01_phantom.ipynb #6d168ad4
+# %% ../nbs/01_phantom.ipynb #186e42bb
 def _affine(plane: str, size: int, spacing: float, depth: float, thickness: float) -> np.ndarray:
     "The way from (row, column, slice) to mm (RAS+)."
     row, column, normal = np.array(_AXES[plane], float)
@@ -439,7 +439,7 @@ def _affine(plane: str, size: int, spacing: float, depth: float, thickness: floa
     affine[:3, 3] = normal * depth - (row + column) * spacing * (size - 1) / 2
     return affine
 
-# %% ../nbs/01_phantom.ipynb #22161ea5
+# %% ../nbs/01_phantom.ipynb #d6e82a13
 def phantom(tumor: str = "glioma",          # one of CLASSES: glioma, meningioma, no_tumor, pituitary
             plane: str = "axial",           # one of PLANES: axial, coronal, sagittal
             seed: int = 0,                  # 0 or more; the same seed gives the same bytes
@@ -466,7 +466,7 @@ def phantom(tumor: str = "glioma",          # one of CLASSES: glioma, meningioma
     depth, noise = _depth(rng, head, plane, lesion) + offset, np.random.default_rng([*key, 9, round(1000 * offset) + 10**6])
     return _acquire(head, lesion, noise, plane, size, width / size, depth, thickness, tumor, seed)
 
-# %% ../nbs/01_phantom.ipynb #8dc22fd0
+# %% ../nbs/01_phantom.ipynb #a5f2d891
 def _acquire(head, lesion, rng, plane, size, spacing, depth, thickness, tumor, seed) -> Phantom:
     "One thick slice through a head, as the scanner sees it, with its truth."
     middle, normal = _grid(plane, _MATRIX, spacing * size / _MATRIX, depth), np.float32(_AXES[plane][2])
@@ -477,7 +477,7 @@ def _acquire(head, lesion, rng, plane, size, spacing, depth, thickness, tumor, s
     return Phantom(pixels, mask, tumor, plane, (spacing, spacing), seed, lesion.pattern if lesion else "none",
                    brain, _affine(plane, size, spacing, depth, thickness), thickness)
 
-# %% ../nbs/01_phantom.ipynb #69f2d6b1
+# %% ../nbs/01_phantom.ipynb #1ed54bac
 def phantoms(n: int,            # how many
              seed: int = 0,     # of the whole set
              size: int = 256,   # rows and columns
@@ -490,13 +490,13 @@ def phantoms(n: int,            # how many
             yield phantom(CLASSES[i % 4], PLANES[(i // 4 + i // 12) % 3], own, size)
     return draw()
 
-# %% ../nbs/01_phantom.ipynb #a93d6552
+# %% ../nbs/01_phantom.ipynb #138eae5a
 class _Sheet:
     "A picture that shows itself, with its alternative text."
     def __init__(self, picture: np.ndarray, alt: str): self.picture, self.alt = picture, alt
     def _repr_html_(self) -> str: return _figure(self.picture, self.alt)
 
-# %% ../nbs/01_phantom.ipynb #c2efee10
+# %% ../nbs/01_phantom.ipynb #d8890233
 def contact_sheet(items: list[Phantom],     # what to show, row by row
                   columns: int = 4,         # pictures in a row
                   size: int = 176,          # pixels of each
@@ -509,7 +509,7 @@ def contact_sheet(items: list[Phantom],     # what to show, row by row
     return _Sheet(np.vstack(rows), f"{len(items)} phantoms, {columns} a row" + ", outlined" * outline + ": "
                   + "; ".join(f"{p.plane} {p.tumor.replace('_', ' ')}" + f" ({p.pattern})" * (p.tumor != "no_tumor") for p in items))
 
-# %% ../nbs/01_phantom.ipynb #7da2cb14
+# %% ../nbs/01_phantom.ipynb #6cc45da1
 def _png(picture: np.ndarray) -> bytes:
     "A PNG file's bytes: 8-bit grey, or 1-bit for bool."
     from PIL import Image
@@ -520,13 +520,13 @@ def _png(picture: np.ndarray) -> bytes:
 def _write(path: Path, data: bytes) -> None:
     with write_beside(path) as beside: Path(beside).write_bytes(data)
 
-# %% ../nbs/01_phantom.ipynb #9397e904
+# %% ../nbs/01_phantom.ipynb #385d9d53
 def _roles(n: int, rng: np.random.Generator) -> list[str]:
     part = max(1, round(0.15 * n))
     roles = ["test"] * part + ["validation"] * part + ["train"] * (n - 2 * part)
     return [roles[i] for i in rng.permutation(n)]
 
-# %% ../nbs/01_phantom.ipynb #c5254fac
+# %% ../nbs/01_phantom.ipynb #3d5a65ac
 def write_phantoms(folder: str | Path,    # made if it is missing
                    n: int,                # how many, 12 or more
                    seed: int = 0,         # of the whole set
@@ -547,7 +547,7 @@ def write_phantoms(folder: str | Path,    # made if it is missing
     _write(folder / "manifest.csv", pd.DataFrame(rows)[columns].to_csv(index=False, lineterminator="\n").encode())
     return folder / "manifest.csv"
 
-# %% ../nbs/01_phantom.ipynb #238d3fcd
+# %% ../nbs/01_phantom.ipynb #235c6b8d
 _SAMPLES = (  # name, class, plane, seed, size, pattern
     ("glioma-axial", "glioma", "axial", 107, 288, "ring"), ("glioma-sagittal", "glioma", "sagittal", 105, 288, "ring"),
     ("glioma-coronal", "glioma", "coronal", 107, 288, "patchy"),
@@ -557,7 +557,7 @@ _SAMPLES = (  # name, class, plane, seed, size, pattern
 _NIFTI = ("meningioma-volume", "meningioma", "axial", 104, 160, "convexity")
 SAMPLES = Path(find_spec("brain_tumor").origin).parent / "samples"
 
-# %% ../nbs/01_phantom.ipynb #b8a82486
+# %% ../nbs/01_phantom.ipynb #9f19e5a3
 _STORAGE = "1.2.840.10008.5.1.4.1.1.4"              # MR Image Storage
 _DICOM = dict(
     SOPClassUID=_STORAGE, Modality="MR", SeriesDescription="T1 after contrast, phantom", ImageType=["DERIVED", "SECONDARY", "OTHER"],
@@ -577,7 +577,7 @@ def _geometry(p: Phantom) -> dict:
                 ImageOrientationPatient=[f"{v:.6g}" for v in np.concatenate(axes)],
                 Rows=p.pixels.shape[0], Columns=p.pixels.shape[1])
 
-# %% ../nbs/01_phantom.ipynb #d49fb162
+# %% ../nbs/01_phantom.ipynb #60d4d65f
 def _uid(data: bytes) -> str: return "2.25." + str(int(sha256(data).hexdigest()[:30], 16))
 
 def _dicom(p: Phantom) -> bytes:
@@ -594,7 +594,7 @@ def _dicom(p: Phantom) -> bytes:
     file.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
-# %% ../nbs/01_phantom.ipynb #a3dd7b4f
+# %% ../nbs/01_phantom.ipynb #cacf76c1
 def _nifti(slices: list[Phantom]) -> bytes:
     "Neighbouring slices of one head as .nii.gz; voxels run along columns, rows, slices."
     import gzip
@@ -605,7 +605,7 @@ def _nifti(slices: list[Phantom]) -> bytes:
     image.header["descrip"] = b"phantom, no patient; research and teaching only"
     return gzip.compress(image.to_bytes(), mtime=0)
 
-# %% ../nbs/01_phantom.ipynb #d2a8d133
+# %% ../nbs/01_phantom.ipynb #39a87349
 _NOTICE = """The pictures in this folder are phantoms: drawn by brain_tumor.phantom, of no patient.
 For research and teaching only; not a medical device.
 
@@ -628,14 +628,14 @@ The template's notice:
   misuse of this software package.
 """
 
-# %% ../nbs/01_phantom.ipynb #07fd24c0
+# %% ../nbs/01_phantom.ipynb #bcad6a27
 def _entry(name: str, p: Phantom, files: dict[str, bytes], **more) -> dict:
     "One sample's row in samples.json."
     return dict(name=name, file=next(iter(files)), mask=f"truth/{name}.png", plane=p.plane, seed=p.seed, pattern=p.pattern,
                 size=len(p.pixels), spacing=[round(s, 6) for s in p.spacing], area_mm2=round(p.area, 2),
                 sha256={f: sha256(data).hexdigest() for f, data in files.items()}, **more) | {"class": p.tumor}
 
-# %% ../nbs/01_phantom.ipynb #1dbc9e2e
+# %% ../nbs/01_phantom.ipynb #3ce97111
 def write_samples(folder: str | Path,   # made if it is missing
                   ) -> Path:            # samples.json
     "Draw the samples that this package ships, with their truth and the template's notice."
@@ -654,7 +654,7 @@ def write_samples(folder: str | Path,   # made if it is missing
     _write(folder / "samples.json", (json.dumps(entries, indent=1) + "\n").encode())
     return folder / "samples.json"
 
-# %% ../nbs/01_phantom.ipynb #8f164040
+# %% ../nbs/01_phantom.ipynb #4ee9657e
 def _entries() -> list[dict]:
     try: return json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
     except OSError as e:
@@ -666,7 +666,7 @@ def samples(kind: str = "png",      # "png" (eight pictures), "dcm", "nii.gz", o
     _one_of("kind", kind, ("png", "dcm", "nii.gz", "all"))
     return [SAMPLES / e["file"] for e in _entries() if kind == "all" or e["file"].endswith("." + kind)]
 
-# %% ../nbs/01_phantom.ipynb #d2e79bc8
+# %% ../nbs/01_phantom.ipynb #6da8435b
 @dataclass(frozen=True, eq=False)
 class SampleTruth:
     "What is known about a sample."
@@ -677,7 +677,7 @@ class SampleTruth:
     seed: int                           # what it was drawn from
     slice: int | None = None            # which slice of a volume the mask is of (`axis` 2), else None
 
-# %% ../nbs/01_phantom.ipynb #6ae62e19
+# %% ../nbs/01_phantom.ipynb #a6f1ff82
 def sample_truth(name: str | Path,  # a path from `samples`, a file's name or a sample's name
                  ) -> SampleTruth:  # mask, class, spacing and where it came from
     "The truth about a sample."
