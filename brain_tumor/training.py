@@ -160,7 +160,7 @@ def adamw(
     rate: Callable[[int], float] | float,  # learning rate, or a function of the step (0, 1, ...)
     slow: Iterable[str] = (),  # paths of variables that take smaller steps
     share: float = 0.5,  # how much smaller
-    average: float = 0.999,  # decay of the moving average of weights; 0: none
+    average: float = 0.998,  # decay of the moving average of weights; 0: none
     clip: float = 2.0,  # largest global gradient norm
     decay: float = 1e-4,  # weight decay, not on biases and normalisation
 ) -> "keras.optimizers.Optimizer":
@@ -176,6 +176,9 @@ def adamw(
         def update_step(self, gradient, variable, learning_rate):
             slower = self._get_variable_index(variable) in self.slow
             super().update_step(gradient, variable, learning_rate * share if slower else learning_rate)
+
+        def finalize_variable_values(self, variables):
+            "Keep the weights: Keras would put the average in their place whenever `fit` ends, here after each epoch."
 
     optimizer = TwoRates(1e-3 if callable(rate) else rate, weight_decay=decay, global_clipnorm=clip,
                          use_ema=average > 0, ema_momentum=average or 0.99)
