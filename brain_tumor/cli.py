@@ -8,7 +8,7 @@ __all__ = ['PLAIN', 'TITLES', 'AXES', 'USE', 'STATUS', 'printable', 'say', 'text
            'dice', 'demo_line', 'run_demo', 'demo_results', 'add_train', 'run_train', 'add_analyze', 'add_demo',
            'build_parser', 'main']
 
-# %% ../nbs/60_cli.ipynb #c008
+# %% ../nbs/60_cli.ipynb #c009
 import argparse
 import os
 import sys
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import __version__
 
-# %% ../nbs/60_cli.ipynb #c009
+# %% ../nbs/60_cli.ipynb #c010
 PLAIN = {"²": "2", "×": "x", "–": "-", "…": "..."}
 
 def printable(
@@ -30,7 +30,7 @@ def printable(
             text = text.replace(fancy, plain)
     return text.encode(encoding, "replace").decode(encoding)
 
-# %% ../nbs/60_cli.ipynb #c011
+# %% ../nbs/60_cli.ipynb #c012
 def say(
     text: str = "",  # one line or more
     stream=None,  # standard output unless another is given
@@ -39,7 +39,7 @@ def say(
     stream = stream or sys.stdout
     print(printable(text, getattr(stream, "encoding", None)), file=stream)
 
-# %% ../nbs/60_cli.ipynb #c013
+# %% ../nbs/60_cli.ipynb #c014
 def text_table(
     titles: list[str],  # of the columns
     lines: list[list[str]],  # cells by line
@@ -51,7 +51,7 @@ def text_table(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in [titles, rule, *lines]
     )
 
-# %% ../nbs/60_cli.ipynb #c015
+# %% ../nbs/60_cli.ipynb #c016
 TITLES = ["scan", "class", "sure", "surface", "width x height", "circularity"]
 
 def table_line(
@@ -69,7 +69,7 @@ def table_line(
     extent = f"{sizes.width:{digits}} x {sizes.height:{digits}} {sizes.unit}"
     return [*cells, f"{sizes.surface:{digits}} {sizes.unit}²", extent, f"{sizes.circularity:.2f}"]
 
-# %% ../nbs/60_cli.ipynb #c018
+# %% ../nbs/60_cli.ipynb #c019
 def inputs(
     paths: list[str],  # files, folders, patterns
 ) -> list:  # one entry for each scan
@@ -78,7 +78,7 @@ def inputs(
 
     return list(expand(list(paths))[0])
 
-# %% ../nbs/60_cli.ipynb #c020
+# %% ../nbs/60_cli.ipynb #c021
 def spacing_of(
     text: str,  # "0.49", "0.49,0.6" or "thesis"
 ):  # a number, a (row, column) pair, or "thesis"
@@ -93,7 +93,7 @@ def spacing_of(
         raise argparse.ArgumentTypeError(f"{text!r} is no spacing: give mm as 0.49, or row,column as 0.49,0.6, or thesis")
     return numbers if len(numbers) == 2 else numbers[0]
 
-# %% ../nbs/60_cli.ipynb #c022
+# %% ../nbs/60_cli.ipynb #c023
 def slice_of(
     text: str,  # "80", or "80,2" for slice 80 of volume 2
 ):  # a number, or a (slice, volume) pair
@@ -111,7 +111,7 @@ def axis_of(
 
 AXES = ("sagittal", "coronal", "axial")
 
-# %% ../nbs/60_cli.ipynb #c025
+# %% ../nbs/60_cli.ipynb #c026
 def run_analyze(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
@@ -131,7 +131,7 @@ def run_analyze(
         batch.to_csv(Path(args.out) / "results.csv")
     return 1 if show.refused else 0
 
-# %% ../nbs/60_cli.ipynb #c026
+# %% ../nbs/60_cli.ipynb #c027
 def with_bar(
     results,  # an iterable
     count: int,  # how many they are
@@ -144,7 +144,7 @@ def with_bar(
 
     yield from tqdm(results, total=count, unit="scan", file=sys.stderr, delay=0.5)
 
-# %% ../nbs/60_cli.ipynb #c028
+# %% ../nbs/60_cli.ipynb #c029
 class TableOutput:
     "For people: a table, then notes, then where the files are."
 
@@ -183,7 +183,7 @@ def complain(
     else:
         say(line, sys.stderr)
 
-# %% ../nbs/60_cli.ipynb #c029
+# %% ../nbs/60_cli.ipynb #c030
 class JsonOutput:
     "For programs: one JSON list, written element by element."
 
@@ -223,7 +223,7 @@ class CsvOutput:
     def end(self, out: str | None) -> None:
         pass
 
-# %% ../nbs/60_cli.ipynb #c031
+# %% ../nbs/60_cli.ipynb #c032
 def dice(
     found: "np.ndarray",  # bool, H x W
     truth: "np.ndarray",  # bool, H x W
@@ -232,7 +232,7 @@ def dice(
     total = int(found.sum()) + int(truth.sum())
     return 1.0 if total == 0 else 2 * int((found & truth).sum()) / total
 
-# %% ../nbs/60_cli.ipynb #c033
+# %% ../nbs/60_cli.ipynb #c034
 def demo_line(
     result,  # an Analysis of a sample
     truth,  # its SampleTruth
@@ -245,7 +245,7 @@ def demo_line(
     names = [name.replace("_", " ") for name in (truth.tumor, result.predicted_class)]
     return [result.source, *names, f"{result.confidence:.0%}", true_size, size(result.features), f"{dice(result.mask, truth.mask):.2f}"]
 
-# %% ../nbs/60_cli.ipynb #c035
+# %% ../nbs/60_cli.ipynb #c036
 def run_demo(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
@@ -260,7 +260,7 @@ def run_demo(
     write_csv([row(result) for result in results], out / "results.csv")
     say(text_table(["sample", "truth", "answer", "sure", "true surface", "surface", "Dice"], lines))
     say("\nThe samples are phantoms: drawn heads, not patients. They show that everything works, not how well.")
-    say(f"\nOverlays, masks, JSON and results.csv are in {out}; the page to open is {page.resolve()}")
+    say(f"\nOverlays, masks, JSON and results.csv are in {out}; the page to open is {page}")
     say(f"\n{INTENDED_USE}")
     return 0
 
@@ -278,7 +278,7 @@ def demo_results(
         where = {} if truth.slice is None else {"slice": truth.slice, "axis": 2}
         yield analyze(path, spacing=spacing, engine=engine, **where).save(out), truth
 
-# %% ../nbs/60_cli.ipynb #c039
+# %% ../nbs/60_cli.ipynb #c040
 def add_train(
     parser: argparse.ArgumentParser,  # of `brain_tumor train`
 ) -> None:
@@ -301,7 +301,7 @@ def run_train(
         return 2
     return 0
 
-# %% ../nbs/60_cli.ipynb #c041
+# %% ../nbs/60_cli.ipynb #c042
 def add_analyze(
     parser: argparse.ArgumentParser,  # of `brain_tumor analyze`
 ) -> None:
@@ -325,7 +325,7 @@ def add_demo(
     parser.add_argument("--engine", default="compact", help="name of a model or folder of a trained one (default: compact)")
     parser.set_defaults(run=run_demo)
 
-# %% ../nbs/60_cli.ipynb #c042
+# %% ../nbs/60_cli.ipynb #c043
 USE = (
     "Class, outline and sizes of a tumour in MRI slices of the brain (T1-weighted, contrast-enhanced). "
     "Research and teaching only; not a medical device."
@@ -347,7 +347,7 @@ def build_parser(
         add_train(parts["train"])
     return parser
 
-# %% ../nbs/60_cli.ipynb #c043
+# %% ../nbs/60_cli.ipynb #c044
 def main(
     argv: list[str] | None = None,  # words after the program's name; None: the real ones
 ) -> int:  # exit status
