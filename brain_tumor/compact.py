@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from .preprocessing import Augmentation, augment, frame, into_square, prepare, stretch
-from .scan import BrainTumorError, CLASSES
+from .scan import BrainTumorError, CLASSES, write_beside
 from .splits import read_data, split_hash
 from .training import (adamw, batches, cosine_rate, fill_folded, load_weights, save_weights, seed_everything, surroundings,
                                   train_epochs, unfold_batch_norm, write_json)
@@ -42,7 +42,12 @@ def encoder() -> "keras.Model":  # input (N, H, W, 1) in 0..1; outputs: four ski
     return keras.Model(inputs, [whole.get_layer(name).output for name in (*SKIPS, TOP)])
 
 # %% ../nbs/40_compact.ipynb #c009
-def convolve(x, filters: int, size: int, name: str):
+def convolve(
+    x,  # features (N, h, w, channels)
+    filters: int,  # channels that go out
+    size: int,  # side of the kernel
+    name: str,  # beginning of the layers' names
+):  # features (N, h, w, filters)
     "Convolution, batch normalisation, ReLU."
     from keras import layers
     x = layers.Conv2D(filters, size, padding="same", use_bias=False, name=f"{name}_conv")(x)
@@ -125,7 +130,10 @@ def unfold_encoder(
     unfold_batch_norm(keras.Model(model.input, model.get_layer(TOP).output), examples)
 
 # %% ../nbs/40_compact.ipynb #c020
-def outline_loss(truth, logits):
+def outline_loss(
+    truth,  # (N, S, S, 1), 0..1
+    logits,  # (N, S, S, 1)
+):  # (N,)
     "5 x pixel-wise cross-entropy, plus 1 - Dice on slices with a tumour; one value a slice."
     from keras import ops
     flat_truth = ops.reshape(truth, (ops.shape(truth)[0], -1))
@@ -304,7 +312,14 @@ def train(
     return history[-1]
 
 # %% ../nbs/40_compact.ipynb #c043
-def describe_run(recipe: Recipe, weights, filled: int, everything: "pd.DataFrame", table: "pd.DataFrame", model: "keras.Model") -> dict:
+def describe_run(
+    recipe: Recipe,  # settings
+    weights: str | Path | None,  # start
+    filled: int,  # layers filled from it
+    everything: "pd.DataFrame",  # all rows of the data, copies too: what the split's hash covers
+    table: "pd.DataFrame",  # rows that are used
+    model: "keras.Model",  # built
+) -> dict:
     "What run.json says before the first epoch."
     counts = table.groupby(["source", "role"]).size()
     return {"network": "compact", "protocol": "project split (role), by group", "split_sha256": split_hash(everything),
@@ -404,7 +419,6 @@ def to_onnx(
     "Export to ONNX, large weights at half precision."
     import tempfile
     import onnx
-    from brain_tumor.scan import write_beside
     with tempfile.TemporaryDirectory() as folder:
         model(np.zeros((1, *model.input_shape[1:]), np.float32))
         model.export(Path(folder) / "full.onnx", format="onnx", verbose=False)
@@ -466,14 +480,21 @@ def pack(
     return write_manifest(out, settings, chosen, judge(model, validation, float(np.log(chosen["threshold"] / (1 - chosen["threshold"])))))
 
 # %% ../nbs/40_compact.ipynb #c060
-def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(
+    path: str | Path,  # npz file
+    arrays: dict[str, np.ndarray],  # by name
+) -> None:
     "Write named arrays to one npz file, in one step."
-    from brain_tumor.scan import write_beside
     with write_beside(path) as beside, open(beside, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 # %% ../nbs/40_compact.ipynb #c061
-def write_manifest(out: Path, settings: dict, chosen: dict, validation: dict) -> dict:
+def write_manifest(
+    out: Path,  # folder that holds compact.onnx and weights.npz
+    settings: dict,  # the run's run.json
+    chosen: dict,  # temperature, threshold and the options measured
+    validation: dict,  # figures on validation with these choices
+) -> dict:  # the manifest
     "Say in manifest.json what the packed model is, how it was made and what its files hash to."
     import hashlib
     files = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("compact.onnx", "weights.npz")}

@@ -1,0 +1,132 @@
+"""The network that ships: what its files say, and that onnxruntime and Keras give the same answers with it."""
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brain_tumor.engines import MODELS, CompactEngine, load_engine
+from brain_tumor.phantom import samples
+from brain_tumor.preprocessing import prepare
+from brain_tumor.scan import BrainTumorError, CLASSES, read
+
+COMPACT = MODELS / "compact"
+RUN = Path(__file__).parent.parent / "runs" / "compact"
+
+
+@pytest.fixture(scope="module")
+def squares():
+    pictures = [read(path).pixels for path in samples() if path.suffix == ".png"]
+    return np.stack([prepare(p, 256)[0] for p in pictures])[..., None]
+
+
+def test_all_of_it_is_at_most_twelve_megabytes():
+    assert sum(f.stat().st_size for f in COMPACT.iterdir()) <= 12_000_000
+
+
+def test_no_pickle():
+    with np.load(COMPACT / "weights.npz", allow_pickle=False) as arrays:
+        assert all(arrays[name].dtype in (np.float16, np.float32) for name in arrays.files)
+
+
+def test_manifest_run_and_results_speak_of_the_same_split_and_model():
+    manifest = json.loads((COMPACT / "manifest.json").read_text(encoding="utf-8"))
+    run = json.loads((RUN / "run.json").read_text(encoding="utf-8"))
+    results = json.loads((COMPACT / "results.json").read_text(encoding="utf-8"))
+    assert manifest["run"] == run
+    assert manifest["split_sha256"] == run["split_sha256"] == results["split_sha256"]
+    assert results["sha256"] == manifest["sha256"]["compact.onnx"]
+    assert manifest["classes"] == list(CLASSES)
+    assert {"figshare", "kaggle", "healthy", "start"} <= set(manifest["credits"])
+    assert "no medical device" in manifest["intended_use"]
+
+
+def test_recorded_figures_follow_from_the_recorded_predictions():
+    pd = pytest.importorskip("pandas")
+    scored = pd.read_csv(RUN / "predictions.csv")
+    results = json.loads((COMPACT / "results.json").read_text(encoding="utf-8"))
+    figures = {f["figure"]: f for f in results["figures"]}
+    own = scored[scored["source"] == "figshare"]
+    assert set(scored["role"]) == {"test"}
+    assert figures["Dice, figshare"]["value"] == pytest.approx(own["dice"].mean(), abs=1e-4)
+    assert figures["class accuracy, figshare"]["value"] == pytest.approx((own["class"] == own["predicted"]).mean(), abs=1e-9)
+    missed = own["predicted"] == "no_tumor"
+    assert (own.loc[missed, "dice"] == 0).all()
+
+
+def test_the_split_of_the_data_is_the_recorded_one(shared_data):
+    from brain_tumor.splits import read_data, split_hash
+    run = json.loads((RUN / "run.json").read_text(encoding="utf-8"))
+    assert split_hash(read_data(shared_data, copies=True)) == run["split_sha256"]
+
+
+def test_onnx_says_what_keras_says(squares):
+    pytest.importorskip("tensorflow", reason="TensorFlow comes with the extra `workbook`")
+    from brain_tumor.compact import rebuild, with_probabilities
+    engine = load_engine("compact")
+    model = with_probabilities(rebuild(COMPACT / "weights.npz"), engine.manifest["temperature"], 256)
+    wanted, outlines = model.predict(squares, verbose=0)
+    found, drawn = engine.session.run(None, {engine.input: squares})
+    assert np.ptp(wanted, axis=0).max() > 0.5, "the pictures must not all get the same answer, or this proves nothing"
+    assert np.abs(wanted - found).max() < 1e-3
+    level = engine.manifest["threshold"]
+    assert (outlines > level).any()
+    assert ((outlines > level) != (drawn > level)).mean() < 1e-3
+
+
+def test_a_changed_model_file_is_refused(tmp_path):
+    folder = tmp_path / "compact"
+    shutil.copytree(COMPACT, folder)
+    content = bytearray((folder / "compact.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "compact.onnx").write_bytes(content)
+    with pytest.raises(BrainTumorError, match="SHA-256"):
+        CompactEngine(folder)
+    (folder / "compact.onnx").unlink()
+    with pytest.raises(BrainTumorError, match="compact.onnx"):
+        CompactEngine(folder)
+
+
+def test_the_engine_answers_without_tensorflow_matplotlib_or_pandas():
+    code = ("import sys; from brain_tumor.engines import load_engine; from brain_tumor.scan import read;"
+            "from brain_tumor.phantom import samples; load_engine()(read(samples()[0]));"
+            "print([m for m in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'skimage', 'nilearn') if m in sys.modules])")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
+
+
+def test_exposure_and_frame_do_not_change_the_answer(squares):
+    engine = load_engine("compact")
+    scan = read(samples()[0])
+    plain = engine(scan)
+    dim = engine(read(np.pad(scan.pixels * 0.4, ((40, 10), (70, 30)))))
+    assert np.abs(plain.probabilities - dim.probabilities).max() < 0.05
+    inner = dim.mask[40:-10, 70:-30]
+    assert 2 * (inner & plain.mask).sum() >= 0.95 * (inner.sum() + plain.mask.sum())
+
+
+def test_a_killed_training_goes_on(tmp_path):
+    pytest.importorskip("tensorflow", reason="TensorFlow comes with the extra `workbook`")
+    pytest.importorskip("nilearn", reason="phantoms are made with nilearn")
+    from brain_tumor.phantom import write_phantoms
+    from brain_tumor.training import read_history
+    write_phantoms(tmp_path / "data" / "phantoms", n=24, seed=2)
+    command = [sys.executable, "-m", "brain_tumor", "train", "compact", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"),
+               "--weights", "none", "--size", "64", "--epochs", "3", "--batch", "4", "--resume"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(1200):
+            if read_history(tmp_path / "run" / "history.csv") or process.poll() is not None:
+                break
+            __import__("time").sleep(0.25)
+    finally:
+        process.kill()
+        process.wait()
+    done = len(read_history(tmp_path / "run" / "history.csv"))
+    assert 1 <= done
+    subprocess.run(command, check=True, capture_output=True)
+    epochs = [int(row["epoch"]) for row in read_history(tmp_path / "run" / "history.csv")]
+    assert epochs == [1, 2, 3]
