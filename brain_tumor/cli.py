@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PLAIN', 'TITLES', 'AXES', 'USE', 'STATUS', 'printable', 'say', 'text_table', 'table_line', 'inputs', 'spacing_of',
            'slice_of', 'axis_of', 'run_analyze', 'with_bar', 'TableOutput', 'complain', 'JsonOutput', 'CsvOutput',
-           'dice', 'demo_line', 'run_demo', 'demo_results', 'add_train', 'run_train', 'add_analyze', 'add_demo',
-           'build_parser', 'main']
+           'demo_line', 'run_demo', 'demo_results', 'add_train', 'run_train', 'add_analyze', 'add_demo', 'build_parser',
+           'main']
 
 # %% ../nbs/60_cli.ipynb #c009
 import argparse
@@ -159,7 +159,7 @@ class TableOutput:
         complain(self, result)
 
     def end(self, out: str | None) -> None:
-        from brain_tumor.analysis import INTENDED_USE
+        from brain_tumor.scan import INTENDED_USE
 
         say(text_table(TITLES, self.lines))
         for note, count in self.notes.items():
@@ -224,33 +224,26 @@ class CsvOutput:
         pass
 
 # %% ../nbs/60_cli.ipynb #c032
-def dice(
-    found: "np.ndarray",  # bool, H x W
-    truth: "np.ndarray",  # bool, H x W
-) -> float:  # 0 (apart) to 1 (equal); 1 where both are empty
-    "Dice coefficient 2|A∩B| / (|A| + |B|) of two masks."
-    total = int(found.sum()) + int(truth.sum())
-    return 1.0 if total == 0 else 2 * int((found & truth).sum()) / total
-
-# %% ../nbs/60_cli.ipynb #c034
 def demo_line(
     result,  # an Analysis of a sample
     truth,  # its SampleTruth
 ) -> list[str]:  # cells of the demo's table
     "One sample: the truth, the answer, and how well the outlines agree."
     from brain_tumor.morphology import measure
+    from brain_tumor.reports import dice
 
     size = lambda features: f"{features.surface:.2f} cm²" if features else "none"
     true_size = size(measure(truth.mask, truth.spacing) if truth.mask.any() else None)
     names = [name.replace("_", " ") for name in (truth.tumor, result.predicted_class)]
     return [result.source, *names, f"{result.confidence:.0%}", true_size, size(result.features), f"{dice(result.mask, truth.mask):.2f}"]
 
-# %% ../nbs/60_cli.ipynb #c036
+# %% ../nbs/60_cli.ipynb #c034
 def run_demo(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
     "Analyse the bundled samples, print truth and answer, write files and one page."
-    from brain_tumor.analysis import INTENDED_USE, report, row, write_csv
+    from brain_tumor.analysis import report, row, write_csv
+    from brain_tumor.scan import INTENDED_USE
 
     out = Path(args.out)
     results, truths = zip(*demo_results(args.engine, out))
@@ -278,7 +271,7 @@ def demo_results(
         where = {} if truth.slice is None else {"slice": truth.slice, "axis": 2}
         yield analyze(path, spacing=spacing, engine=engine, **where).save(out), truth
 
-# %% ../nbs/60_cli.ipynb #c040
+# %% ../nbs/60_cli.ipynb #c038
 def add_train(
     parser: argparse.ArgumentParser,  # of `brain_tumor train`
 ) -> None:
@@ -301,7 +294,7 @@ def run_train(
         return 2
     return 0
 
-# %% ../nbs/60_cli.ipynb #c042
+# %% ../nbs/60_cli.ipynb #c040
 def add_analyze(
     parser: argparse.ArgumentParser,  # of `brain_tumor analyze`
 ) -> None:
@@ -325,7 +318,7 @@ def add_demo(
     parser.add_argument("--engine", default="compact", help="name of a model or folder of a trained one (default: compact)")
     parser.set_defaults(run=run_demo)
 
-# %% ../nbs/60_cli.ipynb #c043
+# %% ../nbs/60_cli.ipynb #c041
 USE = (
     "Class, outline and sizes of a tumour in MRI slices of the brain (T1-weighted, contrast-enhanced). "
     "Research and teaching only; not a medical device."
@@ -347,7 +340,7 @@ def build_parser(
         add_train(parts["train"])
     return parser
 
-# %% ../nbs/60_cli.ipynb #c044
+# %% ../nbs/60_cli.ipynb #c042
 def main(
     argv: list[str] | None = None,  # words after the program's name; None: the real ones
 ) -> int:  # exit status

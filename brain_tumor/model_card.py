@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
-from .compact import dice, read_grey
-from .reports import calibration_error, interval
+from .compact import read_grey
+from .reports import calibration_error, dice, interval
 from .scan import BrainTumorError, CLASSES, read
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ def test_manifest_run_and_results_speak_of_the_same_split_and_model():
     assert results["sha256"] == manifest["sha256"]["compact.onnx"]
     assert manifest["classes"] == list(CLASSES)
     assert {"figshare", "kaggle", "healthy", "start"} <= set(manifest["credits"])
-    assert "no medical device" in manifest["intended_use"]
+    assert "not a medical device" in manifest["intended_use"]
 
 
 def test_recorded_figures_follow_from_the_recorded_predictions():
