@@ -1,0 +1,196 @@
+"""The benchmark measures what it says it measures. No clock is asked here: only what is run and how it is judged."""
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from bench import run, scans
+from brain_tumor.scan import read
+
+ROOT = Path(__file__).resolve().parent.parent
+needs_keras = pytest.mark.skipif(find_spec("tensorflow") is None, reason="needs TensorFlow")
+TINY = run.Settings(rounds=1, burst=1, starts=1, folders=1, scans=7, distinct=2)
+
+# Without a top, as keras.io lists them (https://keras.io/api/applications, sizes given there with the top).
+BODIES = {"Xception": (20_861_480, 2048), "InceptionV3": (21_802_784, 2048), "ResNet50": (23_587_712, 2048), "VGG19": (20_024_384, 512)}
+
+
+def dense(into, out):
+    return into * out + out
+
+
+def block(into, out):
+    """Weights of a residual block, by hand: two 3x3 convolutions, two batch norms of four vectors, a 1x1 shortcut."""
+    return (9 * into + 1) * out + (9 * out + 1) * out + 2 * 4 * out + (into + 1) * out
+
+
+@needs_keras
+@pytest.mark.parametrize("name", BODIES)
+def test_backbones_are_the_thesis_networks(name):
+    from bench import thesis
+
+    body, features = BODIES[name]
+    model = thesis.backbone(name)
+    assert model.count_params() == body + dense(features, 128) + dense(128, 4)
+    side = thesis.BACKBONES[name]
+    assert model.input_shape == (None, side, side, 3) and model.output_shape == (None, 4)
+    assert [type(layer).__name__ for layer in model.layers[-6:]] == [
+        "GlobalMaxPooling2D", "Flatten", "Dropout", "Dense", "Dropout", "Dense"]
+    assert [model.layers[-4].rate, model.layers[-2].rate] == [0.3, 0.25]
+
+
+@needs_keras
+def test_stacking_and_resunet_are_the_thesis_networks():
+    from bench import thesis
+
+    assert thesis.stacking().count_params() == dense(16, 64) + dense(64, 32) + dense(32, 4)
+    model = thesis.resunet()
+    down = block(3, 64) + block(64, 128) + block(128, 256) + block(256, 512) + block(512, 1024)
+    up = block(1024 + 512, 512) + block(512 + 256, 256) + block(256 + 128, 128) + block(128 + 64, 64)
+    assert model.count_params() == down + up + 64 + 1
+    assert model.output_shape == (None, 256, 256, 1)
+    assert model.get_layer(index=-1).activation.__name__ == "sigmoid"
+
+
+@needs_keras
+def test_a_scan_goes_through_all_six_networks():
+    import keras
+    from bench import thesis
+
+    keras.utils.set_random_seed(1)
+    networks = thesis.Thesis.__new__(thesis.Thesis)
+    networks.backbones = [thesis.backbone("VGG19", 32), thesis.backbone("ResNet50", 32)] * 2
+    networks.stacking, networks.resunet = thesis.stacking(), thesis.resunet(32, (4, 8))
+    picture = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
+    probabilities, mask = networks.analyse([picture] * 4, picture)
+    assert probabilities.shape == (4,) and probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert mask.shape == (32, 32) and 0 < mask.min() < mask.max() < 1
+    own = np.hstack([model(picture) for model in networks.backbones])
+    assert probabilities == pytest.approx(np.asarray(networks.stacking(own))[0], abs=1e-4)
+
+
+def test_pictures_for_the_thesis_networks_are_the_scan_in_colour():
+    from bench.thesis import Thesis
+
+    pictures, scan = Thesis.inputs(None, np.full((40, 60), 0.25, np.float32))
+    assert [picture.shape for picture in pictures] == [(1, 299, 299, 3)] * 2 + [(1, 224, 224, 3)] * 2
+    assert scan.shape == (1, 256, 256, 3) and scan.dtype == np.float32
+    assert all(np.allclose(picture, 0.25) for picture in (*pictures, scan))
+
+
+# Judging
+
+def test_ratios_are_of_medians_and_their_range_of_pairs():
+    assert run.compare([2.0, 8.0, 30.0], [1.0, 2.0, 3.0]) == {"ratio": 4.0, "lowest": 2.0, "highest": 10.0}
+    with pytest.raises(ValueError):
+        run.compare([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize("value, bounds, met, reached", [
+    (61, {"least": 60, "aim": 100}, True, False), (59, {"least": 60, "aim": 100}, False, False),
+    (120, {"least": 60, "aim": 100}, True, True), (2.5, {"most": 3, "aim": 2}, True, False),
+    (3.1, {"most": 3, "aim": 2}, False, False), (1.9, {"most": 3, "aim": 2}, True, True), (5, {}, None, None)])
+def test_a_bound_is_a_floor_or_a_ceiling(value, bounds, met, reached):
+    line = run.judge("it", {"ratio": value, "lowest": value, "highest": value}, **bounds)
+    assert (line["met"], line["aim_met"]) == (met, reached)
+    assert ("MISSED" in run.shown(line)) == (met is False)
+
+
+def test_a_missed_bound_is_said_and_is_no_failure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "python", lambda *words: (9.0 if "brain_tumor" in words[-1] else 1.0, ""))
+    assert run.main(["--quick", "--parts", "import", "start", "--out", str(tmp_path / "record.json")]) == 0
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert [line["ratio"] for line in record["table"]] == [9.0, 9.0]
+    assert [line["met"] for line in record["table"]] == [False, False]
+    assert capsys.readouterr().out.count("MISSED") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_the_record_names_libraries_and_no_place(monkeypatch):
+    monkeypatch.setattr(run, "python", lambda *words: (1.0, ""))
+    record = run.run(TINY, ["import"])
+    found = record["surroundings"]
+    assert found["libraries"]["numpy"] == np.__version__ and found["processors"] >= 1
+    text = json.dumps(record)
+    assert str(ROOT) not in text and str(Path.home()) not in text and sys.prefix not in text
+
+
+def test_both_sides_take_turns_after_one_uncounted_run_each(monkeypatch):
+    ran = []
+    monkeypatch.setattr(run, "python", lambda *words: (ran.append(words[-1]), (1.0, ""))[1])
+    run.processes(run.Settings(starts=3), "it", "a", "b")
+    assert ran == ["a", "b"] * 4
+
+
+def test_a_process_that_fails_stops_the_run():
+    with pytest.raises(SystemExit, match="no such module|No module named"):
+        run.python("-c", "import no_such_module")
+
+
+# The processes that are timed
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("nilearn")
+    return scans.make_folder(tmp_path_factory.mktemp("bench") / "scans-7", TINY.scans, TINY.distinct)
+
+
+def test_the_folder_mixes_formats_and_sizes_and_is_made_once(folder):
+    found = sorted(folder.iterdir())
+    assert len(found) == 7 and {path.suffix for path in found} == set(scans.FORMATS)
+    read_back = [read(path) for path in found]
+    assert {scan.pixels.shape[0] for scan in read_back} == set(scans.SIZES[:2])
+    assert all((scan.spacing is not None) == (scan.format == "DICOM") for scan in read_back)
+    one = {scan.format: scan.pixels for scan in read_back if scan.pixels.shape[0] == scans.SIZES[0]}
+    assert abs(one["PNG"] - one["DICOM"] * (one["PNG"].max() - one["PNG"].min()) - one["PNG"].min()).max() < 0.01
+    assert cv2.PSNR(one["PNG"], one["JPEG"], 1.0) > 30
+    before = [path.stat().st_mtime_ns for path in found]
+    assert scans.make_folder(folder.parent, TINY.scans, TINY.distinct) == folder
+    assert [path.stat().st_mtime_ns for path in found] == before
+
+
+def test_prepared_scans_are_what_the_engine_shows_its_network(folder):
+    from brain_tumor.preprocessing import prepare
+
+    squares = scans.prepared(folder, 64, 3)
+    assert squares.shape == (3, 64, 64, 1)
+    assert np.array_equal(squares[1, ..., 0], prepare(read(sorted(folder.iterdir())[1]).pixels, 64)[0])
+
+
+needs_model = pytest.mark.skipif(not (ROOT / "brain_tumor/models/compact/manifest.json").is_file(), reason="needs the packed network")
+
+
+@needs_model
+def test_the_folder_and_the_network_alone_do_all_scans_without_tensorflow(folder, tmp_path):
+    ours = run.work("folder", folder, tmp_path / "out", "compact")
+    assert (ours["scans"], ours["refused"], ours["tensorflow"]) == (7, 0, False)
+    assert len(list((tmp_path / "out").glob("*_mask.png"))) == 7
+    assert (tmp_path / "out" / "results.csv").read_text(encoding="utf-8").count("\n") == 8
+    assert 0 < ours["rss_early"] <= ours["peak"]
+    theirs = run.work("network", folder, 7, ours["batch_size"], "compact")
+    assert (theirs["scans"], theirs["batch_size"]) == (7, ours["batch_size"])
+
+
+@needs_model
+def test_analyze_is_timed_without_tensorflow_and_all_the_way_to_sizes():
+    with run.Worker("analyse", "compact") as worker:
+        assert not worker.ready["tensorflow"] and worker.ready["measured"]
+        assert {"analyze", "network"} <= set(worker.ready["jobs"])
+        assert len(worker.seconds("analyze", 3)) == 3
+
+
+def test_memory_is_in_megabytes():
+    code = "from bench.workers import memory; a = memory(); b = bytearray(b'x') * 200_000_000; print(*a, *memory())"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    now, peak, later, later_peak = map(float, out.split())
+    assert 190 < later - now < 260 and later_peak >= later - 1 and 5 < now <= peak + 1
+
+
+@pytest.mark.parametrize("line", [line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "bench/" in line])
+def test_make_bench_calls_a_file_that_is_there(line):
+    assert (ROOT / line.split()[1]).is_file()
