@@ -6,7 +6,7 @@ RUN    ?= runs/compact
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab docs readme bench data train-compact clean install install-all
+.PHONY: help demo test lab docs readme bench train-compact clean install install-all
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,9 +30,6 @@ readme: install-all  ## write README.md from nbs/index.ipynb
 
 bench: install-all  ## measure speed, as ratios in one run
 	$(BIN)/python bench/run.py
-
-data: install  ## say how to get the public data, and fetch what can be fetched
-	$(BIN)/brain_tumor data
 
 train-compact: install-all  ## train the network that ships: make train-compact DATA=folder RUN=folder
 	$(BIN)/brain_tumor train compact --data $(DATA) --out $(RUN)
