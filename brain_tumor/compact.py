@@ -424,13 +424,12 @@ def to_onnx(
 # %% ../nbs/40_compact.ipynb #c055
 def halve(
     graph,  # onnx.GraphProto, changed in place
-    least: int = 256,  # smaller arrays stay as they are
 ) -> None:
-    "Store large float32 constants as float16 and cast them back, which the runtime does once, when it loads."
+    "Store kernels as float16 and cast them back, which the runtime does once, when it loads; biases stay as they are."
     from onnx import TensorProto, helper, numpy_helper
     casts = []
     for i, constant in enumerate(graph.initializer):
-        if constant.data_type == TensorProto.FLOAT and np.prod(constant.dims) >= least:
+        if constant.data_type == TensorProto.FLOAT and sum(side > 1 for side in constant.dims) > 1:
             half = numpy_helper.from_array(numpy_helper.to_array(constant).astype(np.float16), constant.name + "_half")
             casts.append(helper.make_node("Cast", [half.name], [constant.name], to=TensorProto.FLOAT))
             graph.initializer[i].CopyFrom(half)

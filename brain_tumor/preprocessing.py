@@ -126,7 +126,7 @@ class Augmentation:
 def random_affine(
     size_in: int,  # side of the square that comes
     size_out: int,  # side of the square that goes
-    rng: np.random.Generator,  # source of chance
+    rng: "np.random.Generator",  # source of chance
     how: Augmentation = Augmentation(),  # bounds
 ) -> np.ndarray:  # 2 x 3, maps the square that comes onto the one that goes
     "Draw a rotation, zoom, shift and mirror image within the bounds, as one matrix."
@@ -142,7 +142,7 @@ def random_affine(
 # %% ../nbs/13_preprocessing.ipynb #c033
 def shade(
     picture: np.ndarray,  # size x size, 0..1
-    rng: np.random.Generator,  # source of chance
+    rng: "np.random.Generator",  # source of chance
     how: Augmentation = Augmentation(),  # bounds
 ) -> np.ndarray:
     "Change gamma, brightness and the evenness of the field."
@@ -154,7 +154,7 @@ def shade(
 # %% ../nbs/13_preprocessing.ipynb #c035
 def degrade(
     picture: np.ndarray,  # size x size, 0..1
-    rng: np.random.Generator,  # source of chance
+    rng: "np.random.Generator",  # source of chance
     how: Augmentation = Augmentation(),  # bounds
 ) -> np.ndarray:  # 0..1
     "Blur, lower the resolution, add noise and JPEG artefacts, each with its own chance."
@@ -178,7 +178,7 @@ def augment(
     picture: np.ndarray,  # size x size uint8 or float 0..1, prepared
     mask: np.ndarray | None,  # same size, 0..1 or 0/255; None: no outline known
     size: int,  # side of the result
-    rng: np.random.Generator,  # source of chance
+    rng: "np.random.Generator",  # source of chance
     how: Augmentation = Augmentation(),  # bounds
 ) -> tuple[np.ndarray, np.ndarray | None]:  # float32 0..1, and the mask as float32 0..1
     "Disturb one prepared square and its mask: same geometry, the picture's intensities on top."
