@@ -17,6 +17,7 @@ extensions = ["myst_nb", "mathml"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"     # tables in Markdown outputs
 nb_ipywidgets_js = {}
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline", "deflist"]
 myst_heading_anchors = 4
@@ -37,7 +38,7 @@ html_theme_options = {
     "footer_end": [],
     "show_nav_level": 2,
 }
-html_sidebars = {"**": ["sidebar-nav-bs"], "index": ["sidebar-nav-bs"]}
+html_sidebars = {"**": ["globaltoc.html"]}      # all chapters on each page, not only those beside it
 
 
 def setup(app):
