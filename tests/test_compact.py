@@ -130,3 +130,21 @@ def test_a_killed_training_goes_on(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     epochs = [int(row["epoch"]) for row in read_history(tmp_path / "run" / "history.csv")]
     assert epochs == [1, 2, 3]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_through_a_volume_and_its_png_get_the_same_answer(tmp_path, axis):
+    import cv2
+    nib = pytest.importorskip("nibabel")
+    from brain_tumor import analyze
+    head = read(next(p for p in samples("all") if p.name == "meningioma-axial.png")).pixels
+    volume = np.moveaxis(np.repeat(head[:, :, None], 3, 2) * [0.9, 1.0, 0.8], 2, axis)
+    nib.save(nib.Nifti1Image((volume * 900).astype(np.int16), np.diag([-0.8, 0.9, 0.7, 1])), tmp_path / "head.nii.gz")
+    slice_of_it = read(tmp_path / "head.nii.gz", slice=1, axis=axis)
+    cv2.imwrite(str(tmp_path / "slice.png"), np.rint(slice_of_it.pixels * 255).astype(np.uint8))
+    volume_says = analyze(tmp_path / "head.nii.gz", slice=1, axis=axis)
+    png_says = analyze(tmp_path / "slice.png")
+    assert volume_says.predicted_class == png_says.predicted_class
+    assert max(abs(volume_says.probabilities[c] - png_says.probabilities[c]) for c in CLASSES) < 0.02
+    assert volume_says.mask.shape == png_says.mask.shape
+    assert (volume_says.mask != png_says.mask).mean() < 0.002

@@ -110,7 +110,7 @@ def contents():
         pages = [page_name(name) for name in names if name != "index.ipynb"]
         if pages:
             option = f":caption: {caption}\n" if caption else ""
-            trees.append("```{toctree}\n:hidden:\n" + option + "\n" + "\n".join(pages) + "\n```")
+            trees.append("```{toctree}\n:hidden:\n:maxdepth: 1\n" + option + "\n" + "\n".join(pages) + "\n```")
     return nbformat.v4.new_markdown_cell("\n\n".join(trees))
 
 
