@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SKIPS', 'TOP', 'FROZEN', 'SHARES', 'CREDITS', 'encoder', 'convolve', 'decode', 'classify', 'build', 'start_from',
            'unfold_encoder', 'outline_loss', 'compile_compact', 'Pictures', 'read_grey', 'load_pictures', 'draw_epoch',
-           'epoch_batches', 'answers', 'judge', 'Recipe', 'train', 'describe_run', 'add_train_arguments',
-           'train_from_args', 'largest_part', 'mean_dice', 'options', 'rebuild', 'with_probabilities', 'to_onnx',
-           'halve', 'pack', 'write_arrays', 'write_manifest']
+           'epoch_batches', 'answers', 'overlaps', 'marks', 'Recipe', 'train', 'describe_run', 'add_train_arguments',
+           'train_from_args', 'largest_part', 'logit', 'options', 'rebuild', 'with_probabilities', 'to_onnx', 'halve',
+           'pack', 'write_manifest']
 
 # %% ../nbs/40_compact.ipynb #c004
 import json
@@ -23,7 +23,7 @@ from .reports import best_temperature, dice
 from .scan import BrainTumorError, CLASSES, INTENDED_USE, write_beside
 from .splits import read_data, split_hash
 from .training import (adamw, batches, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, surroundings,
-                                  train_epochs, unfold_batch_norm, write_json)
+                                  train_epochs, unfold_batch_norm, write_arrays, write_json)
 
 if TYPE_CHECKING:
     import keras
@@ -155,7 +155,7 @@ def compile_compact(
     slow = [v.path for layer in model.layers for v in layer.trainable_variables
             if not layer.name.startswith(("bridge", "up", "outline", "classes"))]
     classes = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.03)
-    model.compile(adamw(lambda step: rate, slow), [classes, outline_loss], jit_compile=False)
+    model.compile(adamw(rate, slow), [classes, outline_loss], jit_compile=False)
 
 # %% ../nbs/40_compact.ipynb #c025
 @dataclass
@@ -244,23 +244,31 @@ def answers(
     parts = [model.predict_on_batch(pictures[i:i + batch, ..., None].astype(np.float32) / np.float32(255)) for i in range(0, len(pictures), batch)]
     return np.concatenate([c for c, _ in parts]), np.concatenate([m[..., 0].astype(np.float16) for _, m in parts])
 
+# %% ../nbs/40_compact.ipynb #c037a
+def overlaps(
+    masks: np.ndarray,  # (N, S, S) bool, found
+    named: np.ndarray,  # (N,) class index the network gave
+    data: Pictures,  # the truth
+) -> dict[int, float]:  # row -> Dice, for the tumours of the sets with outlines of their own
+    "Dice of each slice with a tumour; a missed one counts 0."
+    tumour = (data.table["source"] != "kaggle").to_numpy() & data.masks.any((1, 2))
+    nothing = CLASSES.index("no_tumor")
+    return {int(i): dice(masks[i] & (named[i] != nothing), data.masks[i] > 127) for i in np.flatnonzero(tumour)}
+
 # %% ../nbs/40_compact.ipynb #c037
-def judge(
-    model: "keras.Model",  # from `build`
-    data: Pictures,  # validation pictures
+def marks(
+    logits: np.ndarray,  # (N, 4), from `answers`
+    outlines: np.ndarray,  # (N, S, S), from `answers`
+    data: Pictures,  # the truth
     level: float = 0.0,  # logit above which a pixel is tumour
 ) -> dict:  # accuracy by source, Dice overall and by class, and their sum `score`
-    "Measure the network on validation, on the prepared squares."
-    logits, outlines = answers(model, data.pictures)
-    guess = logits.argmax(1)
-    right, tumour = guess == data.labels, data.labels != CLASSES.index("no_tumor")
-    scored = np.flatnonzero(tumour & data.outlined & data.masks.any((1, 2)))
-    overlap = {i: dice((outlines[i] > level) & (guess[i] != CLASSES.index("no_tumor")), data.masks[i] > 127) for i in scored}
+    "Mark a network's answers on the prepared squares."
+    named = logits.argmax(1)
+    right, overlap = named == data.labels, overlaps(outlines > level, named, data)
     result = {f"accuracy_{source}": float(right[data.table["source"] == source].mean()) for source in sorted(set(data.table["source"]))}
-    main = [i for i in scored if data.table["source"][i] != "kaggle"]
-    result["dice"] = float(np.mean([overlap[i] for i in main]))
-    for label in sorted({int(data.labels[i]) for i in main}):
-        result[f"dice_{CLASSES[label]}"] = float(np.mean([overlap[i] for i in main if data.labels[i] == label]))
+    result["dice"] = float(np.mean(list(overlap.values())))
+    for label in sorted({int(data.labels[i]) for i in overlap}):
+        result[f"dice_{CLASSES[label]}"] = float(np.mean([d for i, d in overlap.items() if data.labels[i] == label]))
     result["score"] = result["dice"] + float(np.mean([v for k, v in result.items() if k.startswith("accuracy")]))
     return result
 
@@ -301,7 +309,7 @@ def train(
     data_of = lambda epoch: epoch_batches(sides["train"], epoch, side(epoch), recipe.batch, recipe.seed, recipe.augmentation)
     total = sum(len(data_of(epoch)) for epoch in range(recipe.epochs))
     rate = lambda step: cosine_rate(step, total, recipe.rate, min(recipe.warmup, total // 5))
-    history = train_epochs(model, data_of, recipe.epochs, rate, out, lambda m: judge(m, sides["validation"]), resume=resume)
+    history = train_epochs(model, data_of, recipe.epochs, rate, out, lambda m: marks(*answers(m, sides["validation"].pictures), sides["validation"]), resume=resume)
     return history[-1]
 
 # %% ../nbs/40_compact.ipynb #c041
@@ -354,34 +362,31 @@ def largest_part(
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     return mask if count < 3 else parts == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
 
-# %% ../nbs/40_compact.ipynb #c049
-def mean_dice(
-    masks: np.ndarray,  # (N, S, S) bool, found
-    named: np.ndarray,  # (N,) class index the network gave
-    data: Pictures,  # the truth
-) -> float:
-    "Mean Dice over the slices of the sets with outlines of their own; a missed tumour counts 0."
-    tumour = (data.table["source"] != "kaggle").to_numpy() & data.masks.any((1, 2))
-    nothing = CLASSES.index("no_tumor")
-    return float(np.mean([dice(masks[i] & (named[i] != nothing), data.masks[i] > 127) for i in np.flatnonzero(tumour)]))
+# %% ../nbs/40_compact.ipynb #c050a
+def logit(
+    p: float,  # probability, above 0 and below 1
+) -> np.float64:
+    "What the sigmoid turns into this probability."
+    return np.log(p / (1 - p))
 
 # %% ../nbs/40_compact.ipynb #c050
 def options(
     model: "keras.Model",  # trained
     data: Pictures,  # validation
+    logits: np.ndarray,  # (N, 4), its answers to these pictures
+    outlines: np.ndarray,  # (N, S, S), likewise
     levels: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6),  # thresholds to try
 ) -> list[dict]:  # one row an option: name, threshold, Dice
     "Measure thresholds, the largest part alone and mirror averaging on validation."
-    logits, outlines = answers(model, data.pictures)
     mirrored = answers(model, np.ascontiguousarray(data.pictures[:, :, ::-1]))
     named, together = logits.argmax(1), (logits + mirrored[0]).argmax(1)
-    logit = lambda p: np.log(p / (1 - p))
-    rows = [{"option": "threshold", "threshold": p, "dice": mean_dice(outlines > logit(p), named, data)} for p in levels]
+    mean_dice = lambda masks, named: float(np.mean(list(overlaps(masks, named, data).values())))
+    rows = [{"option": "threshold", "threshold": p, "dice": mean_dice(outlines > logit(p), named)} for p in levels]
     best = max(rows, key=lambda row: row["dice"])["threshold"]
     parts = np.stack([largest_part(m) for m in outlines > logit(best)])
     both = (outlines.astype(np.float32) + mirrored[1][:, :, ::-1]) / 2 > logit(best)
-    return rows + [{"option": "largest part alone", "threshold": best, "dice": mean_dice(parts, named, data)},
-                   {"option": "mirror averaging", "threshold": best, "dice": mean_dice(both, together, data)}]
+    return rows + [{"option": "largest part alone", "threshold": best, "dice": mean_dice(parts, named)},
+                   {"option": "mirror averaging", "threshold": best, "dice": mean_dice(both, together)}]
 
 # %% ../nbs/40_compact.ipynb #c052
 def rebuild(
@@ -461,21 +466,12 @@ def pack(
     model, size = rebuild(out / "weights.npz"), settings["recipe"]["size"]
     table = read_data(data)
     validation = load_pictures(table[table["role"] == "validation"], size)
-    measured = options(model, validation)
-    logits, _ = answers(model, validation.pictures)
+    logits, outlines = answers(model, validation.pictures)
+    measured = options(model, validation, logits, outlines)
     chosen = {"temperature": best_temperature(logits, validation.labels),
               "threshold": max(measured[:-2], key=lambda row: row["dice"])["threshold"], "options": measured}
     to_onnx(with_probabilities(model, chosen["temperature"], size), out / "compact.onnx")
-    return write_manifest(out, settings, chosen, judge(model, validation, float(np.log(chosen["threshold"] / (1 - chosen["threshold"])))))
-
-# %% ../nbs/40_compact.ipynb #c058
-def write_arrays(
-    path: str | Path,  # npz file
-    arrays: dict[str, np.ndarray],  # by name
-) -> None:
-    "Write named arrays to one npz file, in one step."
-    with write_beside(path) as beside, open(beside, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    return write_manifest(out, settings, chosen, marks(logits, outlines, validation, float(logit(chosen["threshold"]))))
 
 # %% ../nbs/40_compact.ipynb #c059
 def write_manifest(

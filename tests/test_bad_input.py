@@ -15,10 +15,9 @@ import nrrd
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
+from dicoms import dicom, in_bytes
 from brain_tumor.scan import BrainTumorError, expand, read, write_beside
 
 
@@ -48,27 +47,6 @@ def smooth():
 def encoded(values, kind, **options):
     out = io.BytesIO()
     Image.fromarray(values).save(out, kind, **options)
-    return out.getvalue()
-
-
-def dicom(stored, **tags):
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = tags.pop("syntax", ExplicitVRLittleEndian)
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, "1.2.3"
-    data = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    data.SOPClassUID, data.SOPInstanceUID = MRImageStorage, "1.2.3"
-    data.Rows, data.Columns = stored.shape
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
-    data.BitsAllocated = data.BitsStored = 8 * stored.dtype.itemsize
-    data.HighBit, data.PixelData = data.BitsStored - 1, stored.tobytes()
-    for keyword, value in tags.items():
-        setattr(data, keyword, value)
-    return data
-
-
-def in_bytes(data):
-    out = io.BytesIO()
-    data.save_as(out, enforce_file_format=True)
     return out.getvalue()
 
 

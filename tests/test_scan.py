@@ -13,11 +13,12 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit,
-                         MRImageStorage, RLELossless)
+                         RLELossless)
 
+from dicoms import dicom, in_bytes
 from brain_tumor.scan import AXES, CLASSES, BrainTumorError, Scan, expand, is_batch, read, write_beside
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,29 +31,6 @@ def picture():
     head = ((r - 45) / 42) ** 2 + ((c - 35) / 32) ** 2 < 1
     values = (40 + r + c // 2) * head + 60 * ((r - 25) ** 2 + (c - 45) ** 2 < 64)
     return np.round(values / values.max() * 255).astype(np.uint8)
-
-
-def dicom(stored, **tags):
-    """A small MR image in memory."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = tags.pop("syntax", ExplicitVRLittleEndian)
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, "1.2.3"
-    data = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    data.SOPClassUID, data.SOPInstanceUID, data.Modality = MRImageStorage, "1.2.3", "MR"
-    data.Rows, data.Columns = stored.shape[-2:]
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.PixelRepresentation = int(stored.dtype.kind == "i")
-    data.BitsAllocated = data.BitsStored = 8 * stored.dtype.itemsize
-    data.HighBit, data.PixelData = data.BitsStored - 1, stored.tobytes()
-    for keyword, value in tags.items():
-        setattr(data, keyword, value)
-    return data
-
-
-def in_bytes(data):
-    out = io.BytesIO()
-    data.save_as(out, enforce_file_format=True)
-    return out.getvalue()
 
 
 def volume_of(picture, layers=5, at=2):
