@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SKIPS', 'TOP', 'FROZEN', 'SHARES', 'CREDITS', 'encoder', 'convolve', 'decode', 'classify', 'build', 'start_from',
            'unfold_encoder', 'outline_loss', 'compile_compact', 'Pictures', 'read_grey', 'load_pictures', 'draw_epoch',
-           'epoch_batches', 'answers', 'overlaps', 'marks', 'Recipe', 'train', 'describe_run', 'add_train_arguments',
-           'train_from_args', 'largest_part', 'logit', 'options', 'rebuild', 'with_probabilities', 'to_onnx', 'halve',
-           'pack', 'write_manifest']
+           'grafter', 'epoch_batches', 'answers', 'overlaps', 'marks', 'Recipe', 'train', 'describe_run',
+           'add_train_arguments', 'train_from_args', 'largest_part', 'logit', 'options', 'rebuild',
+           'with_probabilities', 'to_onnx', 'halve', 'pack', 'write_manifest']
 
 # %% ../nbs/40_compact.ipynb #c004
 import json
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .preprocessing import Augmentation, augment, into_square, prepare
+from .preprocessing import Augmentation, augment, graft, into_square, prepare
 from .reports import best_temperature, dice
 from .scan import BrainTumorError, CLASSES, INTENDED_USE, write_beside
 from .splits import read_data, split_hash
-from .training import (adamw, batches, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, surroundings,
+from .training import (adamw, batches, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, surroundings, through_torch,
                                   train_epochs, unfold_batch_norm, write_arrays, write_json)
 
 if TYPE_CHECKING:
@@ -149,13 +149,14 @@ def outline_loss(
 def compile_compact(
     model: "keras.Model",  # from `build`
     rate: float,  # first learning rate
+    decay: float = 0.02,  # weight decay
 ) -> None:
     "Give the network its losses and its optimiser: the encoder takes half steps."
     import keras
     slow = [v.path for layer in model.layers for v in layer.trainable_variables
             if not layer.name.startswith(("bridge", "up", "outline", "classes"))]
     classes = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.03)
-    model.compile(adamw(rate, slow), [classes, outline_loss], jit_compile=False)
+    model.compile(adamw(rate, slow, decay=decay), [classes, outline_loss], jit_compile=False)
 
 # %% ../nbs/40_compact.ipynb #c025
 @dataclass
@@ -214,6 +215,26 @@ def draw_epoch(
     whole = np.floor(times + rng.random(len(times))).astype(int)
     return rng.permutation(np.repeat(np.arange(len(table)), whole))
 
+# %% ../nbs/40_compact.ipynb #c030b
+def grafter(
+    data: Pictures,  # training pictures
+    share: float,  # probability that a glioma is grafted, 0..1
+):  # (row, rng) -> picture and mask, uint8: the row's own, or its tumour in another head
+    "Choose hosts for gliomas: slices in the same plane of another patient with a glioma, or of a healthy head, one time in two."
+    table, filled = data.table, data.masks.any((1, 2))
+    glioma = (table["class"] == "glioma").to_numpy() & filled & table["plane"].notna().to_numpy()
+    healthy = (table["class"] == "no_tumor").to_numpy() & table["plane"].notna().to_numpy()
+    plane, group = table["plane"].to_numpy(), table["group"].to_numpy()
+    own = lambda row: (data.pictures[row], data.masks[row])
+
+    def choose(row, rng):
+        if not glioma[row] or rng.random() >= share:
+            return own(row)
+        kind = healthy if rng.random() < 0.5 else glioma
+        hosts = np.flatnonzero(kind & (plane == plane[row]) & (group != group[row]))
+        return own(row) if not len(hosts) else graft(*own(rng.choice(hosts)), *own(row), rng) or own(row)
+    return choose
+
 # %% ../nbs/40_compact.ipynb #c031
 def epoch_batches(
     data: Pictures,  # training pictures
@@ -222,13 +243,15 @@ def epoch_batches(
     batch: int = 16,  # pictures a step
     seed: int = 0,  # of the run
     how: Augmentation = Augmentation(),  # bounds of the disturbance
+    grafts: float = 0.3,  # share of the gliomas that are put into another head
 ) -> "keras.utils.PyDataset":
     "An epoch's disturbed batches; the same epoch and seed give the same pictures."
-    rows = draw_epoch(data.table, epoch, seed)
+    rows, choose = draw_epoch(data.table, epoch, seed), grafter(data, grafts)
 
     def load(number):
         chosen = rows[number * batch:(number + 1) * batch]
-        pairs = [augment(data.pictures[i], data.masks[i], size, np.random.default_rng([seed, epoch, number, k]), how) for k, i in enumerate(chosen)]
+        chances = [np.random.default_rng([seed, epoch, number, k]) for k in range(len(chosen))]
+        pairs = [augment(*choose(i, rng), size, rng, how) for i, rng in zip(chosen, chances)]
         x, masks = (np.stack(part)[..., None] for part in zip(*pairs))
         one_hot = np.eye(len(CLASSES), dtype=np.float32)[data.labels[chosen]]
         return x, (one_hot, masks), (np.ones(len(chosen), np.float32), data.outlined[chosen].astype(np.float32))
@@ -276,13 +299,15 @@ def marks(
 @dataclass(frozen=True)
 class Recipe:
     "All settings of a run; they go into its run.json."
-    epochs: int = 15
-    small_epochs: int = 10  # of them, on squares of `small`
+    epochs: int = 44
+    small_epochs: int = 22  # of them, on squares of `small`
     small: int = 192
     size: int = 256
     batch: int = 16
     rate: float = 1.2e-3
+    decay: float = 0.02
     warmup: int = 150
+    grafts: float = 0.3
     seed: int = 0
     augmentation: Augmentation = Augmentation()
 
@@ -295,6 +320,7 @@ def train(
     resume: bool = False,  # go on from the last whole epoch
 ) -> dict:  # the last epoch's line of the history
     "Train the compact network; afterwards the run folder holds run.json, history.csv and best.weights.npz."
+    import keras
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     seed_everything(recipe.seed)
@@ -303,10 +329,12 @@ def train(
     model = build()
     step = max(len(sides["train"].pictures) // 64, 1)
     filled = start_from(model, weights, sides["train"].pictures[::step, ::2, ::2, None][:64].astype(np.float32) / 255)
-    compile_compact(model, recipe.rate)
+    compile_compact(model, recipe.rate, recipe.decay)
+    if keras.backend.backend() == "torch":
+        through_torch(model)
     write_json(out / "run.json", describe_run(recipe, weights, filled, everything, table, model))
     side = lambda epoch: recipe.small if epoch < recipe.small_epochs else recipe.size
-    data_of = lambda epoch: epoch_batches(sides["train"], epoch, side(epoch), recipe.batch, recipe.seed, recipe.augmentation)
+    data_of = lambda epoch: epoch_batches(sides["train"], epoch, side(epoch), recipe.batch, recipe.seed, recipe.augmentation, recipe.grafts)
     total = sum(len(data_of(epoch)) for epoch in range(recipe.epochs))
     rate = lambda step: cosine_rate(step, total, recipe.rate, min(recipe.warmup, total // 5))
     history = train_epochs(model, data_of, recipe.epochs, rate, out, lambda m: marks(*answers(m, sides["validation"].pictures), sides["validation"]), resume=resume)
@@ -322,10 +350,11 @@ def describe_run(
     model: "keras.Model",  # built
 ) -> dict:
     "What run.json says before the first epoch."
+    import keras
     counts = table.groupby(["source", "role"]).size()
     return {"network": "compact", "protocol": "project split (role), by group", "split_sha256": split_hash(everything),
             "start": Path(weights).name if weights else None, "start_layers": filled, "recipe": asdict(recipe),
-            "parameters": model.count_params(), "pictures": {f"{s}/{r}": int(n) for (s, r), n in counts.items()},
+            "parameters": model.count_params(), "backend": keras.backend.backend(), "pictures": {f"{s}/{r}": int(n) for (s, r), n in counts.items()},
             "groups": {role: int(n) for role, n in table.groupby("role")["group"].nunique().items()}, "surroundings": surroundings()}
 
 # %% ../nbs/40_compact.ipynb #c044

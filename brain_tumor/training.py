@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['write_json', 'write_arrays', 'append_history', 'read_history', 'surroundings', 'seed_everything', 'cosine_rate',
            'batch_norm_after', 'fill_folded', 'fold_batch_norm', 'unfold_batch_norm', 'adamw', 'save_state',
-           'load_state', 'save_weights', 'load_weights', 'averaged', 'step_callback', 'train_epochs', 'batches']
+           'load_state', 'save_weights', 'load_weights', 'averaged', 'step_callback', 'train_epochs', 'same_padding',
+           'torch_convolution', 'torch_normalisation', 'torch_rules', 'through_torch', 'half_precision_helps',
+           'batches']
 
 # %% ../nbs/20_training.ipynb #c004
 import csv
@@ -321,6 +323,101 @@ def train_epochs(
         save_state(state, model, epoch + 1)
     steps.close()
     return read_history(history)
+
+# %% ../nbs/20_training.ipynb #c042b
+def same_padding(
+    x,  # (N, C, H, W) tensor
+    kernel: tuple[int, int],  # its sides
+    stride: tuple[int, int],  # of the convolution
+):  # the tensor, padded where the two sides differ, and the even padding that is left to do
+    "TensorFlow's padding \"same\": an odd rest goes to the right and the bottom."
+    from torch.nn.functional import pad
+    height, width = (max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(x.shape[2:], kernel, stride))
+    if height % 2 == 0 and width % 2 == 0:
+        return x, (height // 2, width // 2)
+    return pad(x, (width // 2, width - width // 2, height // 2, height - height // 2)), (0, 0)
+
+# %% ../nbs/20_training.ipynb #c042c
+def torch_convolution(
+    layer,  # Conv2D or DepthwiseConv2D
+    x,  # (N, C, H, W) tensor
+    training: bool,  # not used
+):  # (N, filters, H, W)
+    "A convolution with the layer's own kernel."
+    from torch.nn.functional import conv2d
+    depthwise = type(layer).__name__ == "DepthwiseConv2D"
+    x, padding = same_padding(x, layer.kernel_size, layer.strides) if layer.padding == "same" else (x, 0)
+    kernel = layer.kernel.value.permute(2, 3, 0, 1) if depthwise else layer.kernel.value.permute(3, 2, 0, 1)
+    bias = layer.bias.value if layer.use_bias else None
+    return conv2d(x, kernel, bias, layer.strides, padding, 1, x.shape[1] if depthwise else 1)
+
+# %% ../nbs/20_training.ipynb #c042d
+def torch_normalisation(
+    layer,  # BatchNormalization
+    x,  # (N, C, H, W) tensor
+    training: bool,  # use and update the statistics of the batch, unless the layer is frozen
+):  # same shape
+    "Batch normalisation with the layer's own statistics."
+    from torch.nn.functional import batch_norm
+    return batch_norm(x, layer.moving_mean.value, layer.moving_variance.value, layer.gamma.value, layer.beta.value,
+                      training and layer.trainable, 1 - layer.momentum, layer.epsilon)
+
+# %% ../nbs/20_training.ipynb #c042e
+def torch_rules() -> dict[str, Callable]:  # name of a layer or operation -> function (layer, *inputs, training) on (N, C, H, W)
+    "What plain PyTorch does for each of Keras' layers and operations that the networks here use."
+    import torch
+    from torch.nn import functional as F
+    axes = {0: 0, 1: 2, 2: 3, 3: 1, -1: 1}
+    total = lambda x: x[0] + total(x[1:]) if len(x) > 1 else x[0]
+    return {
+        "Conv2D": torch_convolution, "DepthwiseConv2D": torch_convolution, "BatchNormalization": torch_normalisation,
+        "ReLU": lambda layer, x, t: F.relu(x, inplace=True) if layer.max_value is None else F.hardtanh(x, 0.0, float(layer.max_value), inplace=True),
+        "ZeroPadding2D": lambda layer, x, t: F.pad(x, (*layer.padding[1], *layer.padding[0])),
+        "Rescaling": lambda layer, x, t: x * layer.scale + layer.offset,
+        "UpSampling2D": lambda layer, x, t: F.interpolate(x, scale_factor=layer.size, mode=layer.interpolation),
+        "MaxPooling2D": lambda layer, x, t: F.max_pool2d(x, layer.pool_size, layer.strides),
+        "AveragePooling2D": lambda layer, x, t: F.avg_pool2d(x, layer.pool_size, layer.strides),
+        "GlobalAveragePooling2D": lambda layer, x, t: x.mean((2, 3)),
+        "Concatenate": lambda layer, x, t: torch.cat(x, 1),
+        "Dropout": lambda layer, x, t: F.dropout(x, layer.rate, t),
+        "Dense": lambda layer, x, t: F.linear(x, layer.kernel.value.T, layer.bias.value),
+        "Add": lambda op, x, *rest: total(x) if isinstance(x, (list, tuple)) else x + rest[0],
+        "Multiply": lambda op, x, y, t: x * y, "TrueDivide": lambda op, x, y, t: x / y, "Sigmoid": lambda op, x, t: torch.sigmoid(x),
+        "StopGradient": lambda op, x, t: x.detach(), "Sum": lambda op, x, t: x.sum([axes[a] for a in op.axis])}
+
+# %% ../nbs/20_training.ipynb #c042f
+def through_torch(
+    model: "keras.Model",  # functional, built under KERAS_BACKEND=torch; changed in place
+    half: bool | None = None,  # compute in bfloat16; None: where the processor multiplies matrices in it
+) -> "keras.Model":  # the same model, with the same variables
+    "Run a Keras graph by plain PyTorch calls, channels in front: same answers, a fraction of the time."
+    import keras
+    import torch
+    if keras.backend.backend() != "torch":
+        raise BrainTumorError(f"the backend of Keras is {keras.backend.backend()}; set KERAS_BACKEND=torch before Keras is imported")
+    rules = torch_rules()
+    unknown = sorted({type(op).__name__ for op in model.operations} - set(rules) - {"InputLayer"})
+    if unknown:
+        raise BrainTumorError(f"{model.name}: no rule for {', '.join(unknown)}; train it through Keras alone")
+    half = half_precision_helps() if half is None else half
+    last = lambda x: x.float().permute(0, 2, 3, 1) if x.ndim == 4 else x.float()
+
+    def call(inputs, training=None, mask=None):
+        x = keras.ops.convert_to_tensor(inputs[0] if isinstance(inputs, (list, tuple)) else inputs).permute(0, 3, 1, 2)
+        step = lambda op: lambda *args, **kwargs: rules[type(op).__name__](op, *args, bool(training))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            outputs = model._run_through_graph([x], operation_fn=step)
+        return keras.tree.map_structure(last, outputs)
+
+    model.call = call
+    return model
+
+# %% ../nbs/20_training.ipynb #c042g
+def half_precision_helps() -> bool:
+    "Tell whether this machine multiplies matrices in bfloat16: a GPU, or a processor with AMX."
+    import torch
+    about = Path("/proc/cpuinfo")
+    return torch.cuda.is_available() or (about.is_file() and "amx_bf16" in about.read_text(encoding="utf-8", errors="replace"))
 
 # %% ../nbs/20_training.ipynb #c044
 def batches(
