@@ -26,7 +26,7 @@ import numpy as np
 
 from . import __version__
 from .morphology import THESIS_SPACING, Features, measure
-from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, _spacing_pair, expand, is_batch, read, write_beside
+from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, expand, is_batch, read, spacing_pair, write_beside
 
 # %% ../nbs/42_analysis.ipynb #c013
 @dataclass(frozen=True, eq=False, repr=False)
@@ -804,7 +804,7 @@ def analyze(
     if batch_size < 1:
         raise BrainTumorError(f"batch_size {batch_size}: must be 1 or more. Try 8.")
     if spacing is not None and not (isinstance(spacing, str) and spacing == "thesis"):
-        _spacing_pair(spacing)  # a wrong one is said once, not once for each scan
+        spacing_pair(spacing)  # a wrong one is said once, not once for each scan
     engine = find_engine(engine)
     if is_batch(source):
         return Batch(source, engine, reading, progress, batch_size)

@@ -484,6 +484,7 @@ def pack(
     run: str | Path,  # run folder with run.json, history.csv and best.weights.npz
     data: str | Path,  # folder of the sets; only validation is read
     out: str | Path,  # folder of the packed model
+    version: str = "2",  # of the model: another training, another number
 ) -> dict:  # the manifest
     "Choose on validation, then write weights.npz, compact.onnx and manifest.json."
     run, out = Path(run), Path(out)
@@ -500,11 +501,12 @@ def pack(
     chosen = {"temperature": best_temperature(logits, validation.labels),
               "threshold": max(measured[:-2], key=lambda row: row["dice"])["threshold"], "options": measured}
     to_onnx(with_probabilities(model, chosen["temperature"], size), out / "compact.onnx")
-    return write_manifest(out, settings, chosen, marks(logits, outlines, validation, float(logit(chosen["threshold"]))))
+    return write_manifest(out, version, settings, chosen, marks(logits, outlines, validation, float(logit(chosen["threshold"]))))
 
 # %% ../nbs/40_compact.ipynb #c059
 def write_manifest(
     out: Path,  # folder that holds compact.onnx and weights.npz
+    version: str,  # of the model
     settings: dict,  # the run's run.json
     chosen: dict,  # temperature, threshold and the options measured
     validation: dict,  # figures on validation with these choices
@@ -512,7 +514,7 @@ def write_manifest(
     "Say in manifest.json what the packed model is, how it was made and what its files hash to."
     import hashlib
     files = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("compact.onnx", "weights.npz")}
-    manifest = {"name": "compact", "version": "1", "classes": list(CLASSES), "size": settings["recipe"]["size"],
+    manifest = {"name": "compact", "version": version, "classes": list(CLASSES), "size": settings["recipe"]["size"],
                 "threshold": chosen["threshold"], "temperature": chosen["temperature"], "sha256": files,
                 "intended_use": INTENDED_USE, "licence": "Apache-2.0", "credits": CREDITS, "split_sha256": settings["split_sha256"],
                 "run": settings, "validation": validation, "options": chosen["options"]}

@@ -8,12 +8,13 @@ __all__ = ['THESIS_SPACING', 'thesis_perimeter', 'crofton_perimeter', 'contour_p
 # %% ../nbs/02_morphology.ipynb #ee067643
 import html
 import math
+from collections import defaultdict
 from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
 
-from .scan import BrainTumorError
+from .scan import BrainTumorError, spacing_pair
 
 # %% ../nbs/02_morphology.ipynb #516b0363
 def _binary(mask) -> np.ndarray:
@@ -41,12 +42,10 @@ def _spacing(spacing) -> tuple[float, float] | None:
     "The spacing as (row, column) in mm, or None for pixels."
     if spacing is None: return None
     if isinstance(spacing, str) and spacing == "thesis": return THESIS_SPACING, THESIS_SPACING
-    try: pair = () if isinstance(spacing, (str, bytes, bool)) else tuple(float(v) for v in np.ravel(spacing))
-    except (TypeError, ValueError): pair = ()
-    if len(pair) == 1: pair *= 2
-    if len(pair) != 2 or not all(math.isfinite(v) and v > 0 for v in pair) or max(pair) > 100 * min(pair):
-        raise BrainTumorError(f"spacing: {spacing!r} is no distance between pixels. Give millimetres above 0 as a number "
-                              "or a (row, column) pair, \"thesis\", or None to measure in pixels.")
+    pair = spacing_pair(spacing)
+    if max(pair) > 100 * min(pair):
+        raise BrainTumorError(f"spacing={spacing!r}: pixels a hundred times as long as wide are no pixels of a scan. "
+                              "Give (row, column) in mm, or None to measure in pixels.")
     return pair
 
 # %% ../nbs/02_morphology.ipynb #e5b576e0
@@ -83,22 +82,22 @@ def crofton_perimeter(
     return float(np.bincount(codes[(codes > 0) & (codes < 15)], minlength=16) @ _CROFTON)
 
 # %% ../nbs/02_morphology.ipynb #94b099d4
-def _directions(chain: np.ndarray) -> np.ndarray:
-    "Direction of a closed chain of pixels (complex) at each step, from the longest straight stretches through it."
-    n = len(chain)
+def _directions(chains: np.ndarray) -> np.ndarray:
+    "Direction at each step of closed chains of pixels (complex, chains x steps), from the longest straight stretches through it."
+    n = chains.shape[-1]
     at = np.arange(n)[:, None]
-    direction = np.roll(chain, -1) - chain
-    left = np.ones(n, bool)
+    direction = np.roll(chains, -1, -1) - chains
+    left = np.ones(chains.shape, bool)
     for length in (w for w in (24, 12, 6, 3) if 2 * w <= n):
         reach = np.arange(length)
-        stretch = chain[(at + np.arange(length + 1)) % n] - chain[:, None]
-        chord = stretch[:, -1]
-        away = np.abs((chord.conj()[:, None] * stretch).imag).max(1)
+        stretch = chains[..., (at + np.arange(length + 1)) % n] - chains[..., None]
+        chord = stretch[..., -1]
+        away = np.abs((chord.conj()[..., None] * stretch).imag).max(-1)
         straight = away < np.maximum(np.abs(chord.real), np.abs(chord.imag))
         through = (at - reach) % n
-        found = left & straight[through].any(1)
+        found = left & straight[..., through].any(-1)
         weight = (1 - np.abs((2 * reach + 1) / length - 1)) ** 2
-        direction[found] = ((chord * straight)[through[found]] * weight).sum(1)
+        direction[found] = ((chord * straight)[..., through][found] * weight).sum(-1)
         left &= ~found
     return direction
 
@@ -112,17 +111,17 @@ def _outlines(inside: np.ndarray) -> list[tuple[np.ndarray, bool]]:
     return [(points[end - len(c):end], parent >= 0) for c, end, parent in zip(chains, ends, tree[0][:, 3].tolist())]
 
 # %% ../nbs/02_morphology.ipynb #6dd9a761
-def _length(chain: np.ndarray, hole: bool, row: float, column: float) -> float:
-    "Length of the edge that a chain of border pixels follows."
-    diamond = 2 * math.hypot(row, column) * (-1 if hole else 1)
+def _lengths(chains: np.ndarray, holes: np.ndarray, row: float, column: float) -> float:
+    "Length of the edges that chains of equally many border pixels follow, added up."
+    diamonds = 2 * math.hypot(row, column) * (1 - 2 * holes).sum()
     scale = lambda z: z.real * column + 1j * z.imag * row
-    direction = scale(_directions(chain))
+    direction = scale(_directions(chains))
     direction /= np.maximum(np.abs(direction), 1e-12)
-    along = np.abs((scale(np.roll(chain, -1) - chain) * direction.conj()).real).sum()
-    turn = np.angle(np.roll(direction, 1) * direction.conj())
+    along = np.abs((scale(np.roll(chains, -1, -1) - chains) * direction.conj()).real).sum()
+    turn = np.angle(np.roll(direction, 1, -1) * direction.conj())
     turn = turn[np.abs(turn) < 2.2]
     corners = math.hypot(row, column) / math.pi * (2 * np.tan(turn / 2) - turn).sum()
-    return float(along + diamond + corners)
+    return float(along + diamonds + corners)
 
 # %% ../nbs/02_morphology.ipynb #6585af1e
 def _short_lengths(outlines: list[tuple[np.ndarray, bool]], row: float, column: float) -> float:
@@ -139,9 +138,15 @@ def _short_lengths(outlines: list[tuple[np.ndarray, bool]], row: float, column: 
 # %% ../nbs/02_morphology.ipynb #25b860f5
 def _all_lengths(outlines: list[tuple[np.ndarray, bool]], area: float, row: float, column: float) -> float:
     "Length of all edges together, and at least that of the circle around the same area."
-    short = [o for o in outlines if len(o[0]) < 6]
-    total = sum(_length(chain, hole, row, column) for chain, hole in outlines if len(chain) >= 6)
-    return max(2 * math.sqrt(math.pi * area), total + _short_lengths(short, row, column))
+    alike = defaultdict(list)  # by number of steps: a speckled mask has thousands of outlines, and few numbers
+    for chain, hole in outlines:
+        alike[len(chain)].append((chain, hole))
+    total = _short_lengths([o for steps, some in alike.items() if steps < 6 for o in some], row, column)
+    for steps, some in alike.items():
+        for i in range(0, len(some) if steps >= 6 else 0, 256):
+            chains, holes = zip(*some[i:i + 256])
+            total += _lengths(np.stack(chains), np.array(holes), row, column)
+    return max(2 * math.sqrt(math.pi * area), total)
 
 # %% ../nbs/02_morphology.ipynb #a0b84015
 def contour_perimeter(

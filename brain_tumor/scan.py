@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'INTENDED_USE', 'AXES', 'MIN_SIDE', 'MAX_PIXELS', 'MAX_BYTES', 'SUFFIXES', 'BrainTumorError', 'Scan',
-           'read', 'is_batch', 'expand', 'write_beside']
+           'spacing_pair', 'read', 'is_batch', 'expand', 'write_beside']
 
 # %% ../nbs/00_scan.ipynb #e4c5ff97
 import hashlib, html, io, math, operator, os, re, secrets, struct, sys, zlib
@@ -117,12 +117,16 @@ def _gray(values: np.ndarray, name: str) -> np.ndarray:
     return pixels
 
 # %% ../nbs/00_scan.ipynb #6d00fd85
-def _spacing_pair(spacing: Any, name: str = "") -> tuple[float, float]:
+def spacing_pair(
+    spacing: Any,  # mm: a number, or a (row, column) pair
+    name: str = "",  # of the file it was read from; empty where the caller gave it
+) -> tuple[float, float]:  # (row, column) in mm
+    "Check a spacing; `BrainTumorError` for anything but one or two finite numbers above 0."
     try:
         pair = np.asarray(spacing, float).reshape(-1)
     except (TypeError, ValueError):
         pair = np.empty(0)
-    if pair.size not in (1, 2) or isinstance(spacing, bool) or not (np.isfinite(pair) & (pair > 0)).all():
+    if pair.size not in (1, 2) or isinstance(spacing, (bool, str)) or not (np.isfinite(pair) & (pair > 0)).all():
         raise _refuse(name or f"spacing={spacing!r}", f"{spacing!r} is not a spacing" if name else "this is no spacing",
                       "It is one positive number of millimetres, or a (row, column) pair: "
                       "spacing=0.5 or spacing=(0.5, 0.7).")
@@ -575,7 +579,7 @@ def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dat
          spacing: float | tuple[float, float] | None = None,  # mm, or (row, column) mm; overrides the file's own
          ) -> Scan:  # grey values 0 to 1, spacing, and where they came from
     "Read one slice; raises `BrainTumorError` for whatever cannot be one."
-    given = None if spacing is None else _spacing_pair(spacing)
+    given = None if spacing is None else spacing_pair(spacing)
     if isinstance(source, Scan):
         return source if given is None else replace(source, spacing=given, spacing_source="given")
     in_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or (
@@ -600,7 +604,7 @@ def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None,
     spacing, source = given, "given"
     if given is None:
         source = None if decoded.spacing is None else "file"
-        if source: spacing = _spacing_pair(decoded.spacing, name)
+        if source: spacing = spacing_pair(decoded.spacing, name)
     return Scan(np.float32(1) - pixels if decoded.inverted else pixels, spacing, name, source, decoded.format,
                 digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine)
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['write_json', 'write_arrays', 'append_history', 'read_history', 'surroundings', 'seed_everything', 'cosine_rate',
            'batch_norm_after', 'fill_folded', 'fold_batch_norm', 'unfold_batch_norm', 'adamw', 'save_state',
-           'load_state', 'save_weights', 'load_weights', 'averaged', 'step_callback', 'train_epochs', 'same_padding',
-           'torch_convolution', 'torch_normalisation', 'torch_rules', 'through_torch', 'half_precision_helps',
-           'batches']
+           'load_state', 'save_weights', 'load_weights', 'averaged', 'step_callback', 'train_epochs', 'batches',
+           'same_padding', 'torch_convolution', 'torch_normalisation', 'torch_rules', 'half_precision_helps',
+           'through_torch']
 
 # %% ../nbs/20_training.ipynb #c004
 import csv
@@ -324,6 +324,23 @@ def train_epochs(
     steps.close()
     return read_history(history)
 
+# %% ../nbs/20_training.ipynb #c044
+def batches(
+    load: Callable[[int], tuple],  # batch number -> (inputs, targets) or (inputs, targets, sample weights)
+    count: int,  # batches an epoch
+) -> "keras.utils.PyDataset":
+    "Wrap a function of the batch number as Keras' data, prepared in a background thread."
+    import keras
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return count
+
+        def __getitem__(self, index):
+            return load(index)
+
+    return Batches(workers=1, use_multiprocessing=False, max_queue_size=8)
+
 # %% ../nbs/20_training.ipynb #c042b
 def same_padding(
     x,  # (N, C, H, W) tensor
@@ -385,6 +402,13 @@ def torch_rules() -> dict[str, Callable]:  # name of a layer or operation -> fun
         "Multiply": lambda op, x, y, t: x * y, "TrueDivide": lambda op, x, y, t: x / y, "Sigmoid": lambda op, x, t: torch.sigmoid(x),
         "StopGradient": lambda op, x, t: x.detach(), "Sum": lambda op, x, t: x.sum([axes[a] for a in op.axis])}
 
+# %% ../nbs/20_training.ipynb #c042g
+def half_precision_helps() -> bool:
+    "Tell whether this machine multiplies matrices in bfloat16: a GPU, or a processor with AMX."
+    import torch
+    about = Path("/proc/cpuinfo")
+    return torch.cuda.is_available() or (about.is_file() and "amx_bf16" in about.read_text(encoding="utf-8", errors="replace"))
+
 # %% ../nbs/20_training.ipynb #c042f
 def through_torch(
     model: "keras.Model",  # functional, built under KERAS_BACKEND=torch; changed in place
@@ -392,9 +416,9 @@ def through_torch(
 ) -> "keras.Model":  # the same model, with the same variables
     "Run a Keras graph by plain PyTorch calls, channels in front: same answers, a fraction of the time."
     import keras
-    import torch
     if keras.backend.backend() != "torch":
         raise BrainTumorError(f"the backend of Keras is {keras.backend.backend()}; set KERAS_BACKEND=torch before Keras is imported")
+    import torch
     rules = torch_rules()
     unknown = sorted({type(op).__name__ for op in model.operations} - set(rules) - {"InputLayer"})
     if unknown:
@@ -411,27 +435,3 @@ def through_torch(
 
     model.call = call
     return model
-
-# %% ../nbs/20_training.ipynb #c042g
-def half_precision_helps() -> bool:
-    "Tell whether this machine multiplies matrices in bfloat16: a GPU, or a processor with AMX."
-    import torch
-    about = Path("/proc/cpuinfo")
-    return torch.cuda.is_available() or (about.is_file() and "amx_bf16" in about.read_text(encoding="utf-8", errors="replace"))
-
-# %% ../nbs/20_training.ipynb #c044
-def batches(
-    load: Callable[[int], tuple],  # batch number -> (inputs, targets) or (inputs, targets, sample weights)
-    count: int,  # batches an epoch
-) -> "keras.utils.PyDataset":
-    "Wrap a function of the batch number as Keras' data, prepared in a background thread."
-    import keras
-
-    class Batches(keras.utils.PyDataset):
-        def __len__(self):
-            return count
-
-        def __getitem__(self, index):
-            return load(index)
-
-    return Batches(workers=1, use_multiprocessing=False, max_queue_size=8)
