@@ -14,7 +14,7 @@ from types import ModuleType as _ModuleType
 # "audit": "audit" is next.
 _HOMES = {
     "analyze": "analysis",
-    "Analysis": "analysis",
+    "Analysis": "result",
     "BrainTumorError": "scan",
     "CLASSES": "scan",
     "measure": "morphology",

@@ -116,7 +116,8 @@ def run_analyze(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
     "Analyse what was named, print it, save it, and name what was refused."
-    from brain_tumor.analysis import Analysis, analyze
+    from brain_tumor.analysis import analyze
+    from brain_tumor.result import Analysis
 
     sources = inputs(args.paths)
     options = {"slice": args.slice, "axis": args.axis, "spacing": args.spacing, "engine": args.engine}
@@ -206,7 +207,7 @@ class CsvOutput:
     def __init__(self, batch):
         import csv
 
-        from brain_tumor.analysis import COLUMNS
+        from brain_tumor.result import COLUMNS
 
         self.refused, self.writer = 0, csv.writer(self, lineterminator="")
         self.writer.writerow(COLUMNS)
@@ -215,7 +216,7 @@ class CsvOutput:
         say(text)
 
     def add(self, result) -> None:
-        from brain_tumor.analysis import row
+        from brain_tumor.result import row
 
         self.writer.writerow(row(result))
         complain(self, result)
@@ -242,7 +243,8 @@ def run_demo(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
     "Analyse the bundled samples, print truth and answer, write files and one page."
-    from brain_tumor.analysis import report, row, write_csv
+    from brain_tumor.analysis import write_csv
+    from brain_tumor.result import report, row
     from brain_tumor.scan import INTENDED_USE
 
     out = Path(args.out)

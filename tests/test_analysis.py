@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
-from brain_tumor.analysis import COLUMNS, INTENDED_USE, NO_MASK, Analysis, analyze, assembly_line, png, report
+from brain_tumor.analysis import NO_MASK, analyze, assembly_line
+from brain_tumor.drawing import png
 from brain_tumor.phantom import sample_truth, samples
-from brain_tumor.scan import CLASSES, BrainTumorError, Scan, read
+from brain_tumor.result import COLUMNS, Analysis, report
+from brain_tumor.scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, read
 
 
 def oracle(scan):

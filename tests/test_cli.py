@@ -13,10 +13,11 @@ import pytest
 
 import brain_tumor.analysis as analysis
 from brain_tumor import __version__
-from brain_tumor.analysis import COLUMNS, INTENDED_USE, png
 from brain_tumor.cli import main, printable
+from brain_tumor.drawing import png
 from brain_tumor.phantom import sample_truth, samples
-from brain_tumor.scan import CLASSES, BrainTumorError
+from brain_tumor.result import COLUMNS
+from brain_tumor.scan import CLASSES, INTENDED_USE, BrainTumorError
 
 
 def oracle(scan):
