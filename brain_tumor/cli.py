@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PLAIN', 'TITLES', 'AXES', 'USE', 'STATUS', 'printable', 'say', 'text_table', 'table_line', 'inputs', 'spacing_of',
            'slice_of', 'axis_of', 'run_analyze', 'with_bar', 'TableOutput', 'complain', 'JsonOutput', 'CsvOutput',
-           'demo_line', 'run_demo', 'demo_results', 'add_train', 'run_train', 'add_analyze', 'add_demo', 'build_parser',
-           'main']
+           'demo_line', 'run_demo', 'demo_results', 'add_train', 'run_train', 'add_data', 'run_data', 'add_analyze',
+           'add_demo', 'build_parser', 'main']
 
 # %% ../nbs/60_cli.ipynb #c009
 import argparse
@@ -296,6 +296,22 @@ def run_train(
         return 2
     return 0
 
+# %% ../nbs/60_cli.ipynb #c038b
+def add_data(
+    parser: argparse.ArgumentParser,  # of `brain_tumor data`
+) -> None:
+    "Let the data chapter say which options it has."
+    from brain_tumor import data
+
+    data.add_data_arguments(parser)
+    parser.set_defaults(run=run_data)
+
+def run_data(
+    args: argparse.Namespace,  # as parsed
+) -> int:  # exit status
+    "Hand over to the data chapter."
+    return args.data(args, say)
+
 # %% ../nbs/60_cli.ipynb #c040
 def add_analyze(
     parser: argparse.ArgumentParser,  # of `brain_tumor analyze`
@@ -328,18 +344,19 @@ USE = (
 STATUS = "exit status: 0 all analysed, 1 some refused, 2 wrong use, 130 stopped by Ctrl-C"
 
 def build_parser(
-    training: bool = False,  # ask the training chapter for its options: this loads more of the package
+    room: str | None = None,  # "train" or "data": ask that chapter for its options, which loads more of the package
 ) -> argparse.ArgumentParser:
     "The whole command line."
     parser = argparse.ArgumentParser(prog="brain_tumor", description=USE, epilog=STATUS)
     parser.add_argument("--version", action="version", version=f"brain_tumor {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    about = {"analyze": "class, outline and sizes of scans", "demo": "analyse the bundled samples", "train": "train a network"}
+    about = {"analyze": "class, outline and sizes of scans", "demo": "analyse the bundled samples", "train": "train a network",
+             "data": "fetch a public set, or read a folder into a table"}
     parts = {name: commands.add_parser(name, help=text, description=f"{text}. {USE}", epilog=STATUS) for name, text in about.items()}
     add_analyze(parts["analyze"])
     add_demo(parts["demo"])
-    if training:
-        add_train(parts["train"])
+    if room in (late := {"train": add_train, "data": add_data}):
+        late[room](parts[room])
     return parser
 
 # %% ../nbs/60_cli.ipynb #c042
@@ -349,7 +366,7 @@ def main(
     "The command `brain_tumor`."
     argv = sys.argv[1:] if argv is None else argv
     try:
-        args = build_parser(training=argv[:1] == ["train"]).parse_args(argv)
+        args = build_parser(next(iter(argv), None)).parse_args(argv)
         return args.run(args)
     except SystemExit as end:  # argparse has said why
         return end.code if isinstance(end.code, int) else 2

@@ -23,8 +23,8 @@ from chapters import chapters, page_name  # noqa: E402
 HOUSE = ("scan", "phantom", "morphology", "drawing", "result", "data", "audit", "splits", "preprocessing", "training", "backbones",
          "stacking", "reports", "segmentation", "compact", "engines", "analysis", "model_card", "trust", "app", "cli")
 # Those that stand already; a room joins when it is built.
-BUILT = ("scan", "phantom", "morphology", "drawing", "result", "splits", "preprocessing", "training", "reports", "compact", "engines",
-         "analysis", "model_card", "cli")
+BUILT = ("scan", "phantom", "morphology", "drawing", "result", "data", "splits", "preprocessing", "training", "reports", "compact",
+         "engines", "analysis", "model_card", "cli")
 LIBRARY = ROOT / "brain_tumor"
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if not path.name.startswith("_"))
