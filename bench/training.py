@@ -19,13 +19,12 @@ SIDES, BATCH, STEPS = (192, 256), 16, 8
 
 def measure(way: str) -> dict[str, float]:
     """Median milliseconds an image by side, after two steps that do not count."""
-    from brain_tumor.compact import FROZEN, build, compile_compact
+    from brain_tumor.compact import build, compile_compact, freeze
     from brain_tumor.training import seed_everything, through_torch
 
     seed_everything(0)
     model, found = build(), {}
-    for layer in model.layers[:[layer.name for layer in model.layers].index(FROZEN) + 1]:
-        layer.trainable = False  # as in training: how long a step takes doesn't depend on what the weights are
+    freeze(model)  # as in training; how long a step takes doesn't depend on what the weights are
     compile_compact(model, 1e-3)
     if way.startswith("plain"):
         through_torch(model)

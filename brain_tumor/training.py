@@ -392,7 +392,6 @@ def torch_rules() -> dict[str, Callable]:  # name of a layer or operation -> fun
         "ZeroPadding2D": lambda layer, x, t: F.pad(x, (*layer.padding[1], *layer.padding[0])),
         "Rescaling": lambda layer, x, t: x * layer.scale + layer.offset,
         "UpSampling2D": lambda layer, x, t: F.interpolate(x, scale_factor=layer.size, mode=layer.interpolation),
-        "MaxPooling2D": lambda layer, x, t: F.max_pool2d(x, layer.pool_size, layer.strides),
         "AveragePooling2D": lambda layer, x, t: F.avg_pool2d(x, layer.pool_size, layer.strides),
         "GlobalAveragePooling2D": lambda layer, x, t: x.mean((2, 3)),
         "Concatenate": lambda layer, x, t: torch.cat(x, 1),
