@@ -231,7 +231,7 @@ def demo_line(
 ) -> list[str]:  # cells of the demo's table
     "One sample: the truth, the answer, and how well the outlines agree."
     from brain_tumor.morphology import measure
-    from brain_tumor.reports import dice
+    from brain_tumor.metrics import dice
 
     size = lambda features: f"{features.surface:.2f} cm²" if features else "none"
     true_size = size(measure(truth.mask, truth.spacing) if truth.mask.any() else None)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'SAME', 'SPLITS', 'PICTURES', 'LABELS', 'FIELD', 'EDITIONS', 'SETS', 'RECORD', 'manifests', 'read_manifest',
            'class_of', 'MatSlice', 'read_mat', 'write_mat', 'read_folds', 'layout', 'find_sets', 'index',
-           'explain_counts', 'PublicSet', 'offer', 'ask', 'fingerprint', 'changed', 'get', 'balance', 'grey', 'sheet',
-           'counts', 'sizes', 'intensities', 'look', 'add_data_arguments', 'get_from_args', 'index_from_args']
+           'explain_counts', 'PublicSet', 'offer', 'ask', 'fingerprint', 'changed', 'get', 'balance', 'grey',
+           'read_grey', 'read_mask', 'sheet', 'counts', 'sizes', 'intensities', 'look', 'add_data_arguments',
+           'get_from_args', 'index_from_args']
 
 # %% ../nbs/10_data.ipynb #c007
 import hashlib
@@ -21,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from .scan import BrainTumorError, CLASSES, read, write_beside
@@ -544,6 +546,27 @@ def grey(
         image = np.maximum(read_mat(path).image.astype(np.float32), 0)
         return image / max(float(image.max()), 1)
     return read(path).pixels
+
+# %% ../nbs/10_data.ipynb #c076b
+def read_grey(
+    path: str | Path,  # a picture, or one of figshare's .mat files
+) -> np.ndarray:  # H x W uint8
+    "The pixels behind a row of the table as 8-bit grey; `BrainTumorError` where there are none."
+    if Path(path).suffix == ".mat":
+        return np.round(grey(path) * 255).astype(np.uint8)
+    content = np.fromfile(path, np.uint8) if Path(path).is_file() else np.zeros(0, np.uint8)
+    picture = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if content.size else None
+    if picture is None:
+        raise BrainTumorError(f"{path}: not a picture that can be read; remove its row from the manifest or restore the file")
+    return picture
+
+def read_mask(
+    path: str | Path,  # a mask's picture, or one of figshare's .mat files
+) -> np.ndarray:  # H x W uint8, 0 or 255
+    "The outline behind a row of the table; `BrainTumorError` where there is none."
+    if Path(path).suffix == ".mat":
+        return read_mat(path).mask.astype(np.uint8) * 255
+    return np.where(read_grey(path) > 127, np.uint8(255), np.uint8(0))
 
 # %% ../nbs/10_data.ipynb #c077
 def sheet(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
-from .compact import read_grey
-from .reports import calibration_error, dice, interval
+from .data import read_grey
+from .metrics import calibration_error, dice, interval
 from .scan import BrainTumorError, CLASSES, read
 
 if TYPE_CHECKING:
