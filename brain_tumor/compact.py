@@ -366,7 +366,7 @@ def train_from_args(
     return train(args.data, args.out, None if args.weights == "none" else args.weights, recipe, args.resume)
 
 # %% ../nbs/40_compact.ipynb #c045c
-OUT_OF_FOLD = Recipe(epochs=5, small_epochs=5, small=192, size=192)
+OUT_OF_FOLD = Recipe(epochs=4, small_epochs=4, small=160, size=160)
 
 def out_of_fold(
     data: str | Path,  # folder of the sets
