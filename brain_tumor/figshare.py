@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABELS', 'FIELD', 'MatSlice', 'need', 'read_mat', 'write_mat', 'read_folds', 'mat_files', 'mat_rows', 'mat_facts']
 
-# %% ../nbs/09_figshare.ipynb #c041
+# %% ../nbs/09_figshare.ipynb #c008
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,7 +15,7 @@ import numpy as np
 
 from .scan import BrainTumorError, write_beside
 
-# %% ../nbs/09_figshare.ipynb #c043
+# %% ../nbs/09_figshare.ipynb #c010
 LABELS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
 FIELD = 0.49 * 512  # mm across a slice
 
@@ -27,7 +27,7 @@ class MatSlice:
     tumor: str  # one of LABELS' values
     patient: str
 
-# %% ../nbs/09_figshare.ipynb #c045
+# %% ../nbs/09_figshare.ipynb #c012
 def need(
     name: str,  # of a package that only a part of the workbook uses
     what: str,  # is not possible without it
@@ -38,7 +38,7 @@ def need(
     except ModuleNotFoundError as missing:
         raise BrainTumorError(f"{what} needs {name}, which is not installed. Install it with: pip install 'brain_tumor[workbook]'") from missing
 
-# %% ../nbs/09_figshare.ipynb #c048
+# %% ../nbs/09_figshare.ipynb #c015
 def read_mat(
     path: str | Path,  # one of figshare's files, 1.mat to 3064.mat
 ) -> MatSlice:
@@ -56,7 +56,7 @@ def read_mat(
         raise BrainTumorError(f"{path}: a picture of {found.image.shape} with a mask of {found.mask.shape}. Both must have one size: download it again.")
     return found
 
-# %% ../nbs/09_figshare.ipynb #c050
+# %% ../nbs/09_figshare.ipynb #c017
 def write_mat(
     path: str | Path,  # file to write
     image: np.ndarray,  # H x W, integers
@@ -74,7 +74,7 @@ def write_mat(
         data["image"], data["tumorMask"] = image.T.astype(np.int16), mask.T.astype(np.uint8)
         data["tumorBorder"] = np.argwhere(mask.T)[:1].astype(np.float64).reshape(-1, 1)
 
-# %% ../nbs/09_figshare.ipynb #c054
+# %% ../nbs/09_figshare.ipynb #c021
 def read_folds(
     path: str | Path,  # cvind.mat
 ) -> dict[int, int]:  # number of the slice -> fold, 1 to 5
@@ -86,7 +86,7 @@ def read_folds(
         raise BrainTumorError(f"{path}: no list of folds (expected is HDF5 with cvind). Download it again, or remove it.") from error
     return dict(enumerate(folds.tolist(), 1))
 
-# %% ../nbs/09_figshare.ipynb #c057
+# %% ../nbs/09_figshare.ipynb #c024
 def mat_files(
     folder: str | Path,  # that may hold the set
 ) -> list[Path]:  # in the order of their numbers; empty where there are none
@@ -94,7 +94,7 @@ def mat_files(
     found = [p for pattern in ("*.mat", "brainTumorDataPublic*/*.mat") for p in Path(folder).glob(pattern) if p.name != "cvind.mat"]
     return sorted(found, key=lambda p: (len(p.stem), p.stem))
 
-# %% ../nbs/09_figshare.ipynb #c058
+# %% ../nbs/09_figshare.ipynb #c025
 def mat_rows(
     folder: Path,  # that holds the set
 ) -> Iterator[dict]:  # path, mask (the same file), fold; no file is opened but cvind.mat

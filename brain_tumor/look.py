@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['EDITIONS', 'sheet', 'explain_counts', 'balance', 'counts', 'sizes', 'intensities', 'look']
 
-# %% ../nbs/10a_look.ipynb #c037
+# %% ../nbs/10a_look.ipynb #c006
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-# %% ../nbs/10a_look.ipynb #c039
+# %% ../nbs/10a_look.ipynb #c008
+def _shows_itself(figure: "Figure") -> "Figure":
+    "The same figure; a notebook shows it even where nothing was drawn with pyplot before."
+    def png() -> bytes:
+        stream = BytesIO()
+        figure.savefig(stream, format="png")
+        return stream.getvalue()
+    figure._repr_png_ = png
+    return figure
+
+# %% ../nbs/10a_look.ipynb #c009
 def sheet(
     table: "pd.DataFrame",  # as from `index`
     each: int = 6,  # pictures of a class, at most
@@ -37,9 +48,9 @@ def sheet(
         for axis in row:
             axis.set(xticks=[], yticks=[], frame_on=False)
         row[0].set_ylabel(name.replace("_", " "), fontsize=9)
-    return figure
+    return _shows_itself(figure)
 
-# %% ../nbs/10a_look.ipynb #c042
+# %% ../nbs/10a_look.ipynb #c012
 def _counts(training: dict | None = None, **testing: int) -> dict[tuple[str, str], int]:
     one = {("Training" if training else "", name): n for name, n in (training or testing).items()}
     return one | ({("Testing", name): n for name, n in testing.items()} if training else {})
@@ -54,7 +65,7 @@ EDITIONS = {
     "Kaggle's segmentation set (3,064 pairs)": {("", ""): 3064},
 }
 
-# %% ../nbs/10a_look.ipynb #c043
+# %% ../nbs/10a_look.ipynb #c013
 def _difference(table: "pd.DataFrame", edition: dict) -> dict[tuple[str, str], tuple[int, int]]:
     "(found, published) by split and class, on what both distinguish."
     splits = table["split"].notna().any() and any(split for split, _ in edition)
@@ -65,7 +76,7 @@ def _difference(table: "pd.DataFrame", edition: dict) -> dict[tuple[str, str], t
             result[key] = tuple(v + n * (i == number) for i, v in enumerate(result.get(key, (0, 0))))
     return result
 
-# %% ../nbs/10a_look.ipynb #c044
+# %% ../nbs/10a_look.ipynb #c014
 def explain_counts(
     table: "pd.DataFrame",  # one set, as from `index`
 ) -> list[str]:  # sentences; the first names the edition
@@ -84,7 +95,7 @@ def explain_counts(
             lines.append(f"{' '.join(filter(None, (split, label))) or 'In all'}: {here}, published are {there} ({here - there:+}): {why}.")
     return lines
 
-# %% ../nbs/10a_look.ipynb #c047
+# %% ../nbs/10a_look.ipynb #c017
 def balance(
     counts: dict[str, int],  # class -> pictures
     target: int = 2000,  # pictures a class should have
@@ -95,7 +106,7 @@ def balance(
     table = pd.DataFrame({"before": before, "added": (target - before).clip(lower=0)})
     return table.assign(after=table.sum(axis=1)).rename_axis("class")
 
-# %% ../nbs/10a_look.ipynb #c052
+# %% ../nbs/10a_look.ipynb #c022
 def counts(
     table: "pd.DataFrame",  # as from `index`
 ) -> "pd.DataFrame":  # source, class, split, role, pictures, groups
@@ -103,7 +114,7 @@ def counts(
     named = table.assign(**{name: text_of(table[name]) for name in ("class", "split", "role")})
     return named.groupby(["source", "class", "split", "role"]).agg(pictures=("path", "size"), groups=("group", "nunique")).reset_index()
 
-# %% ../nbs/10a_look.ipynb #c055
+# %% ../nbs/10a_look.ipynb #c025
 def sizes(
     table: "pd.DataFrame",  # as from `index`
 ) -> "pd.DataFrame":  # source, class, pictures, different sizes, the commonest and its share
@@ -114,7 +125,7 @@ def sizes(
     return named.groupby(["source", "class"])["size"].agg(
         pictures="size", sizes="nunique", commonest=lambda column: column.mode().iloc[0], share=share).reset_index()
 
-# %% ../nbs/10a_look.ipynb #c058
+# %% ../nbs/10a_look.ipynb #c028
 def intensities(
     table: "pd.DataFrame",  # as from `index`
     limit: int = 200,  # pictures of a source and class, at most
@@ -131,7 +142,7 @@ def intensities(
         rows.append({"source": source, "class": name, "pictures": len(some)} | dict(zip((f"{e:.2f}" for e in edges), np.mean(shares, axis=0).round(5))))
     return pd.DataFrame(rows)
 
-# %% ../nbs/10a_look.ipynb #c061
+# %% ../nbs/10a_look.ipynb #c062
 def look(
     table: "pd.DataFrame",  # as from `index`
     folder: str | Path,  # for counts.csv, sizes.csv, intensity.csv

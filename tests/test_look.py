@@ -1,4 +1,6 @@
 """What is counted and drawn before anything is trained."""
+from io import BytesIO
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,6 +66,8 @@ def test_the_sheet_has_a_row_a_class_and_the_seed_decides(tmp_path):
     table, _ = index(class_folders(tmp_path))
     shown = lambda seed: [axis.images[0].get_array().sum() for axis in sheet(table, each=2, seed=seed).axes if axis.images]
     assert len(shown(0)) == 8 and shown(0) == shown(0) != shown(1)
+    with Image.open(BytesIO(sheet(table, each=2)._repr_png_())) as seen:  # what a notebook asks for
+        assert seen.format == "PNG" and seen.size == (168, 364)
 
 
 # ---- the sets behind this project
