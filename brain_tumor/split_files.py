@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_split', 'read_split', 'compare_splits', 'make_splits']
 
-# %% ../nbs/12a_split_files.ipynb #c031
+# %% ../nbs/12a_split_files.ipynb #c007
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from .splits import leaks, read_data, split, table_hash, with_sides
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/12a_split_files.ipynb #c033
+# %% ../nbs/12a_split_files.ipynb #c009
 def write_split(
     table: "pd.DataFrame",  # as from `split`
     path: str | Path,  # CSV to write
@@ -34,7 +34,7 @@ def write_split(
         beside.write_text(f"# {json.dumps(facts)}\n" + rows.to_csv(index=False, lineterminator="\n"), encoding="utf-8", newline="\n")
     return facts
 
-# %% ../nbs/12a_split_files.ipynb #c035
+# %% ../nbs/12a_split_files.ipynb #c011
 def read_split(
     path: str | Path,  # as from `write_split`
     table: "pd.DataFrame | None" = None,  # the table to split so; None: the file's own rows, without class or path
@@ -50,7 +50,7 @@ def read_split(
     side = rows.set_index(key)["side"].reindex(table.set_index(key).index)
     return with_sides(table, side, facts["protocol"], facts["seed"], test)
 
-# %% ../nbs/12a_split_files.ipynb #c036
+# %% ../nbs/12a_split_files.ipynb #c012
 def _read_rows(path: Path) -> tuple[dict, "pd.DataFrame"]:
     import pandas as pd
     try:
@@ -70,7 +70,7 @@ def _difference(rows: "pd.DataFrame", table: "pd.DataFrame") -> str:
              ("in another group", {key for key in here.keys() & there.keys() if here[key] != there[key]}))
     return "; ".join(f"pictures {what}: {len(keys)}, first {'/'.join(min(keys))}" for what, keys in parts if keys)
 
-# %% ../nbs/12a_split_files.ipynb #c039
+# %% ../nbs/12a_split_files.ipynb #c015
 def compare_splits(
     one: "pd.DataFrame",  # as from `split` or `read_split`
     two: "pd.DataFrame",  # the same
@@ -87,7 +87,7 @@ def compare_splits(
         lines[name] = {"in_both": len(shared), "same_side": same, "other_side": len(shared) - same, "only_one": len(a) - len(shared), "only_two": len(b) - len(shared)}
     return pd.DataFrame(lines).T
 
-# %% ../nbs/12a_split_files.ipynb #c042
+# %% ../nbs/12a_split_files.ipynb #c018
 def make_splits(
     data: str | Path,  # the data folder, with the sets figshare, kaggle and healthy
     out: str | Path,  # folder for project.csv, thesis_classification.csv, …, leaks.csv

@@ -61,7 +61,7 @@ def check_split(
                               'Only protocol="thesis" lets that pass, to repeat what the thesis did.')
     return f"no group on two sides, {found['groups']} groups"
 
-# %% ../nbs/12_splits.ipynb #c031
+# %% ../nbs/12_splits.ipynb #c056
 def _torn(table: "pd.DataFrame") -> list[str]:
     "Groups on two sides, or in two folds."
     known = table[table["group"].notna()]
@@ -75,7 +75,7 @@ def _need_groups(table: "pd.DataFrame") -> None:
         raise BrainTumorError(f"{len(lost)} of {len(table)} pictures have no group, first {lost['image'].iloc[0]}: nobody can say what stays together. "
                               "Give the patient as group in a manifest.csv, or let brain_tumor audit find what belongs together.")
 
-# %% ../nbs/12_splits.ipynb #c033
+# %% ../nbs/12_splits.ipynb #c058
 def leaks(
     table: "pd.DataFrame",  # with class, group, role
 ) -> dict[str, int]:  # pictures, groups, torn groups, test pictures and those seen; the same for tumours
@@ -97,7 +97,7 @@ def read_data(
     check_split(table)
     return table if copies else table[table["copy_of"].isna()].reset_index(drop=True)
 
-# %% ../nbs/12_splits.ipynb #c035
+# %% ../nbs/12_splits.ipynb #c060
 def thesis_classification(
     table: "pd.DataFrame",  # Kaggle's classification set: split says Training or Testing
     seed: int = 42,  # of the draw
@@ -114,7 +114,7 @@ def thesis_classification(
         side[drawn[:len(rows) // 2]], side[drawn[len(rows) // 2:]] = "validation", "test"
     return side
 
-# %% ../nbs/12_splits.ipynb #c039
+# %% ../nbs/12_splits.ipynb #c064
 def thesis_segmentation(
     table: "pd.DataFrame",  # slices with masks, augmented copies among them or not
     seed: int = 42,  # random_state
@@ -150,7 +150,7 @@ def group_folds(
         fold.iloc[held] = number
     return fold
 
-# %% ../nbs/12_splits.ipynb #c043
+# %% ../nbs/12_splits.ipynb #c068
 def author_folds(
     table: "pd.DataFrame",  # with group, source, class, fold
     seed: int = 0,  # of the dealing
@@ -168,7 +168,7 @@ def author_folds(
         fold[rest] = group_folds(table[rest], int(known["first"].max()), seed).to_numpy()
     return fold.astype(int).rename("fold")
 
-# %% ../nbs/12_splits.ipynb #c046
+# %% ../nbs/12_splits.ipynb #c071
 def fold_roles(
     fold: "pd.Series",  # 1 to n, as from `group_folds`
     test: int | None = None,  # the fold that is kept; None: the last
@@ -181,7 +181,7 @@ def fold_roles(
         raise BrainTumorError(f"fold {test} of {last}: give one of 1 to {last}, and three folds at least: one to learn from, one to choose on, one for the test")
     return pd.Series(np.where(fold == test, "test", np.where(fold == (test - 2) % last + 1, "validation", "train")), fold.index, name="role")
 
-# %% ../nbs/12_splits.ipynb #c049
+# %% ../nbs/12_splits.ipynb #c074
 def split(
     table: "pd.DataFrame",  # as from `read_data(copies=True)` or `data.index`
     protocol: str = "project",  # "project": the role in the manifests; "thesis"; "honest": folds by group
@@ -202,7 +202,7 @@ def split(
     fold, name = (author_folds(table, seed), "the author's") if folds == "author" else (group_folds(table, folds, seed), folds)
     return with_sides(table, fold, f"honest, {name} folds", seed, test)
 
-# %% ../nbs/12_splits.ipynb #c050
+# %% ../nbs/12_splits.ipynb #c075
 def with_sides(
     table: "pd.DataFrame",  # with source, image, class, group
     side: np.ndarray,  # of each row: a role, or a fold where the protocol is "honest, …"
@@ -223,8 +223,8 @@ def with_sides(
 
 # %% ../nbs/12_splits.ipynb #c021
 def table_hash(
-    table: "pd.DataFrame",
-    *columns: str,  # what counts
+    table: "pd.DataFrame",  # with the columns that count
+    *columns: str,  # their names
 ) -> str:  # 64 hexadecimal digits
     "Fingerprint some columns of a table, whatever the order of its rows."
     lines = sorted("\t".join(row) + "\n" for row in zip(*(text_of(table[name]) for name in columns)))
