@@ -300,16 +300,16 @@ def run_train(
 def add_data(
     parser: argparse.ArgumentParser,  # of `brain_tumor data`
 ) -> None:
-    "Let the data chapter say which options it has."
-    from brain_tumor import data
+    "Let the data chapters say which options they have."
+    from brain_tumor import download
 
-    data.add_data_arguments(parser)
+    download.add_data_arguments(parser)
     parser.set_defaults(run=run_data)
 
 def run_data(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
-    "Hand over to the data chapter."
+    "Hand over to the data chapters."
     return args.data(args, say)
 
 # %% ../nbs/60_cli.ipynb #c040
