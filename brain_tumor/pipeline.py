@@ -116,7 +116,7 @@ def small_tumours(
     area: np.ndarray,  # (N,) share of the picture that is tumour, 0 where there is none
     copies: int | None = None,  # how many; None: the thesis' share of the rows that may be copied
     when: str = "after",  # the split: "after" (training rows only) or "before" (the thesis' way)
-) -> "pd.DataFrame":  # the rows and below them the copies; `original`: row number of what is shown; `copied`: "", or when
+) -> "pd.DataFrame":  # the rows and below them the copies; `original`: row number of what is shown; `copied`: "", or when it was
     "Choose the pictures with the smallest tumours to be copied."
     import pandas as pd
     if when not in ("after", "before"):
@@ -127,10 +127,11 @@ def small_tumours(
     if copies > len(may):
         raise BrainTumorError(f"{copies} copies, but only {len(may)} pictures with a tumour may be copied; ask for fewer")
     small = np.sort(may[np.argsort(area[may], kind="stable")[:copies]])
-    whole = table.iloc[[*range(len(table)), *small]].assign(original=[*range(len(table)), *small], copied=[""] * len(table) + [when] * copies)
+    said = {"after": "after the split", "before": "before the split: may leak"}[when]
+    originals = [*range(len(table)), *small.tolist()]
+    whole = table.iloc[originals].assign(original=originals, copied=[""] * len(table) + [said] * copies).reset_index(drop=True)
     whole["image"] = whole["image"].where(whole["copied"] == "", whole["image"] + " (copy)")
-    warned = {"copied": whole["copied"].replace("before", "before the split: may stand on another side than its original"), "role": None}
-    return whole.assign(**warned if when == "before" else {"copied": whole["copied"].replace("after", "after the split")}).reset_index(drop=True)
+    return whole.assign(role=None) if when == "before" else whole
 
 # %% ../nbs/14_pipeline.ipynb #c024
 def with_copies(
