@@ -50,7 +50,7 @@ def make_pictures(folder: Path, how: Settings) -> "pd.DataFrame":
 
 def thesis_generator():
     """The thesis' generator, value by value (section 3.5), with its division by 255."""
-    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+    from tensorflow.keras.preprocessing.image import ImageDataGenerator
     return ImageDataGenerator(rescale=1 / 255, rotation_range=10, width_shift_range=0.1, height_shift_range=0.1, zoom_range=0.1,
                               horizontal_flip=True, brightness_range=[0.8, 1.2])
 

@@ -121,7 +121,8 @@ def augmentation_layer(
             change = changes(keras.random.uniform((count, 7), seed=self.chances), how, ops)
             zero = ops.zeros((count,))
             matrix = ops.stack([*looks_at(change, height, width, ops), zero, zero], axis=-1)
-            moved = [ops.image.affine_transform(part, matrix, kind, "nearest") for part, kind in zip(parts, ("bilinear", "nearest"))]
+            moved = [ops.image.affine_transform(part, ops.copy(matrix), kind, "nearest")  # a copy: Keras on PyTorch writes into it
+                     for part, kind in zip(parts, ("bilinear", "nearest"))]
             moved[0] = ops.clip(moved[0] * change[-1][:, None, None, None], 0, brightest)
             return moved if len(parts) > 1 else moved[0]
 

@@ -37,6 +37,8 @@ def _begin(out: Path, asked: str) -> None:
         raise BrainTumorError(f"{out}: holds copies that were made from another table or with other settings. Choose another folder, or remove this one.")
     with write_beside(note) as beside:
         beside.write_text(asked, encoding="utf-8")
+    for half in out.glob("*/.????????-*.copy*.jpg"):  # what `write_beside` was writing when the job was killed
+        half.unlink()
 
 # %% ../nbs/14_pipeline.ipynb #c009
 def _copy(path: Path, original: str, side: int, how: ThesisAugmentation, seed: list[int]) -> None:
@@ -118,7 +120,6 @@ def small_tumours(
     when: str = "after",  # the split: "after" (training rows only) or "before" (the thesis' way)
 ) -> "pd.DataFrame":  # the rows and below them the copies; `original`: row number of what is shown; `copied`: "", or when it was
     "Choose the pictures with the smallest tumours to be copied."
-    import pandas as pd
     if when not in ("after", "before"):
         raise BrainTumorError(f"when={when!r}: small tumours are copied \"after\" the split (honest) or \"before\" it (as the thesis does)")
     table, area = table.reset_index(drop=True), np.asarray(area)
@@ -141,7 +142,7 @@ def with_copies(
     how: ThesisAugmentation = ThesisAugmentation(),  # bounds
 ) -> Pictures:  # as many as the table has rows
     "Append the copies that a table asks for."
-    if not np.array_equal(extended["original"][:len(data.table)], np.arange(len(data.table))):
+    if extended["image"][extended["copied"] == ""].tolist() != data.table["image"].tolist():
         raise BrainTumorError("this table was not made from these pictures; give the one that small_tumours made from their table")
     grown = data.rows(extended["original"].to_numpy())
     for i in range(len(data.table), len(extended)):
