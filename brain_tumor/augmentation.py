@@ -65,8 +65,8 @@ def changes(
 # %% ../nbs/13b_augmentation.ipynb #c015
 def looks_at(
     change: tuple,  # from `changes`
-    height: int,  # of the picture
-    width: int,
+    height: int,  # of the picture, pixels
+    width: int,  # likewise
     xp: ModuleType = np,  # numpy, or keras.ops for tensors
 ) -> tuple:  # a, b, c, d, e, f: pixel (x, y) of the result shows the original at (a x + b y + c, d x + e y + f)
     "The matrix of a change, from the result back to the original, around the picture's middle."
