@@ -21,6 +21,7 @@ from .augmentation import ThesisAugmentation, disturb
 from .data import balance, read_grey, read_mask
 from .preprocessing import Pictures, scale
 from .scan import BrainTumorError, CLASSES, write_beside
+from .splits import read_data, split_hash
 
 if TYPE_CHECKING:
     import keras
@@ -169,11 +170,14 @@ def _blind_roles(count: int) -> np.ndarray:
     return role
 
 def record_small_tumours(
-    table: "pd.DataFrame",  # pictures with masks and roles
-) -> "pd.DataFrame":  # a row for each `when`: rows, copies, the largest area that still is small, rows a side, torn copies
+    data: str | Path,  # the data folder
+    source: str = "figshare",  # the set with masks
+) -> "pd.DataFrame":  # a row for each `when`: pictures, copies, the largest area that still is small, rows a side, torn copies, and which split it was
     "Measure what copying small tumours before and after the split does."
     import pandas as pd
     from tqdm.auto import tqdm
+    everything = read_data(data, copies=True)
+    table, project = everything[everything["source"].eq(source) & everything["mask"].notna()], split_hash(everything)
     area, rows = np.array([read_mask(m).mean() / 255 for m in tqdm(table["mask"], desc="reading masks", mininterval=2)]), []
     for when in ("before", "after"):
         whole = small_tumours(table, area, when=when)
@@ -181,7 +185,8 @@ def record_small_tumours(
         copy = whole["copied"] != ""
         rows.append({"when": when, "pictures": len(table), "copies": int(copy.sum()), "small_is_at_most": round(float(area[whole["original"][copy]].max()), 5)}
                     | whole["role"].value_counts().reindex(["train", "validation", "test"]).to_dict()
-                    | {"copies_outside_train": int((whole["role"][copy] != "train").sum()), "torn": torn_copies(whole)})
+                    | {"copies_outside_train": int((whole["role"][copy] != "train").sum()), "torn": torn_copies(whole),
+                       "split": "train_test_split by rows, random_state=42" if when == "before" else f"project, sha256 {project}"})
     return pd.DataFrame(rows)
 
 # %% ../nbs/14_pipeline.ipynb #c033

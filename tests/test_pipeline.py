@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from brain_tumor.data import index, read_grey
 from brain_tumor.pipeline import (_blind_roles, balance_on_disk, balanced_rows, record_small_tumours, small_tumours, stream, torn_copies, with_copies)
 from brain_tumor.preprocessing import load_pictures
 from brain_tumor.scan import CLASSES, BrainTumorError
-from brain_tumor.splits import read_data, read_set
+from brain_tumor.splits import read_data, read_set, split_hash
 
 needs_keras = pytest.mark.skipif(find_spec("keras") is None, reason="Keras comes with the extra `workbook`")
 
@@ -230,7 +231,7 @@ def phantoms(tmp_path_factory):
     from brain_tumor.phantom import write_phantoms
     folder = tmp_path_factory.mktemp("phantoms")
     write_phantoms(folder / "set", n=17, seed=3, size=96)
-    return load_pictures(read_data(folder), 64)
+    return load_pictures(read_data(folder), 64)  # `table` says where they lie
 
 
 def test_copies_of_pictures_follow_the_table_and_a_foreign_table_is_refused(phantoms):
@@ -247,11 +248,12 @@ def test_copies_of_pictures_follow_the_table_and_a_foreign_table_is_refused(phan
 
 
 def test_the_record_counts_what_is_torn(phantoms):
-    table = phantoms.table[phantoms.with_tumour]
-    found = record_small_tumours(table).set_index("when")
-    assert found.loc["before", "copies"] == round(len(table) * 780 / 3064)
-    assert found.loc["before", ["train", "validation", "test"]].sum() == len(table) + found.loc["before", "copies"]
+    folder = Path(phantoms.table["path"][0]).parents[2]
+    found = record_small_tumours(folder, "set").set_index("when")
+    assert found.loc["before", "copies"] == round(phantoms.with_tumour.sum() * 780 / 3064)
+    assert found.loc["before", ["train", "validation", "test"]].sum() == len(phantoms.table) + found.loc["before", "copies"]
     assert found.loc["after", ["torn", "copies_outside_train"]].tolist() == [0, 0]
+    assert found.loc["after", "split"].endswith(split_hash(read_data(folder, copies=True)))
 
 
 # ---- the pipeline
@@ -329,6 +331,4 @@ def test_batches_are_the_same_on_every_backend(phantoms, tmp_path, root):
 # ---- what the chapter quotes
 
 def test_the_recorded_numbers_are_those_of_the_data(shared_data, root):
-    table = read_data(shared_data)
-    found = record_small_tumours(table[table["source"] == "figshare"])
-    pd.testing.assert_frame_equal(found, pd.read_csv(root / "runs" / "pipeline" / "small_tumours.csv"), check_dtype=False)
+    pd.testing.assert_frame_equal(record_small_tumours(shared_data), pd.read_csv(root / "runs" / "pipeline" / "small_tumours.csv"), check_dtype=False)
