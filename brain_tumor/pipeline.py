@@ -42,36 +42,27 @@ def _begin(out: Path, asked: str) -> None:
         half.unlink()
 
 # %% ../nbs/14_pipeline.ipynb #c009
-def _copy(path: Path, original: str, side: int, how: ThesisAugmentation, seed: list[int]) -> None:
-    "Make one copy, unless it is there."
-    if path.is_file():
-        return
-    small = cv2.resize(read_grey(original), (side, side))
-    code = cv2.imencode(".jpg", disturb(small, None, np.random.default_rng(seed), how)[0], [cv2.IMWRITE_JPEG_QUALITY, 75])[1]
+def _write_jpeg(path: Path, picture: np.ndarray) -> None:
+    code = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 75])[1]  # 75: what Keras' generator saves with
     with write_beside(path) as beside:
         beside.write_bytes(code.tobytes())
 
 # %% ../nbs/14_pipeline.ipynb #c011
-def _copies(rows: "pd.DataFrame", added: int, out: Path, seed: list[int], side: int, how: ThesisAugmentation, bar, broken: dict) -> list[dict]:
-    "Make the copies of one class; each original comes up equally often."
-    order, found = np.random.default_rng(seed).permutation(len(rows)), []
-    for number in range(added):
-        for place in np.roll(order, -number):
-            row = rows.iloc[place]
-            name = f"{row['class']}/{Path(row['image']).stem[:40]}.row{row.name:05d}.copy{number:04d}.jpg"
+def _copy(rows: "pd.DataFrame", order: np.ndarray, number: int, out: Path, seed: list[int], side: int, how: ThesisAugmentation, broken: dict) -> dict:
+    "Make a class' copy of this number, unless it is there; of the next original where one can't be read."
+    for row in (rows.iloc[place] for place in np.roll(order, -number)):
+        if row["path"] in broken:
+            continue
+        name = f"{row['class']}/{Path(row['image']).stem[:40]}.row{row.name:05d}.copy{number:04d}.jpg"
+        if not (out / name).is_file():
             try:
-                if row["path"] not in broken:
-                    _copy(out / name, row["path"], side, how, [*seed, number])
-                    break
+                small = cv2.resize(read_grey(row["path"]), (side, side))
             except BrainTumorError as error:
-                if not str(error).startswith(str(row["path"])):
-                    raise
                 broken[row["path"]] = str(error).removeprefix(f"{row['path']}: ")
-        else:
-            raise BrainTumorError(f"{row['class']}: none of its {len(rows)} pictures can be read; restore the files or leave the class out of the table")
-        found.append(row.to_dict() | {"source": out.name, "image": name, "path": str(out / name), "mask": None, "original": row["image"], "width": side, "height": side})
-        bar.update()
-    return found
+                continue
+            _write_jpeg(out / name, disturb(small, None, np.random.default_rng([*seed, number]), how)[0])
+        return row.to_dict() | {"source": out.name, "image": name, "path": str(out / name), "mask": None, "original": row["image"], "width": side, "height": side}
+    raise BrainTumorError(f"{rows['class'].iloc[0]}: none of its {len(rows)} pictures can be read; restore the files or leave the class out of the table")
 
 # %% ../nbs/14_pipeline.ipynb #c012
 def balance_on_disk(
@@ -90,7 +81,11 @@ def balance_on_disk(
     plan, copies, broken = balance(table["class"].value_counts().to_dict(), target)["added"], [], {}
     with tqdm(total=int(plan.sum()), desc="balancing", unit="copy", mininterval=2) as bar:
         for name, added in plan.sort_index().items():
-            copies += _copies(table[table["class"] == name], int(added), out, [seed, CLASSES.index(name)], side, how, bar, broken)
+            rows, own = table[table["class"] == name], [seed, CLASSES.index(name)]
+            order = np.random.default_rng(own).permutation(len(rows))
+            for number in range(added):
+                copies.append(_copy(rows, order, number, out, own, side, how, broken))
+                bar.update()
     made = pd.DataFrame(copies, columns=table.columns)
     with write_beside(out / "manifest.csv") as beside:
         made.drop(columns=["source", "path", "mask"]).to_csv(beside, index=False, lineterminator="\n")
