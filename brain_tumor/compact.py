@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from .augmentation import Augmentation, augment, graft
 from .metrics import best_temperature, dice, softmax
-from .preprocessing import Augmentation, Pictures, augment, graft, load_pictures
+from .pipeline import batches
+from .preprocessing import Pictures, load_pictures
 from .scan import BrainTumorError, CLASSES, INTENDED_USE, write_beside
 from .splits import group_folds, read_data, split_hash
-from .training import (adamw, averaged, batches, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, surroundings, through_torch,
+from .training import (adamw, averaged, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, surroundings, through_torch,
                                   train_epochs, unfold_batch_norm, write_arrays, write_json)
 
 if TYPE_CHECKING:

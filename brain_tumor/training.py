@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['write_json', 'write_arrays', 'append_history', 'read_history', 'surroundings', 'seed_everything', 'cosine_rate',
            'batch_norm_after', 'fill_folded', 'fold_batch_norm', 'unfold_batch_norm', 'adamw', 'save_state',
-           'load_state', 'save_weights', 'load_weights', 'averaged', 'step_callback', 'train_epochs', 'batches',
-           'same_padding', 'torch_convolution', 'torch_normalisation', 'torch_rules', 'half_precision_helps',
-           'through_torch']
+           'load_state', 'save_weights', 'load_weights', 'averaged', 'step_callback', 'train_epochs', 'same_padding',
+           'torch_convolution', 'torch_normalisation', 'torch_rules', 'half_precision_helps', 'through_torch']
 
 # %% ../nbs/20_training.ipynb #c004
 import csv
@@ -323,23 +322,6 @@ def train_epochs(
         save_state(state, model, epoch + 1)
     steps.close()
     return read_history(history)
-
-# %% ../nbs/20_training.ipynb #c044
-def batches(
-    load: Callable[[int], tuple],  # batch number -> (inputs, targets) or (inputs, targets, sample weights)
-    count: int,  # batches an epoch
-) -> "keras.utils.PyDataset":
-    "Wrap a function of the batch number as Keras' data, prepared in a background thread."
-    import keras
-
-    class Batches(keras.utils.PyDataset):
-        def __len__(self):
-            return count
-
-        def __getitem__(self, index):
-            return load(index)
-
-    return Batches(workers=1, use_multiprocessing=False, max_queue_size=8)
 
 # %% ../nbs/20_training.ipynb #c042b
 def same_padding(

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bench import run, scans
+from bench import pipeline, run, scans
 from brain_tumor.scan import read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,6 +189,53 @@ def test_memory_is_in_megabytes():
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     now, peak, later, later_peak = map(float, out.split())
     assert 190 < later - now < 260 and later_peak >= later - 1 and 5 < now <= peak + 1
+
+
+# The input pipeline
+
+def test_ratios_of_rounds_leave_the_outermost_out():
+    found = pipeline.ratios([10.0] * 9 + [1000.0], [1.0] * 9 + [1.0])
+    assert found["ratio"] == 10 and found["lowest"] == 10 and found["highest"] < 1000
+    assert pipeline.ratios([4.0, 9.0, 30.0], [2.0, 3.0, 3.0])["ratio"] == 3, "each round by itself"
+
+
+@needs_keras
+def test_the_thesis_generator_has_the_thesis_values():
+    from brain_tumor.augmentation import ThesisAugmentation
+
+    made, how = pipeline.thesis_generator(), ThesisAugmentation()
+    assert (made.rotation_range, made.width_shift_range, made.height_shift_range) == (how.rotation, how.shift, how.shift)
+    assert np.allclose(made.zoom_range, [1 - how.zoom, 1 + how.zoom]) and np.allclose(made.brightness_range, [1 - how.brightness, 1 + how.brightness])
+    assert made.horizontal_flip and not made.vertical_flip and made.rescale == pytest.approx(1 / 255) and made.fill_mode == "nearest"
+
+
+@needs_keras
+def test_every_way_makes_the_same_kind_of_batch_from_the_same_pictures(tmp_path):
+    pytest.importorskip("nilearn")
+    how = pipeline.Settings(rounds=1, pictures=6, stored=96)
+    table = pipeline.make_pictures(tmp_path, how)
+    before = [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())]
+    pipeline.make_pictures(tmp_path, how)
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())] == before and len(before) == 6
+    made, seconds = pipeline.ways(tmp_path, table)
+    counted = []
+    for make in made.values():
+        x, y = make(0)
+        assert x.shape == (6, 299, 299, 3) and x.dtype == np.float32 and 0 <= x.min() < 0.1 and 0.5 < x.max() <= 1 and y.shape == (6, 4)
+        counted.append(y.sum(0).tolist())
+    assert counted == [[2, 2, 1, 1]] * 5 and seconds > 0
+    assert {name: len(speeds) for name, speeds in pipeline.measure(how, made).items()} == dict.fromkeys(made, 1)
+
+
+def test_the_pipelines_record_is_written_and_a_missed_bound_is_said(tmp_path, monkeypatch, capsys):
+    names = (pipeline.THEIRS, "ImageDataGenerator, from memory", pipeline.OURS, "stream, one thread", "stream, colour")
+    monkeypatch.setattr(pipeline, "make_pictures", lambda folder, how: None)
+    monkeypatch.setattr(pipeline, "ways", lambda folder, table: (dict.fromkeys(names), 2.0))
+    monkeypatch.setattr(pipeline, "measure", lambda how, made: {name: [2.0, 2.0] if name == pipeline.OURS else [1.0, 1.0] for name in made})
+    assert pipeline.main(["--out", str(tmp_path / "record.json")]) == 0
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert record["table"][0]["ratio"] == 2 and record["table"][0]["met"] is False and "MISSED" in capsys.readouterr().out
+    assert record["settings"]["side"] == 299 and record["settings"]["batch"] == 32 and str(ROOT) not in json.dumps(record)
 
 
 @pytest.mark.parametrize("line", [line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "bench/" in line])
