@@ -220,6 +220,7 @@ def tsne(
     "Lay vectors out on a page with t-SNE; same vectors and seed, same map."
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
     vectors = np.ascontiguousarray(vectors, np.float32)
     if len(vectors) < 4:
         raise BrainTumorError(f"a map of {len(vectors)} pictures shows nothing; give at least 4")
@@ -228,7 +229,8 @@ def tsne(
     kept = _read_kept(file)
     if len(kept) != 1 or name not in kept:
         small = PCA(min(50, *vectors.shape), svd_solver="randomized", random_state=seed).fit_transform(vectors)
-        found = TSNE(init="pca", random_state=seed, perplexity=min(perplexity, (len(vectors) - 1) / 3)).fit_transform(small)
+        with threadpool_limits(1):  # the same sums in the same order on every machine, and no threads that wait for each other
+            found = TSNE(init="pca", random_state=seed, perplexity=min(perplexity, (len(vectors) - 1) / 3)).fit_transform(small)
         kept = {name: found.astype(np.float32)}
         _keep(file, kept)
     return kept[name]
@@ -282,7 +284,7 @@ def draw_map(
     points: "pd.DataFrame",  # x, y, class
     title: str = "",  # above it
     axis=None,  # Matplotlib's; None: a figure of its own
-):  # the axis
+):  # Matplotlib's axis
     "Scatter a map of pictures, readable in black and white."
     import seaborn
     if axis is None:
