@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RING', 'BINS', 'TUMOURS', 'STRENGTH', 'QUESTIONS', 'border', 'histogram', 'sharpness', 'file_facts', 'find_outlines',
            'outline_squares', 'choose_patches', 'patches', 'paint_out', 'views', 'probe', 'balanced_accuracy', 'ask',
-           'shortcuts', 'shuffle_labels', 'correlating', 'leak', 'nearest_in_training', 'nearest_elsewhere', 'record']
+           'shortcuts', 'shuffle_labels', 'correlating', 'leak', 'nearest_in_training', 'nearest_elsewhere', 'record',
+           'draw_probes']
 
 # %% ../nbs/16_shortcuts.ipynb #c070
 import zlib
@@ -137,7 +138,7 @@ def paint_out(
 def _plain(pictures: list[np.ndarray]) -> np.ndarray:
     return np.stack([np.concatenate([border(p), histogram(p), [sharpness(p)], thumbnail(p, 16).ravel()]) for p in pictures])
 
-def _coarse(pictures: list[np.ndarray]) -> np.ndarray:
+def _coarse(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([thumbnail(p, 16).ravel() for p in pictures])
 
 def views(
@@ -150,10 +151,10 @@ def views(
     known = find_outlines(table)
     squares = outline_squares(known)
     chosen = choose_patches(known, squares, seed)
-    region = lambda picture, row: patches(picture, squares[chosen[row]].any(0))
-    painted = lambda picture, row: paint_out(picture, region(picture, row))
+    together = np.stack([squares[three].any(0) for three in chosen])
+    painted = lambda picture, row: paint_out(picture, patches(picture, together[row]))
     ring, grey, sharp, whole = np.split(embed(table, _plain, cache), np.cumsum([32 ** 2 - (32 - 2 * RING) ** 2, BINS, 1]), axis=1)
-    found = {"file": file_facts(table, sharp[:, 0]), "border": ring, "histogram": grey, "patches": embed(table, _coarse, cache, region),
+    found = {"file": file_facts(table, sharp[:, 0]), "border": ring, "histogram": grey, "patches": _coarse(together * np.uint8(255)),
              "painted": embed(table, _coarse, cache, painted), "whole": whole}
     for one in by:
         name = one if isinstance(one, str) else one.__name__
@@ -173,6 +174,7 @@ def probe(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
     labels, fold = np.asarray(labels), np.asarray(fold)
     said = labels.copy()
     for number in np.unique(fold):
@@ -180,7 +182,8 @@ def probe(
         if len(set(labels[~held])) < 2:
             raise BrainTumorError(f"outside fold {number} there is one class only: give more groups of each class, or fewer folds")
         rule = make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=500))
-        said[held] = rule.fit(vectors[~held], labels[~held]).predict(vectors[held])
+        with threadpool_limits(1):  # threads that wait for each other cost more than they bring
+            said[held] = rule.fit(vectors[~held], labels[~held]).predict(vectors[held])
     return said
 
 # %% ../nbs/16_shortcuts.ipynb #c092
@@ -263,11 +266,14 @@ def _network(vectors: np.ndarray, labels: np.ndarray, fold: np.ndarray, seed: in
     from sklearn.decomposition import PCA
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
+    from threadpoolctl import threadpool_limits
     said = labels.copy()
     for number in np.unique(fold):
         held = fold == number
-        net = make_pipeline(PCA(min(64, *vectors[~held].shape), whiten=True, svd_solver="randomized", random_state=seed), MLPClassifier(128, max_iter=30, early_stopping=False, random_state=seed))
-        said[held] = net.fit(vectors[~held], labels[~held]).predict(vectors[held])
+        parts = PCA(min(64, *vectors[~held].shape), whiten=True, svd_solver="randomized", random_state=seed)
+        net = make_pipeline(parts, MLPClassifier(128, max_iter=30, random_state=seed))
+        with threadpool_limits(1):
+            said[held] = net.fit(vectors[~held], labels[~held]).predict(vectors[held])
     return said
 
 # %% ../nbs/16_shortcuts.ipynb #c109
@@ -394,3 +400,25 @@ def record(
     leaks = [leak(*part, network=True).assign(set=name) for name, part in parts.items()]
     files.append(_write(pd.concat(leaks, ignore_index=True), out / "shuffled.csv", split_hash=about["split"]))
     return files + [_write(nearest_in_training(*parts["Kaggle as published"], seed=seed), out / "nearest.csv", **about)]
+
+# %% ../nbs/16_shortcuts.ipynb #c138
+def draw_probes(
+    found: "pd.DataFrame",  # rows of one set and question: view, balanced, low, high, chance
+    title: str = "",  # above it
+    axis=None,  # Matplotlib's; None: a figure of its own
+):  # Matplotlib's axis
+    "Bars with intervals: what each view tells; hatched where no tumour is seen."
+    if axis is None:
+        from matplotlib.figure import Figure
+        axis = Figure(figsize=(4, 3), dpi=70, layout="constrained").subplots()
+    rows = found.iloc[::-1]
+    whiskers = np.clip([rows["balanced"] - rows["low"], rows["high"] - rows["balanced"]], 0, None)
+    bars = axis.barh(rows["view"], rows["balanced"], xerr=whiskers, color="white", edgecolor="black", height=0.7, error_kw={"capsize": 2, "linewidth": 1})
+    for bar, view in zip(bars, rows["view"]):
+        if view.startswith("whole"):
+            bar.set_facecolor("0.75")
+        else:
+            bar.set_hatch("....." if view == "patches" else "////")
+    axis.axvline(rows["chance"].iloc[0], color="black", linestyle=":")
+    axis.set(xlim=(0, 1), title=title, xlabel="balanced accuracy")
+    return axis
