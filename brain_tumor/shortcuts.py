@@ -8,7 +8,7 @@ __all__ = ['RING', 'BINS', 'TUMOURS', 'STRENGTH', 'QUESTIONS', 'border', 'histog
            'shortcuts', 'shuffle_labels', 'correlating', 'leak', 'nearest_in_training', 'nearest_elsewhere', 'record',
            'draw_probes']
 
-# %% ../nbs/16_shortcuts.ipynb #c010
+# %% ../nbs/16_shortcuts.ipynb #c070
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ from .splits import group_folds, read_data, split_hash
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/16_shortcuts.ipynb #c014
+# %% ../nbs/16_shortcuts.ipynb #c074
 RING, BINS = 3, 32  # width of the border in a thumbnail of 32; grey values
 
 def border(
@@ -53,7 +53,7 @@ def sharpness(
     small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR).astype(np.float32)
     return float(np.log((cv2.Laplacian(small, cv2.CV_32F).var() + 1) / (small.var() + 1)))
 
-# %% ../nbs/16_shortcuts.ipynb #c016
+# %% ../nbs/16_shortcuts.ipynb #c076
 def file_facts(
     table: "pd.DataFrame",  # with width, height; original_width, original_height where it has them
     sharp: np.ndarray,  # (N,) from `sharpness`
@@ -63,7 +63,7 @@ def file_facts(
     wide, high = (np.log2(side.to_numpy(float)) for side in sides)
     return np.column_stack([wide, high, wide - high, wide == high, sharp]).astype(np.float32)
 
-# %% ../nbs/16_shortcuts.ipynb #c019
+# %% ../nbs/16_shortcuts.ipynb #c079
 def find_outlines(
     table: "pd.DataFrame",  # from `read_data(copies=True)`: image, path, mask, copy_of
 ) -> "pd.DataFrame":  # the same, with outline (path or None) and mirrored (bool)
@@ -78,7 +78,7 @@ def find_outlines(
             mirrored[row] = np.abs(copy - other[:, ::-1]).sum() < np.abs(copy - other).sum()
     return table.assign(outline=outlines, mirrored=mirrored)
 
-# %% ../nbs/16_shortcuts.ipynb #c021
+# %% ../nbs/16_shortcuts.ipynb #c081
 def outline_squares(
     table: "pd.DataFrame",  # from `find_outlines`
     side: int = 128,  # of the squares
@@ -94,29 +94,30 @@ def outline_squares(
             squares[row] = into_square(mask, frame(picture / np.float32(255), side)) > 64
     return squares
 
-# %% ../nbs/16_shortcuts.ipynb #c022
+# %% ../nbs/16_shortcuts.ipynb #c082
 TUMOURS = tuple(name for name in CLASSES if name != "no_tumor")
 
 def choose_patches(
     table: "pd.DataFrame",  # source, image, class, group
     squares: np.ndarray,  # (N, S, S) bool, from `outline_squares`
+    fold: np.ndarray,  # (N,) from `splits.group_folds`: strangers come from the picture's own fold
     seed: int = 0,  # of the draw
 ) -> np.ndarray:  # (N, 3) rows whose outlines are painted on each picture: one of each tumour class
-    "One outline of each kind for every picture: its own for its own class, else another group's, drawn by the picture's name."
-    known, group, names = squares.any((1, 2)), table["group"].to_numpy(), table["class"].to_numpy()
-    pools = [np.flatnonzero(known & (names == name)) for name in TUMOURS]
+    "One outline of each kind for every picture: its own for its own class, else one of another group of its fold, drawn by the picture's name."
+    known, group, names, fold = squares.any((1, 2)), table["group"].to_numpy(), table["class"].to_numpy(), np.asarray(fold)
+    pools = {(part, name): np.flatnonzero(known & (names == name) & (fold == part)) for part in set(fold) for name in TUMOURS}
     chosen = np.empty((len(table), len(TUMOURS)), int)
     for row, image in enumerate(table["source"] + "/" + table["image"]):
         rng = np.random.default_rng([seed, zlib.crc32(image.encode())])
-        for kind, pool in enumerate(pools):
-            others = pool[group[pool] != group[row]]
-            own = names[row] == TUMOURS[kind] and known[row]
+        for kind, name in enumerate(TUMOURS):
+            pool = pools[fold[row], name]
+            others, own = pool[group[pool] != group[row]], names[row] == name and known[row]
             if not own and not len(others):
-                raise BrainTumorError(f"no outline of a {TUMOURS[kind]} but the picture's own: painting out needs two groups with outlines of every tumour class")
+                raise BrainTumorError(f"fold {fold[row]} has no outline of a {name} to paint on {image}: painting out needs outlines of all tumour classes in each fold; give more groups, or fewer folds")
             chosen[row, kind] = row if own else rng.choice(others)
     return chosen
 
-# %% ../nbs/16_shortcuts.ipynb #c023
+# %% ../nbs/16_shortcuts.ipynb #c083
 def patches(
     picture: np.ndarray,  # H x W uint8
     square: np.ndarray,  # S x S bool: outlines in the head's coordinates
@@ -134,7 +135,7 @@ def paint_out(
     "Fill a region from its surroundings (Telea, 2004)."
     return cv2.inpaint(picture, region, 3, cv2.INPAINT_TELEA)
 
-# %% ../nbs/16_shortcuts.ipynb #c027
+# %% ../nbs/16_shortcuts.ipynb #c087
 def _plain(pictures: list[np.ndarray]) -> np.ndarray:
     return np.stack([np.concatenate([border(p), histogram(p), [sharpness(p)], thumbnail(p, 16).ravel()]) for p in pictures])
 
@@ -145,12 +146,14 @@ def views(
     table: "pd.DataFrame",  # from `read_data`; with copies, the originals must be in it
     by: Sequence = (),  # encoders as `embed` takes them, to look at whole and painted pictures
     cache: str | Path | None = None,  # folder for vectors
-    seed: int = 0,  # of the patches
+    fold: np.ndarray | None = None,  # (N,) as the probes will use it; None: `group_folds(table, folds, seed)`
+    folds: int = 5,  # by group
+    seed: int = 0,  # of folds and patches
 ) -> dict[str, np.ndarray]:  # name -> (N, D): file, border, histogram, patches, painted, whole, and "painted, NAME", "whole, NAME"
     "What a probe is shown of each picture."
     known = find_outlines(table)
     squares = outline_squares(known)
-    chosen = choose_patches(known, squares, seed)
+    chosen = choose_patches(known, squares, group_folds(table, folds, seed) if fold is None else fold, seed)
     together = np.stack([squares[three].any(0) for three in chosen])
     painted = lambda picture, row: paint_out(picture, patches(picture, together[row]))
     ring, grey, sharp, whole = np.split(embed(table, _plain, cache), np.cumsum([32 ** 2 - (32 - 2 * RING) ** 2, BINS, 1]), axis=1)
@@ -161,7 +164,7 @@ def views(
         found |= {f"painted, {name}": embed(table, one, cache, painted), f"whole, {name}": embed(table, one, cache)}
     return found
 
-# %% ../nbs/16_shortcuts.ipynb #c030
+# %% ../nbs/16_shortcuts.ipynb #c090
 STRENGTH = 0.1  # C of the logistic regression
 
 def probe(
@@ -186,7 +189,7 @@ def probe(
             said[held] = rule.fit(vectors[~held], labels[~held]).predict(vectors[held])
     return said
 
-# %% ../nbs/16_shortcuts.ipynb #c032
+# %% ../nbs/16_shortcuts.ipynb #c092
 def balanced_accuracy(
     said: np.ndarray,  # (N,)
     labels: np.ndarray,  # (N,)
@@ -205,7 +208,7 @@ def balanced_accuracy(
     low, high = np.quantile(np.nanmean(recalls, axis=1), [0.025, 0.975])
     return float((hits.sum(0) / all_of.sum(0)).mean()), float(low), float(high)
 
-# %% ../nbs/16_shortcuts.ipynb #c035
+# %% ../nbs/16_shortcuts.ipynb #c095
 QUESTIONS = {"which of four": {}, "which tumour": {"no_tumor": None}, "tumour or not": {name: "tumour" for name in TUMOURS}}
 
 def ask(
@@ -215,25 +218,27 @@ def ask(
     "The labels of a question."
     return table["class"].map(lambda name: QUESTIONS[question].get(name, name)).to_numpy(object)
 
-# %% ../nbs/16_shortcuts.ipynb #c036
+# %% ../nbs/16_shortcuts.ipynb #c096
 def shortcuts(
     table: "pd.DataFrame",  # from `read_data`: path, mask, class, group, source, width, height
-    shown: dict[str, np.ndarray] | None = None,  # from `views`; None: made here, without an encoder
+    shown: dict[str, np.ndarray] | None = None,  # from `views` with the same folds; None: made here, without an encoder
     questions: Sequence[str] = tuple(QUESTIONS),  # what to ask
+    fold: np.ndarray | None = None,  # (N,) that `views` was given; None: `group_folds(table, folds, seed)`
     folds: int = 5,  # by group
     seed: int = 0,  # of folds and patches
 ) -> "pd.DataFrame":  # question, view, pictures, groups, classes, chance, majority, accuracy, balanced, low, high
     "How well each view tells the class of patients it has not seen, by a linear probe; `BrainTumorError` where there is too little."
     import pandas as pd
     from tqdm.auto import tqdm
-    shown, rows = views(table, seed=seed) if shown is None else shown, []
+    fold, rows = np.asarray(group_folds(table, folds, seed) if fold is None else fold), []
+    shown = views(table, fold=fold, seed=seed) if shown is None else shown
     for question, (name, vectors) in tqdm([(q, v) for q in questions for v in shown.items()], desc="probing", mininterval=2):
         asked = ask(table, question)
         about = np.flatnonzero(pd.notna(asked))
         part, labels = table.iloc[about], asked[about].astype(str)
         if len(set(labels)) < 2:
             continue
-        said = probe(vectors[about], labels, group_folds(part, folds, seed).to_numpy())
+        said = probe(vectors[about], labels, fold[about])
         mean, low, high = balanced_accuracy(said, labels, part["group"])
         counts = np.unique(labels, return_counts=True)[1]
         rows.append({"question": question, "view": name, "pictures": len(part), "groups": part["group"].nunique(), "classes": len(counts), "chance": 1 / len(counts),
@@ -242,7 +247,7 @@ def shortcuts(
         raise BrainTumorError("the pictures are of one class: there is nothing to tell apart. Give a table of at least two classes.")
     return pd.DataFrame(rows).round(4)
 
-# %% ../nbs/16_shortcuts.ipynb #c043
+# %% ../nbs/16_shortcuts.ipynb #c103
 def shuffle_labels(
     table: "pd.DataFrame",  # with group, class
     seed: int = 0,  # of the lot
@@ -253,7 +258,7 @@ def shuffle_labels(
     lot = dict(zip(classes.index[order], classes.to_numpy()[np.roll(order, 1)]))
     return table["group"].map(lot).to_numpy()
 
-# %% ../nbs/16_shortcuts.ipynb #c046
+# %% ../nbs/16_shortcuts.ipynb #c106
 def correlating(
     vectors: np.ndarray,  # (N, D)
 ) -> np.ndarray:  # (N, D) float32: mean 0, length 1, so that near means correlated
@@ -261,7 +266,7 @@ def correlating(
     centred = np.asarray(vectors, np.float32) - np.mean(vectors, axis=1, keepdims=True, dtype=np.float32)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
 
-# %% ../nbs/16_shortcuts.ipynb #c048
+# %% ../nbs/16_shortcuts.ipynb #c108
 def _network(vectors: np.ndarray, labels: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.decomposition import PCA
     from sklearn.neural_network import MLPClassifier
@@ -276,7 +281,7 @@ def _network(vectors: np.ndarray, labels: np.ndarray, fold: np.ndarray, seed: in
             said[held] = net.fit(vectors[~held], labels[~held]).predict(vectors[held])
     return said
 
-# %% ../nbs/16_shortcuts.ipynb #c049
+# %% ../nbs/16_shortcuts.ipynb #c109
 def leak(
     vectors: np.ndarray,  # (N, D) thumbnails, from `embed(table, "pixels")`
     table: "pd.DataFrame",  # N rows with source, class, group
@@ -307,7 +312,7 @@ def leak(
                              "chance": 1 / len(set(labels)), "accuracy": float((said == labels).mean()), "balanced": mean, "low": low, "high": high})
     return pd.DataFrame(rows).round(4)
 
-# %% ../nbs/16_shortcuts.ipynb #c052
+# %% ../nbs/16_shortcuts.ipynb #c112
 def nearest_in_training(
     vectors: np.ndarray,  # (N, D) thumbnails
     table: "pd.DataFrame",  # N rows with image (Training/... and Testing/...), class, group, source
@@ -331,7 +336,7 @@ def nearest_in_training(
             rows.append({"protocol": protocol, "of": kind, "pictures": int(rows_of.sum()), "accuracy": mean, "low": low, "high": high, "same_group": float(shared[rows_of].mean())})
     return pd.DataFrame(rows).round(4)
 
-# %% ../nbs/16_shortcuts.ipynb #c053
+# %% ../nbs/16_shortcuts.ipynb #c113
 def nearest_elsewhere(
     vectors: np.ndarray,  # (N, D)
     rows: np.ndarray,  # whose neighbours are sought
@@ -343,7 +348,7 @@ def nearest_elsewhere(
     likeness[group[rows][:, None] == group[among][None]] = -np.inf
     return among[likeness.argmax(1)]
 
-# %% ../nbs/16_shortcuts.ipynb #c056
+# %% ../nbs/16_shortcuts.ipynb #c116
 def _sets(everything: "pd.DataFrame") -> dict[str, np.ndarray]:
     "Name -> rows of the table with copies."
     own, kaggle = everything["copy_of"].isna().to_numpy(), (everything["source"] == "kaggle").to_numpy()
@@ -362,7 +367,7 @@ def _write(table: "pd.DataFrame", path: Path, **more) -> Path:
         table.assign(**more).to_csv(beside, index=False, lineterminator="\n")
     return path
 
-# %% ../nbs/16_shortcuts.ipynb #c057
+# %% ../nbs/16_shortcuts.ipynb #c117
 def _strengths(table: "pd.DataFrame", shown: dict[str, np.ndarray], seed: int) -> "pd.DataFrame":
     "Balanced accuracy on validation of rules from train, for some penalties."
     import pandas as pd
@@ -375,7 +380,7 @@ def _strengths(table: "pd.DataFrame", shown: dict[str, np.ndarray], seed: int) -
             rows.append({"view": view, "strength": strength, "balanced": balanced_accuracy(said[fold], labels[fold], group[fold])[0]})
     return pd.DataFrame(rows).round(4)
 
-# %% ../nbs/16_shortcuts.ipynb #c058
+# %% ../nbs/16_shortcuts.ipynb #c118
 def record(
     data: str | Path,  # folder of the sets
     out: str | Path,  # for shortcuts.csv, shuffled.csv, nearest.csv, strength.csv
@@ -387,13 +392,15 @@ def record(
     import pandas as pd
     everything = _published(data, read_data(data, copies=True))
     about, out = {"seed": seed, "split": split_hash(everything)[:11]}, Path(out)
-    shown, sets, found = views(everything, [one for one in by if one != "compact"], cache, seed), _sets(everything), []
+    fold = group_folds(everything, seed=seed).to_numpy()
+    shown, sets, found = views(everything, [one for one in by if one != "compact"], cache, fold, seed=seed), _sets(everything), []
     files = [_write(_strengths(everything, shown, seed), out / "strength.csv", **about)]
     for name, rows in sets.items():
         part = everything[rows].reset_index(drop=True)
-        fair = views(part, by, cache, seed) if "validation" in name else {view: vectors[rows] for view, vectors in shown.items()}
+        few = "validation" in name
+        fair = views(part, by, cache, seed=seed) if few else {view: vectors[rows] for view, vectors in shown.items()}
         questions = ["tumour or not"] if name in ("Kaggle without copies", "all sets, undisputed") else list(QUESTIONS)
-        found.append(shortcuts(part, fair, questions, seed=seed).assign(set=name))
+        found.append(shortcuts(part, fair, questions, None if few else fold[rows], seed=seed).assign(set=name))
     files.append(_write(pd.concat(found, ignore_index=True), out / "shortcuts.csv", **about))
     thumbs = embed(everything, "pixels", cache)
     parts = {name: (thumbs[sets[name]], everything[sets[name]].reset_index(drop=True)) for name in ("all sets", "Kaggle as published")}
@@ -401,7 +408,7 @@ def record(
     files.append(_write(pd.concat(leaks, ignore_index=True), out / "shuffled.csv", split_hash=about["split"]))
     return files + [_write(nearest_in_training(*parts["Kaggle as published"], seed=seed), out / "nearest.csv", **about)]
 
-# %% ../nbs/16_shortcuts.ipynb #c122
+# %% ../nbs/16_shortcuts.ipynb #c138
 def draw_probes(
     found: "pd.DataFrame",  # rows of one set and question: view, balanced, low, high, chance
     title: str = "",  # above it

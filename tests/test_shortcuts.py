@@ -82,13 +82,15 @@ def test_copies_take_the_outline_of_their_original(tmp_path):
 def test_patches_are_one_of_each_kind_and_of_strangers(heads):
     known = find_outlines(heads)
     squares = outline_squares(known)
-    chosen = choose_patches(known, squares)
+    fold = group_folds(known).to_numpy()
+    chosen = choose_patches(known, squares, fold)
+    assert (fold[chosen] == fold[:, None]).all()
     for row in range(len(known)):
         assert known["class"].iloc[chosen[row]].tolist() == list(TUMOURS)
         for kind, donor in zip(TUMOURS, chosen[row]):
             own = kind == known["class"][row]
             assert (donor == row) if own else known["group"][donor] != known["group"][row]
-    assert np.array_equal(choose_patches(known, squares), chosen) and not np.array_equal(choose_patches(known, squares, seed=1), chosen)
+    assert np.array_equal(choose_patches(known, squares, fold), chosen) and not np.array_equal(choose_patches(known, squares, fold, seed=1), chosen)
     assert not squares[(known["class"] == "no_tumor").to_numpy()].any()
 
 
@@ -120,7 +122,7 @@ def test_painting_the_own_tumour_alone_would_tell_the_class(heads, shown):
 
 
 def test_painting_needs_outlines_of_strangers(heads):
-    with pytest.raises(BrainTumorError, match="two groups"):
+    with pytest.raises(BrainTumorError, match="no outline of a meningioma"):
         views(heads[heads["class"].isin(["no_tumor", "glioma"])].reset_index(drop=True))
 
 
