@@ -263,6 +263,12 @@ def test_the_penalty_is_near_the_best_that_was_tried():
     assert tried.max() - tried[STRENGTH] < 0.02
 
 
+def test_the_control_is_at_chance():
+    found = recorded("shortcuts")
+    control = found[(found["view"] == "patches") & (found["set"] != "Kaggle without copies")]
+    assert len(control) > 9 and ((control["low"] <= control["chance"]) & (control["chance"] <= control["high"])).all()
+
+
 def test_the_drawing_shows_every_view():
     part = recorded("shortcuts").query("`set` == 'all sets' and question == 'tumour or not'")
     axis = draw_probes(part, "all")
