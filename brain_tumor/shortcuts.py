@@ -8,7 +8,7 @@ __all__ = ['RING', 'BINS', 'TUMOURS', 'STRENGTH', 'QUESTIONS', 'border', 'histog
            'shortcuts', 'shuffle_labels', 'correlating', 'leak', 'nearest_in_training', 'nearest_elsewhere', 'record',
            'draw_probes']
 
-# %% ../nbs/16_shortcuts.ipynb #c070
+# %% ../nbs/16_shortcuts.ipynb #c010
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ from .splits import group_folds, read_data, split_hash
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/16_shortcuts.ipynb #c074
+# %% ../nbs/16_shortcuts.ipynb #c014
 RING, BINS = 3, 32  # width of the border in a thumbnail of 32; grey values
 
 def border(
@@ -53,7 +53,7 @@ def sharpness(
     small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR).astype(np.float32)
     return float(np.log((cv2.Laplacian(small, cv2.CV_32F).var() + 1) / (small.var() + 1)))
 
-# %% ../nbs/16_shortcuts.ipynb #c076
+# %% ../nbs/16_shortcuts.ipynb #c016
 def file_facts(
     table: "pd.DataFrame",  # with width, height; original_width, original_height where it has them
     sharp: np.ndarray,  # (N,) from `sharpness`
@@ -63,7 +63,7 @@ def file_facts(
     wide, high = (np.log2(side.to_numpy(float)) for side in sides)
     return np.column_stack([wide, high, wide - high, wide == high, sharp]).astype(np.float32)
 
-# %% ../nbs/16_shortcuts.ipynb #c079
+# %% ../nbs/16_shortcuts.ipynb #c019
 def find_outlines(
     table: "pd.DataFrame",  # from `read_data(copies=True)`: image, path, mask, copy_of
 ) -> "pd.DataFrame":  # the same, with outline (path or None) and mirrored (bool)
@@ -78,7 +78,7 @@ def find_outlines(
             mirrored[row] = np.abs(copy - other[:, ::-1]).sum() < np.abs(copy - other).sum()
     return table.assign(outline=outlines, mirrored=mirrored)
 
-# %% ../nbs/16_shortcuts.ipynb #c081
+# %% ../nbs/16_shortcuts.ipynb #c021
 def outline_squares(
     table: "pd.DataFrame",  # from `find_outlines`
     side: int = 128,  # of the squares
@@ -94,7 +94,7 @@ def outline_squares(
             squares[row] = into_square(mask, frame(picture / np.float32(255), side)) > 64
     return squares
 
-# %% ../nbs/16_shortcuts.ipynb #c082
+# %% ../nbs/16_shortcuts.ipynb #c022
 TUMOURS = tuple(name for name in CLASSES if name != "no_tumor")
 
 def choose_patches(
@@ -117,7 +117,7 @@ def choose_patches(
             chosen[row, kind] = row if own else rng.choice(others)
     return chosen
 
-# %% ../nbs/16_shortcuts.ipynb #c083
+# %% ../nbs/16_shortcuts.ipynb #c023
 def patches(
     picture: np.ndarray,  # H x W uint8
     square: np.ndarray,  # S x S bool: outlines in the head's coordinates
@@ -135,7 +135,7 @@ def paint_out(
     "Fill a region from its surroundings (Telea, 2004)."
     return cv2.inpaint(picture, region, 3, cv2.INPAINT_TELEA)
 
-# %% ../nbs/16_shortcuts.ipynb #c087
+# %% ../nbs/16_shortcuts.ipynb #c027
 def _plain(pictures: list[np.ndarray]) -> np.ndarray:
     return np.stack([np.concatenate([border(p), histogram(p), [sharpness(p)], thumbnail(p, 16).ravel()]) for p in pictures])
 
@@ -164,7 +164,7 @@ def views(
         found |= {f"painted, {name}": embed(table, one, cache, painted), f"whole, {name}": embed(table, one, cache)}
     return found
 
-# %% ../nbs/16_shortcuts.ipynb #c090
+# %% ../nbs/16_shortcuts.ipynb #c030
 STRENGTH = 0.1  # C of the logistic regression
 
 def probe(
@@ -189,7 +189,7 @@ def probe(
             said[held] = rule.fit(vectors[~held], labels[~held]).predict(vectors[held])
     return said
 
-# %% ../nbs/16_shortcuts.ipynb #c092
+# %% ../nbs/16_shortcuts.ipynb #c032
 def balanced_accuracy(
     said: np.ndarray,  # (N,)
     labels: np.ndarray,  # (N,)
@@ -208,7 +208,7 @@ def balanced_accuracy(
     low, high = np.quantile(np.nanmean(recalls, axis=1), [0.025, 0.975])
     return float((hits.sum(0) / all_of.sum(0)).mean()), float(low), float(high)
 
-# %% ../nbs/16_shortcuts.ipynb #c095
+# %% ../nbs/16_shortcuts.ipynb #c035
 QUESTIONS = {"which of four": {}, "which tumour": {"no_tumor": None}, "tumour or not": {name: "tumour" for name in TUMOURS}}
 
 def ask(
@@ -218,7 +218,7 @@ def ask(
     "The labels of a question."
     return table["class"].map(lambda name: QUESTIONS[question].get(name, name)).to_numpy(object)
 
-# %% ../nbs/16_shortcuts.ipynb #c096
+# %% ../nbs/16_shortcuts.ipynb #c036
 def shortcuts(
     table: "pd.DataFrame",  # from `read_data`: path, mask, class, group, source, width, height
     shown: dict[str, np.ndarray] | None = None,  # from `views` with the same folds; None: made here, without an encoder
@@ -247,7 +247,7 @@ def shortcuts(
         raise BrainTumorError("the pictures are of one class: there is nothing to tell apart. Give a table of at least two classes.")
     return pd.DataFrame(rows).round(4)
 
-# %% ../nbs/16_shortcuts.ipynb #c103
+# %% ../nbs/16_shortcuts.ipynb #c043
 def shuffle_labels(
     table: "pd.DataFrame",  # with group, class
     seed: int = 0,  # of the lot
@@ -258,7 +258,7 @@ def shuffle_labels(
     lot = dict(zip(classes.index[order], classes.to_numpy()[np.roll(order, 1)]))
     return table["group"].map(lot).to_numpy()
 
-# %% ../nbs/16_shortcuts.ipynb #c106
+# %% ../nbs/16_shortcuts.ipynb #c046
 def correlating(
     vectors: np.ndarray,  # (N, D)
 ) -> np.ndarray:  # (N, D) float32: mean 0, length 1, so that near means correlated
@@ -266,7 +266,7 @@ def correlating(
     centred = np.asarray(vectors, np.float32) - np.mean(vectors, axis=1, keepdims=True, dtype=np.float32)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
 
-# %% ../nbs/16_shortcuts.ipynb #c108
+# %% ../nbs/16_shortcuts.ipynb #c048
 def _network(vectors: np.ndarray, labels: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.decomposition import PCA
     from sklearn.neural_network import MLPClassifier
@@ -281,7 +281,7 @@ def _network(vectors: np.ndarray, labels: np.ndarray, fold: np.ndarray, seed: in
             said[held] = net.fit(vectors[~held], labels[~held]).predict(vectors[held])
     return said
 
-# %% ../nbs/16_shortcuts.ipynb #c109
+# %% ../nbs/16_shortcuts.ipynb #c049
 def leak(
     vectors: np.ndarray,  # (N, D) thumbnails, from `embed(table, "pixels")`
     table: "pd.DataFrame",  # N rows with source, class, group
@@ -312,7 +312,7 @@ def leak(
                              "chance": 1 / len(set(labels)), "accuracy": float((said == labels).mean()), "balanced": mean, "low": low, "high": high})
     return pd.DataFrame(rows).round(4)
 
-# %% ../nbs/16_shortcuts.ipynb #c112
+# %% ../nbs/16_shortcuts.ipynb #c052
 def nearest_in_training(
     vectors: np.ndarray,  # (N, D) thumbnails
     table: "pd.DataFrame",  # N rows with image (Training/... and Testing/...), class, group, source
@@ -336,7 +336,7 @@ def nearest_in_training(
             rows.append({"protocol": protocol, "of": kind, "pictures": int(rows_of.sum()), "accuracy": mean, "low": low, "high": high, "same_group": float(shared[rows_of].mean())})
     return pd.DataFrame(rows).round(4)
 
-# %% ../nbs/16_shortcuts.ipynb #c113
+# %% ../nbs/16_shortcuts.ipynb #c053
 def nearest_elsewhere(
     vectors: np.ndarray,  # (N, D)
     rows: np.ndarray,  # whose neighbours are sought
@@ -348,7 +348,7 @@ def nearest_elsewhere(
     likeness[group[rows][:, None] == group[among][None]] = -np.inf
     return among[likeness.argmax(1)]
 
-# %% ../nbs/16_shortcuts.ipynb #c116
+# %% ../nbs/16_shortcuts.ipynb #c056
 def _sets(everything: "pd.DataFrame") -> dict[str, np.ndarray]:
     "Name -> rows of the table with copies."
     own, kaggle = everything["copy_of"].isna().to_numpy(), (everything["source"] == "kaggle").to_numpy()
@@ -367,7 +367,7 @@ def _write(table: "pd.DataFrame", path: Path, **more) -> Path:
         table.assign(**more).to_csv(beside, index=False, lineterminator="\n")
     return path
 
-# %% ../nbs/16_shortcuts.ipynb #c117
+# %% ../nbs/16_shortcuts.ipynb #c057
 def _strengths(table: "pd.DataFrame", shown: dict[str, np.ndarray], seed: int) -> "pd.DataFrame":
     "Balanced accuracy on validation of rules from train, for some penalties."
     import pandas as pd
@@ -380,7 +380,7 @@ def _strengths(table: "pd.DataFrame", shown: dict[str, np.ndarray], seed: int) -
             rows.append({"view": view, "strength": strength, "balanced": balanced_accuracy(said[fold], labels[fold], group[fold])[0]})
     return pd.DataFrame(rows).round(4)
 
-# %% ../nbs/16_shortcuts.ipynb #c118
+# %% ../nbs/16_shortcuts.ipynb #c058
 def record(
     data: str | Path,  # folder of the sets
     out: str | Path,  # for shortcuts.csv, shuffled.csv, nearest.csv, strength.csv
@@ -408,7 +408,7 @@ def record(
     files.append(_write(pd.concat(leaks, ignore_index=True), out / "shuffled.csv", split_hash=about["split"]))
     return files + [_write(nearest_in_training(*parts["Kaggle as published"], seed=seed), out / "nearest.csv", **about)]
 
-# %% ../nbs/16_shortcuts.ipynb #c138
+# %% ../nbs/16_shortcuts.ipynb #c122
 def draw_probes(
     found: "pd.DataFrame",  # rows of one set and question: view, balanced, low, high, chance
     title: str = "",  # above it
