@@ -7,7 +7,7 @@ __all__ = ['MODELS', 'THUMBNAIL', 'BALANCING', 'MARKS', 'read_manifest', 'checke
            'load_encoder', 'thumbnail', 'embed', 'balanced', 'balancing_copy', 'tsne', 'nearest', 'neighbours',
            'draw_map', 'record']
 
-# %% ../nbs/15_features.ipynb #c071
+# %% ../nbs/15_features.ipynb #c007
 import hashlib
 import json
 import zipfile
@@ -28,10 +28,10 @@ from .splits import read_data, split_hash
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/15_features.ipynb #c073
+# %% ../nbs/15_features.ipynb #c009
 MODELS = Path(__file__).parent / "models" if "__file__" in globals() else Path("../brain_tumor/models")
 
-# %% ../nbs/15_features.ipynb #c074
+# %% ../nbs/15_features.ipynb #c010
 def read_manifest(
     folder: str | Path,  # of a packed model
 ) -> dict:
@@ -45,7 +45,7 @@ def read_manifest(
     except ValueError as error:
         raise BrainTumorError(f"{path}: not a manifest ({error}); restore the file") from None
 
-# %% ../nbs/15_features.ipynb #c076
+# %% ../nbs/15_features.ipynb #c012
 def checked_bytes(
     path: str | Path,  # model file
     sha256: str,  # as its manifest says
@@ -61,7 +61,7 @@ def checked_bytes(
                               "install the package again, or pack the model anew")
     return content
 
-# %% ../nbs/15_features.ipynb #c079
+# %% ../nbs/15_features.ipynb #c015
 def start_session(
     model: bytes,  # ONNX file
     threads: int = 0,  # 0: as many as processors
@@ -74,7 +74,7 @@ def start_session(
     how.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model, how, providers=["CPUExecutionProvider"])
 
-# %% ../nbs/15_features.ipynb #c081
+# %% ../nbs/15_features.ipynb #c017
 def trunk(
     model: bytes,  # ONNX file of a packed network
 ) -> bytes:  # ONNX file: the same input, one output, the features before pooling
@@ -88,7 +88,7 @@ def trunk(
     whole.graph.output.append(onnx.helper.make_tensor_value_info(pools[0], onnx.TensorProto.FLOAT, None))
     return Extractor(whole).extract_model([whole.graph.input[0].name], pools).SerializeToString()
 
-# %% ../nbs/15_features.ipynb #c082
+# %% ../nbs/15_features.ipynb #c018
 @lru_cache(maxsize=4)
 def load_encoder(
     folder: str | Path = MODELS / "compact",  # of a packed model
@@ -104,10 +104,10 @@ def load_encoder(
     encode.sha256, encode.size = sha256, manifest["size"]
     return encode
 
-# %% ../nbs/15_features.ipynb #c087
+# %% ../nbs/15_features.ipynb #c023
 THUMBNAIL = 32  # side, pixels
 
-# %% ../nbs/15_features.ipynb #c088
+# %% ../nbs/15_features.ipynb #c024
 def thumbnail(
     picture: np.ndarray,  # H x W uint8
     side: int = THUMBNAIL,  # of the result, pixels
@@ -115,7 +115,7 @@ def thumbnail(
     "The whole frame, small and square: aspect is not kept."
     return cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(255)
 
-# %% ../nbs/15_features.ipynb #c090
+# %% ../nbs/15_features.ipynb #c026
 def _looker(by: str | Path | Callable) -> tuple[str, Callable]:
     "A name for the cache, and a function: list of pictures (uint8) -> vectors."
     if isinstance(by, str) and by == "pixels":
@@ -126,7 +126,7 @@ def _looker(by: str | Path | Callable) -> tuple[str, Callable]:
     encode = load_encoder() if by == "compact" else load_encoder(by)
     return f"compact-{encode.sha256[:11]}", lambda pictures: encode(squares(pictures, encode.size)).mean((1, 2))
 
-# %% ../nbs/15_features.ipynb #c092
+# %% ../nbs/15_features.ipynb #c028
 def _fingerprint(picture: np.ndarray) -> bytes:
     return hashlib.sha256(str(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).digest()
 
@@ -143,7 +143,7 @@ def _keep(file: Path | None, kept: dict[bytes, np.ndarray]) -> None:
         with write_beside(file) as beside, open(beside, "wb") as stream:
             np.savez(stream, digests=np.stack([np.frombuffer(d, np.uint8) for d in kept]), vectors=np.stack(list(kept.values())))
 
-# %% ../nbs/15_features.ipynb #c093
+# %% ../nbs/15_features.ipynb #c029
 def embed(
     pictures: "pd.DataFrame | Sequence[str | Path]",  # a table with the column path, or paths
     by: str | Path | Callable = "compact",  # "compact", "pixels", a packed model's folder, or a function: list of pictures (H x W uint8) -> (n, D); its __name__ names the cache
@@ -179,10 +179,10 @@ def embed(
                               if broken else "no pictures: give a table with at least one row, or at least one path")
     return np.stack([kept[digest] for digest in digests])
 
-# %% ../nbs/15_features.ipynb #c099
+# %% ../nbs/15_features.ipynb #c035
 BALANCING = Augmentation(rotation=10, scale=0.1, aspect=0, shift=0.1, gamma=0, brightness=0.2, shading=0, blur=0, low_resolution=0, noise=0, compression=0)
 
-# %% ../nbs/15_features.ipynb #c100
+# %% ../nbs/15_features.ipynb #c036
 def balanced(
     table: "pd.DataFrame",  # with class
     target: int = 2000,  # pictures a class should have
@@ -197,7 +197,7 @@ def balanced(
     whole = pd.concat(parts, ignore_index=True)
     return whole.assign(added=whole["added"].cumsum().where(whole["added"] > 0, 0))
 
-# %% ../nbs/15_features.ipynb #c101
+# %% ../nbs/15_features.ipynb #c037
 def balancing_copy(
     picture: np.ndarray,  # H x W uint8
     number: int,  # of the copy: 0 leaves the picture as it is
@@ -210,7 +210,7 @@ def balancing_copy(
     moved = cv2.warpAffine(small, random_affine(150, 150, rng, BALANCING), (150, 150), borderMode=cv2.BORDER_REPLICATE)
     return (np.clip(degrade(shade(moved / np.float32(255), rng, BALANCING), rng, BALANCING), 0, 1) * 255).astype(np.uint8)
 
-# %% ../nbs/15_features.ipynb #c104
+# %% ../nbs/15_features.ipynb #c040
 def tsne(
     vectors: np.ndarray,  # (N, D)
     seed: int = 0,  # of start and descent
@@ -228,14 +228,14 @@ def tsne(
     file = None if cache is None else Path(cache) / f"tsne-{name.hex()[:16]}.npz"
     kept = _read_kept(file)
     if len(kept) != 1 or name not in kept:
-        small = PCA(min(50, *vectors.shape), svd_solver="randomized", random_state=seed).fit_transform(vectors)
-        with threadpool_limits(1):  # the same sums in the same order on every machine, and no threads that wait for each other
+        with threadpool_limits(1):  # the same sums in the same order, however many processors; and no threads that wait for each other
+            small = PCA(min(50, *vectors.shape), svd_solver="randomized", random_state=seed).fit_transform(vectors)
             found = TSNE(init="pca", random_state=seed, perplexity=min(perplexity, (len(vectors) - 1) / 3)).fit_transform(small)
         kept = {name: found.astype(np.float32)}
         _keep(file, kept)
     return kept[name]
 
-# %% ../nbs/15_features.ipynb #c108
+# %% ../nbs/15_features.ipynb #c044
 def nearest(
     vectors: np.ndarray,  # (N, D)
     apart: np.ndarray | None = None,  # (N,) rows of equal value are no neighbours, such as groups
@@ -253,7 +253,7 @@ def nearest(
         found[some] = squared.argmin(1)
     return found
 
-# %% ../nbs/15_features.ipynb #c110
+# %% ../nbs/15_features.ipynb #c046
 def _silhouette(vectors: np.ndarray, values: np.ndarray) -> float:
     from sklearn.metrics import silhouette_score
     kinds = len(set(values))
@@ -277,7 +277,7 @@ def neighbours(
                     | {"silhouette": _silhouette(vectors, values)})
     return pd.DataFrame(rows).round(4)
 
-# %% ../nbs/15_features.ipynb #c114
+# %% ../nbs/15_features.ipynb #c050
 MARKS = dict(zip(CLASSES, ("o", "^", "s", "X")))
 
 def draw_map(
@@ -298,7 +298,7 @@ def draw_map(
     axis.legend(fontsize=7, loc="best", handletextpad=0.2)
     return axis
 
-# %% ../nbs/15_features.ipynb #c117
+# %% ../nbs/15_features.ipynb #c053
 def _set_of(data: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame, str]":
     "Kaggle's Training folder with copies; everything without copies; the split's hash."
     everything, table = read_data(data, copies=True), read_data(data)
@@ -311,7 +311,7 @@ def _write_table(table: "pd.DataFrame", path: Path) -> Path:
         table.to_csv(beside, index=False, lineterminator="\n")
     return path
 
-# %% ../nbs/15_features.ipynb #c118
+# %% ../nbs/15_features.ipynb #c054
 def record(
     data: str | Path,  # folder of the sets
     out: str | Path,  # for tsne_*.csv and neighbours.csv
