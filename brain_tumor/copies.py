@@ -6,7 +6,7 @@
 __all__ = ['SIDE', 'COARSE', 'CUTS', 'ROOT', 'FINE', 'BLUR', 'HOPELESS', 'ENOUGH', 'SURE', 'thumbnail', 'head_of', 'Prints',
            'prints', 'windows', 'coarse', 'candidates', 'fine', 'agreement', 'find_copies', 'chain']
 
-# %% ../nbs/10c_copies.ipynb #c047
+# %% ../nbs/10c_copies.ipynb #c004
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .scan import BrainTumorError
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/10c_copies.ipynb #c054
+# %% ../nbs/10c_copies.ipynb #c011
 SIDE = 96  # pixels, of a thumbnail
 
 def thumbnail(
@@ -42,7 +42,7 @@ def head_of(
     x, y, width, height, _ = parts[parts[:, 4].argmax()] if len(parts) else (0, 0, 0, 0, 0)
     return (int(y), int(y + height), int(x), int(x + width)) if min(width, height) >= SIDE // 4 else (0, SIDE, 0, SIDE)
 
-# %% ../nbs/10c_copies.ipynb #c056
+# %% ../nbs/10c_copies.ipynb #c013
 @dataclass(frozen=True, eq=False)
 class Prints:
     "What the search keeps of N pictures, about 9 kB each."
@@ -59,7 +59,7 @@ def _print(picture: np.ndarray | str | Path) -> tuple:
     thumb = thumbnail(pixels)
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest(), thumb, head_of(thumb)
 
-# %% ../nbs/10c_copies.ipynb #c057
+# %% ../nbs/10c_copies.ipynb #c014
 def _in_order(function, items: Iterable, total: int | None) -> Iterator:
     "Results in order, by two threads, never more than some hundred items in memory."
     from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +81,7 @@ def prints(
     thumbs = np.array([one[1] for one in kept], np.uint8).reshape(-1, SIDE, SIDE)
     return Prints(digests, thumbs, np.array([one[2] for one in kept], int).reshape(-1, 4), broken)
 
-# %% ../nbs/10c_copies.ipynb #c060
+# %% ../nbs/10c_copies.ipynb #c017
 COARSE = 16  # pixels, side of a coarse description
 CUTS = ((0, 1), (0, 0.95), (0.05, 1), (0, 0.9), (0.05, 0.95), (0.1, 1))  # what a crop of up to a tenth leaves of an axis
 ROOT = np.sqrt(np.arange(256, dtype=np.float32))
@@ -101,7 +101,7 @@ def windows(
     "What crops of up to a tenth of the frame would leave of the head."
     return [(*rows, *columns) for rows in _ends(*head[:2]) for columns in _ends(*head[2:])]
 
-# %% ../nbs/10c_copies.ipynb #c061
+# %% ../nbs/10c_copies.ipynb #c018
 def _unit(x: np.ndarray) -> np.ndarray:
     "Rows with mean 0 and length 1, so that a product of two is their correlation."
     x = x - x.mean(-1, keepdims=True)
@@ -118,7 +118,7 @@ def coarse(
 def _mirrored(descriptions: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(descriptions.reshape(-1, COARSE, COARSE)[:, :, ::-1]).reshape(len(descriptions), -1)
 
-# %% ../nbs/10c_copies.ipynb #c065
+# %% ../nbs/10c_copies.ipynb #c022
 def _shortener(descriptions: np.ndarray, size: int = 64, seed: int = 0):
     "A function that shortens descriptions to their principal components."
     some = descriptions[np.random.default_rng(seed).permutation(len(descriptions))[:6000]]
@@ -134,7 +134,7 @@ def _best(keys: tuple[np.ndarray, ...], likeness: np.ndarray) -> np.ndarray:
     change = np.any([k[order][1:] != k[order][:-1] for k in keys], axis=0) if len(order) > 1 else np.zeros(0, bool)
     return order[np.r_[True, change]] if len(order) else order
 
-# %% ../nbs/10c_copies.ipynb #c066
+# %% ../nbs/10c_copies.ipynb #c023
 def _neighbours(a: Prints, rows: np.ndarray, near, shorten, count: int) -> tuple[np.ndarray, ...]:
     "For some pictures: (first, second, mirrored, window, likeness), the most alike window of each."
     cut = [windows(tuple(h)) for h in a.heads[rows]]
@@ -175,7 +175,7 @@ def _few(found: tuple[np.ndarray, ...], same: bool, depth: int, floor: float) ->
     rank = np.arange(len(order)) - np.searchsorted(first[order], first[order])
     return tuple(part[order[rank < depth]] for part in found)
 
-# %% ../nbs/10c_copies.ipynb #c069
+# %% ../nbs/10c_copies.ipynb #c026
 FINE = 56  # pixels, side of a fine comparison
 
 def _blur_matrix(size: int, sigma: float) -> np.ndarray:
@@ -197,7 +197,7 @@ def fine(
     out -= BLUR @ out @ BLUR.T
     return _unit(out.reshape(len(out), FINE * FINE)).reshape(out.shape)
 
-# %% ../nbs/10c_copies.ipynb #c070
+# %% ../nbs/10c_copies.ipynb #c027
 def _pull(pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "How each pattern changes when an edge of its window moves (B, 4, FINE^2), and the inverse of the normal equations."
     down, along = np.gradient(pattern, axis=(1, 2))
@@ -205,7 +205,7 @@ def _pull(pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     change = np.stack([down * (1 - far)[:, None], down * far[:, None], along * (1 - far), along * far], 1).reshape(len(pattern), 4, FINE * FINE)
     return change, np.linalg.inv(change @ change.transpose(0, 2, 1) + 1e-6 * np.eye(4, dtype=np.float32))
 
-HOPELESS = (0.35, 0.6, 0.8, 0.88)  # correlation below which a pair is given up, at the start and after each step
+HOPELESS = (0.25, 0.6, 0.8, 0.88)  # correlation below which a pair is given up, at the start and after each step
 ENOUGH = 0.97
 
 def agreement(
@@ -234,8 +234,8 @@ def agreement(
         rows, change, inverse, first, window, goal, now = (part[on] for part in (rows, change, inverse, first, window, goal, now))
     return best
 
-# %% ../nbs/10c_copies.ipynb #c074
-SURE = 0.965
+# %% ../nbs/10c_copies.ipynb #c031
+SURE = 0.955
 
 def _agreements(a: Prints, b: Prints, first, second, flipped, window) -> np.ndarray:
     from tqdm.auto import tqdm
@@ -251,7 +251,7 @@ def _agreements(a: Prints, b: Prints, first, second, flipped, window) -> np.ndar
 def _some(p: Prints, rows: np.ndarray) -> Prints:
     return Prints(p.digests[rows], p.thumbs[rows], p.heads[rows], {})
 
-# %% ../nbs/10c_copies.ipynb #c075
+# %% ../nbs/10c_copies.ipynb #c032
 def find_copies(
     a: Prints,  # pictures
     b: Prints | None = None,  # other pictures, to find copies between the two; None: within the first
@@ -264,12 +264,19 @@ def find_copies(
     if b is not None:
         where = {a.digests[i]: i for i in one}
         rows = [(where[b.digests[j]], j, 1.0, False, True) for j in two if b.digests[j] in where]
+    left, right = _some(a, one), _some(b or a, two)
     if len(one) > (b is None) and len(two):
-        first, second, flipped, window, _ = candidates(_some(a, one), None if b is None else _some(b, two))
-        score = _agreements(_some(a, one), _some(b or a, two), first, second, flipped, window)
-        near = score >= sure
-        rows = rows + list(zip(one[first[near]].tolist(), two[second[near]].tolist(), score[near].round(4).tolist(), flipped[near].tolist(), [False] * int(near.sum())))
+        rows = rows + _near(left, None if b is None else right, one, two, sure)
+    if b is not None and len(one) and len(two):
+        rows = rows + [(i, j, *rest) for j, i, *rest in _near(right, left, two, one, sure)]
     return _tidy(rows, b is None, exact_a, exact_b)
+
+def _near(a: Prints, b: Prints | None, rows_a: np.ndarray, rows_b: np.ndarray, sure: float) -> list[tuple]:
+    "Pairs that differ in their pixels: the first may be the whole of which the second is a crop."
+    first, second, flipped, window, _ = candidates(a, b)
+    score = _agreements(a, b or a, first, second, flipped, window)
+    near = score >= sure
+    return list(zip(rows_a[first[near]].tolist(), rows_b[second[near]].tolist(), score[near].round(4).tolist(), flipped[near].tolist(), [False] * int(near.sum())))
 
 def _distinct(p: Prints) -> tuple[np.ndarray, list[tuple]]:
     "The first picture of each content, and the pairs of a first with its exact duplicates."
@@ -279,7 +286,7 @@ def _distinct(p: Prints) -> tuple[np.ndarray, list[tuple]]:
         rows.append(number) if first == number else pairs.append((first, number, 1.0, False, True))
     return np.array(rows, int), pairs
 
-# %% ../nbs/10c_copies.ipynb #c076
+# %% ../nbs/10c_copies.ipynb #c033
 def _tidy(rows: list[tuple], within: bool, exact_a: list[tuple], exact_b: list[tuple]) -> "pd.DataFrame":
     "One line a pair, the better orientation; between two sets, exact duplicates inherit their first's pairs."
     import pandas as pd
@@ -294,7 +301,7 @@ def _tidy(rows: list[tuple], within: bool, exact_a: list[tuple], exact_b: list[t
     table = table.sort_values(["exact", "correlation", "mirrored"], ascending=[False, False, True], kind="stable").drop_duplicates(["first", "second"])
     return table.sort_values(["first", "second"], ignore_index=True)
 
-# %% ../nbs/10c_copies.ipynb #c079
+# %% ../nbs/10c_copies.ipynb #c036
 def chain(
     pairs: "pd.DataFrame",  # from `find_copies`, with first and second
     count: int,  # pictures in all
