@@ -10,11 +10,11 @@ import sys as _sys
 from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
 
-# Public name -> the room that defines it. A name joins this table when its room is built:
-# "audit": "audit" is next.
+# Public name -> the room that defines it.
 _HOMES = {
     "analyze": "analysis",
     "Analysis": "result",
+    "audit": "audit",
     "BrainTumorError": "scan",
     "CLASSES": "scan",
     "measure": "morphology",
@@ -37,7 +37,7 @@ def __dir__():
 
 
 class _Package(_ModuleType):
-    """Keeps a function that shares its room's name (`phantom`) from being hidden by the room's module.
+    """Keeps a function that shares its room's name (`phantom`, `audit`) from being hidden by the room's module.
 
     Importing `brain_tumor.phantom` binds the module to the package's attribute `phantom`; here the public
     function is bound instead, whichever is imported first. `from brain_tumor.phantom import ...` is untouched.

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PLAIN', 'TITLES', 'AXES', 'USE', 'STATUS', 'printable', 'say', 'text_table', 'table_line', 'inputs', 'spacing_of',
            'slice_of', 'axis_of', 'run_analyze', 'with_bar', 'TableOutput', 'complain', 'JsonOutput', 'CsvOutput',
-           'demo_line', 'run_demo', 'demo_results', 'add_train', 'run_train', 'add_data', 'run_data', 'add_analyze',
-           'add_demo', 'build_parser', 'main']
+           'demo_line', 'run_demo', 'demo_results', 'add_train', 'run_train', 'with_workbook', 'add_data', 'run_data',
+           'add_audit', 'run_audit', 'add_analyze', 'add_demo', 'build_parser', 'main']
 
 # %% ../nbs/60_cli.ipynb #c009
 import argparse
@@ -289,12 +289,21 @@ def run_train(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
     "Hand over to the training chapter."
-    try:
+    def work() -> int:
         args.train(args)
+        return 0
+    return with_workbook("training", work)
+
+def with_workbook(
+    what: str,  # needs the extra, in words
+    work,  # without arguments, gives the exit status
+) -> int:  # exit status; 2 where the extra is missing
+    "Do work that needs the extra `workbook`, or say in one sentence that it is missing."
+    try:
+        return work()
     except ModuleNotFoundError as missing:
-        say(f"brain_tumor: training needs {missing.name}; install it with: pip install 'brain_tumor[workbook]'", sys.stderr)
+        say(f"brain_tumor: {what} needs {missing.name}; install it with: pip install 'brain_tumor[workbook]'", sys.stderr)
         return 2
-    return 0
 
 # %% ../nbs/60_cli.ipynb #c038b
 def add_data(
@@ -311,6 +320,22 @@ def run_data(
 ) -> int:  # exit status
     "Hand over to the data chapters."
     return args.data(args, say)
+
+# %% ../nbs/60_cli.ipynb #c038d
+def add_audit(
+    parser: argparse.ArgumentParser,  # of `brain_tumor audit`
+) -> None:
+    "Let the audit's chapter say which options it has."
+    from brain_tumor.audit import add_audit_arguments
+
+    add_audit_arguments(parser)
+    parser.set_defaults(run=run_audit)
+
+def run_audit(
+    args: argparse.Namespace,  # as parsed
+) -> int:  # exit status
+    "Hand over to the audit's chapter."
+    return with_workbook("the audit", lambda: args.audit(args, say))
 
 # %% ../nbs/60_cli.ipynb #c040
 def add_analyze(
@@ -344,18 +369,19 @@ USE = (
 STATUS = "exit status: 0 all analysed, 1 some refused, 2 wrong use, 130 stopped by Ctrl-C"
 
 def build_parser(
-    room: str | None = None,  # "train" or "data": ask that chapter for its options, which loads more of the package
+    room: str | None = None,  # "train", "data" or "audit": ask that chapter for its options, which loads more of the package
 ) -> argparse.ArgumentParser:
     "The whole command line."
     parser = argparse.ArgumentParser(prog="brain_tumor", description=USE, epilog=STATUS)
     parser.add_argument("--version", action="version", version=f"brain_tumor {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     about = {"analyze": "class, outline and sizes of scans", "demo": "analyse the bundled samples", "train": "train a network",
-             "data": "fetch a public set, or read a folder into a table"}
+             "data": "fetch a public set, or read a folder into a table",
+             "audit": "what a folder holds twice, and whether its test is one"}
     parts = {name: commands.add_parser(name, help=text, description=f"{text}. {USE}", epilog=STATUS) for name, text in about.items()}
     add_analyze(parts["analyze"])
     add_demo(parts["demo"])
-    if room in (late := {"train": add_train, "data": add_data}):
+    if room in (late := {"train": add_train, "data": add_data, "audit": add_audit}):
         late[room](parts[room])
     return parser
 

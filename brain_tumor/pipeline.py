@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 
 from .augmentation import ThesisAugmentation, disturb
-from .data import balance, read_grey, read_mask
+from .data import read_grey, read_mask
+from .look import balance
 from .preprocessing import Pictures, scale
 from .scan import BrainTumorError, CLASSES, write_beside
-from .splits import read_data, split_hash
+from .splits import read_data, split_hash, thesis_segmentation
 
 if TYPE_CHECKING:
     import keras
@@ -155,15 +156,6 @@ def torn_copies(
     return int((role != role[table["original"].to_numpy()]).sum())
 
 # %% ../nbs/14_pipeline.ipynb #c028
-def _blind_roles(count: int) -> np.ndarray:
-    "The thesis' split for segmentation: `train_test_split` twice, by rows."
-    from sklearn.model_selection import train_test_split
-    part, role = int(0.2 * count), np.full(count, "train", dtype=object)
-    rest, test = train_test_split(np.arange(count), test_size=part, random_state=42)
-    role[test] = "test"
-    role[train_test_split(rest, test_size=part, random_state=42)[1]] = "validation"
-    return role
-
 def record_small_tumours(
     data: str | Path,  # the data folder
     source: str = "figshare",  # the set with masks
@@ -176,7 +168,7 @@ def record_small_tumours(
     area, rows = np.array([read_mask(m).mean() / 255 for m in tqdm(table["mask"], desc="reading masks", mininterval=2)]), []
     for when in ("before", "after"):
         whole = small_tumours(table, area, when=when)
-        whole = whole.assign(role=_blind_roles(len(whole))) if when == "before" else whole
+        whole = whole.assign(role=thesis_segmentation(whole)) if when == "before" else whole
         copy = whole["copied"] != ""
         rows.append({"when": when, "pictures": len(table), "copies": int(copy.sum()), "small_is_at_most": round(float(area[whole["original"][copy]].max()), 5)}
                     | whole["role"].value_counts().reindex(["train", "validation", "test"]).to_dict()

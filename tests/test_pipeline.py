@@ -13,8 +13,9 @@ import pytest
 
 from brain_tumor.augmentation import ThesisAugmentation
 from brain_tumor.data import index, read_grey
-from brain_tumor.pipeline import (_blind_roles, balance_on_disk, balanced_rows, record_small_tumours, small_tumours, stream, torn_copies, with_copies)
+from brain_tumor.pipeline import (balance_on_disk, balanced_rows, record_small_tumours, small_tumours, stream, torn_copies, with_copies)
 from brain_tumor.preprocessing import load_pictures
+from brain_tumor.splits import thesis_segmentation
 from brain_tumor.scan import CLASSES, BrainTumorError
 from brain_tumor.splits import read_data, read_set, split_hash
 
@@ -202,7 +203,7 @@ def test_before_the_split_there_are_780_copies_and_the_thesis_counts(full):
     assert len(whole) == 3844 and (whole["copied"] != "").sum() == 780 and whole["role"].isna().all()
     assert whole["copied"][3064:].str.contains("before.*leak").all() and whole["image"].is_unique
     assert set(whole["original"][3064:]) == set(np.argsort(full[1])[:780])
-    split = whole.assign(role=_blind_roles(3844))
+    split = whole.assign(role=thesis_segmentation(whole.assign(mask="m.png")))
     assert split["role"].value_counts().to_dict() == {"train": 2308, "validation": 768, "test": 768}
     assert 0.45 < torn_copies(split) / 780 < 0.65, "1 - (0.6² + 0.2² + 0.2²) = 0.56 by chance"
 
