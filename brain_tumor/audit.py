@@ -83,12 +83,21 @@ class Audit:
         return _page(self, Path(folder) / "audit.html", shown)
 
     def _repr_html_(self) -> str:
-        return _as_html(self)
+        return f"<b>Audit of {escape(self.name)}</b>{_as_html(self)}"
 
     def __str__(self) -> str:
         return f"Audit of {self.name}\n" + "\n".join(f"  {r.pictures:6,} of {r.of:6,}  {r.finding}" for r in self.findings.itertuples())
 
 # %% ../nbs/11_audit.ipynb #c016
+def _apart(tables: tuple["pd.DataFrame", ...]) -> list["pd.DataFrame"]:
+    "Number sets that have the name of an earlier one."
+    seen, named = set(), []
+    for number, table in enumerate(tables, 1):
+        twins = table["source"].isin(seen)
+        seen |= set(table["source"])
+        named.append(table.assign(source=table["source"].where(~twins, table["source"] + f" ({number})")))
+    return named
+
 def audit(
     folder: str | Path,  # class folders, images/ and masks/, .mat files, a manifest.csv, or a folder of such sets
     *others: str | Path,  # more folders, to find copies between them
@@ -96,8 +105,8 @@ def audit(
 ) -> Audit:
     "Find duplicates, copies across splits, sets and classes in folders of slices; `BrainTumorError` where there is no set."
     import pandas as pd
-    parts = [index(place) for place in (folder, *others)]
-    table, left_out = (pd.concat(tables, ignore_index=True) for tables in zip(*parts))
+    tables, complaints = zip(*(index(place) for place in (folder, *others)))
+    table, left_out = pd.concat(_apart(tables), ignore_index=True), pd.concat(complaints, ignore_index=True)
     double = table["path"].duplicated()
     if double.any():
         raise BrainTumorError(f"{table['path'][double].iloc[0]}: is in two of the folders that were given; give each folder once")
@@ -180,12 +189,12 @@ def _pair_html(a: Audit, pair) -> str:
 
 # %% ../nbs/11_audit.ipynb #c029
 def _as_html(a: Audit) -> str:
-    table = a.findings.rename(columns={"of": "out of"}).to_html(index=False, border=0, formatters={"share": "{:.1%}".format, "pictures": "{:,}".format, "out of": "{:,}".format})
-    return f"<div><b>Audit of {escape(a.name)}</b>{table}</div>"
+    table = a.findings.rename(columns={"of": "out of"}).to_html(index=False, border=0, justify="left", formatters={"share": "{:.1%}".format, "pictures": "{:,}".format, "out of": "{:,}".format})
+    return f"<div>{table}</div>"
 
 def _page(a: Audit, path: Path, shown: int) -> Path:
-    conflicts = a.conflicts[["image_1", "class_1", "image_2", "class_2", "correlation"]].to_html(index=False, border=0) if len(a.conflicts) else "<p>None.</p>"
-    left_out = a.left_out.to_html(index=False, border=0) if len(a.left_out) else "<p>None.</p>"
+    conflicts = a.conflicts[["image_1", "class_1", "image_2", "class_2", "correlation"]].to_html(index=False, border=0, justify="left") if len(a.conflicts) else "<p>None.</p>"
+    left_out = a.left_out.to_html(index=False, border=0, justify="left") if len(a.left_out) else "<p>None.</p>"
     pairs = "".join(_pair_html(a, pair) for pair in _telling(a, shown).itertuples())
     with write_beside(path) as beside, open(beside, "w", encoding="utf-8", newline="") as page:
         page.write(PAGE.format(title=f"Audit of {escape(a.name)}", use=INTENDED_USE))

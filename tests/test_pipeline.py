@@ -15,9 +15,8 @@ from brain_tumor.augmentation import ThesisAugmentation
 from brain_tumor.data import index, read_grey
 from brain_tumor.pipeline import (balance_on_disk, balanced_rows, record_small_tumours, small_tumours, stream, torn_copies, with_copies)
 from brain_tumor.preprocessing import load_pictures
-from brain_tumor.splits import thesis_segmentation
 from brain_tumor.scan import CLASSES, BrainTumorError
-from brain_tumor.splits import read_data, read_set, split_hash
+from brain_tumor.splits import read_data, read_set, split_hash, thesis_segmentation
 
 needs_keras = pytest.mark.skipif(find_spec("keras") is None, reason="Keras comes with the extra `workbook`")
 
