@@ -63,15 +63,15 @@ def _print(picture: np.ndarray | str | Path) -> tuple:
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest(), thumb, head_of(thumb)
 
 # %% ../nbs/10c_copies.ipynb #c014
-def _in_order(function, items: Iterable, total: int | None) -> Iterator:
+def _in_order(function, items: Iterable, total: int | None, what: str = "looking at pictures", chunk: int = 256) -> Iterator:
     "Results in order, by two threads, never more than some hundred items in memory."
     from concurrent.futures import ThreadPoolExecutor
     from tqdm.auto import tqdm
-    with ThreadPoolExecutor(2) as pool, tqdm(total=total, desc="looking at pictures", mininterval=2, disable=(total or 0) < 500) as bar:
+    with ThreadPoolExecutor(2) as pool, tqdm(total=total, desc=what, mininterval=2, disable=(total or 0) < 500) as bar:
         items = iter(items)
-        while chunk := list(islice(items, 256)):
-            yield from pool.map(function, chunk)
-            bar.update(len(chunk))
+        while some := list(islice(items, chunk)):
+            yield from pool.map(function, some)
+            bar.update(len(some))
 
 def prints(
     pictures: Iterable[np.ndarray | str | Path],  # paths, or grey pictures H x W uint8
@@ -143,7 +143,7 @@ def _best(keys: tuple[np.ndarray, ...], likeness: np.ndarray) -> np.ndarray:
     change = np.any([k[order][1:] != k[order][:-1] for k in keys], axis=0) if len(order) > 1 else np.zeros(0, bool)
     return order[np.r_[True, change]] if len(order) else order
 
-# %% ../nbs/10c_copies.ipynb #c045
+# %% ../nbs/10c_copies.ipynb #c051
 MANY = 30_000  # heads from which on cells are used
 CELLS = 8  # cells that a window looks into
 
@@ -200,7 +200,7 @@ def _heads(b: Prints, rows: np.ndarray):
     both = [(shorten(d), shorten(_mirrored(d))) for d in map(describe, parts)]
     return np.concatenate([one for one, _ in both] + [other for _, other in both]), shorten
 
-# %% ../nbs/10c_copies.ipynb #c048
+# %% ../nbs/10c_copies.ipynb #c054
 def candidates(
     a: Prints,  # pictures whose windows are compared
     b: Prints | None = None,  # with the heads of these; None: among themselves
@@ -296,15 +296,14 @@ def agreement(
 SURE = 0.955
 
 def _agreements(a: Prints, b: Prints, first, second, flipped, window) -> np.ndarray:
-    from tqdm.auto import tqdm
-    found = np.empty(len(first), np.float32)
-    for start in tqdm(range(0, len(first), 256), desc="comparing", mininterval=2, disable=len(first) < 10_000):
-        part = slice(start, start + 256)
+    "The agreement of each candidate, by two threads."
+    def some(part):
         turn, thumbs, heads = flipped[part], b.thumbs[second[part]], b.heads[second[part]]
         mirror = np.stack([heads[:, 0], heads[:, 1], SIDE - heads[:, 3], SIDE - heads[:, 2]], 1)
         thumbs, heads = np.where(turn[:, None, None], thumbs[:, :, ::-1], thumbs), np.where(turn[:, None], mirror, heads)
-        found[part] = agreement(a.thumbs[first[part]], window[part], thumbs, heads)
-    return found
+        return agreement(a.thumbs[first[part]], window[part], thumbs, heads)
+    parts = [slice(start, start + 128) for start in range(0, len(first), 128)]
+    return np.concatenate([np.zeros(0, np.float32), *_in_order(some, parts, len(parts), "comparing", 4)])
 
 # %% ../nbs/10c_copies.ipynb #c032
 def find_copies(
