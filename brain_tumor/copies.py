@@ -53,10 +53,12 @@ class Prints:
     broken: dict[int, str]  # position of a picture that could not be read -> why; its rows are empty
 
 def _print(picture: np.ndarray | str | Path) -> tuple:
-    if isinstance(picture, np.ndarray) and (picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size):
-        raise BrainTumorError(f"a picture of {picture.shape}, {picture.dtype}: give grey pictures, H x W uint8 with at least one pixel, or paths of files")
+    array = isinstance(picture, np.ndarray)
+    if array and (picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size) or not array and not isinstance(picture, (str, Path)):
+        what = f"an array of {picture.shape}, {picture.dtype}" if array else f"{type(picture).__name__}"
+        raise BrainTumorError(f"{what} is no picture here: give grey pictures, H x W uint8 with at least one pixel, or paths of files")
     try:
-        pixels = picture if isinstance(picture, np.ndarray) else read_grey(picture)
+        pixels = picture if array else read_grey(picture)
     except BrainTumorError as error:
         return str(error), np.zeros((SIDE, SIDE), np.uint8), (0, SIDE, 0, SIDE)
     thumb = thumbnail(pixels)
@@ -78,6 +80,8 @@ def prints(
     total: int | None = None,  # how many, for the progress bar
 ) -> Prints:
     "Read pictures and keep what the search needs; broken ones are listed, not fatal."
+    if isinstance(pictures, (str, bytes, Path)):
+        raise BrainTumorError(f"{pictures}: one path is no list of pictures; give [path], or the files of a folder")
     total = len(pictures) if hasattr(pictures, "__len__") else total
     thumbs, rest = np.empty((total or 1024, SIDE, SIDE), np.uint8), []
     for number, (digest, thumb, head) in enumerate(_in_order(_print, pictures, total)):
@@ -143,7 +147,7 @@ def _best(keys: tuple[np.ndarray, ...], likeness: np.ndarray) -> np.ndarray:
     change = np.any([k[order][1:] != k[order][:-1] for k in keys], axis=0) if len(order) > 1 else np.zeros(0, bool)
     return order[np.r_[True, change]] if len(order) else order
 
-# %% ../nbs/10c_copies.ipynb #c051
+# %% ../nbs/10c_copies.ipynb #c045
 MANY = 30_000  # heads from which on cells are used
 CELLS = 8  # cells that a window looks into
 
@@ -200,7 +204,7 @@ def _heads(b: Prints, rows: np.ndarray):
     both = [(shorten(d), shorten(_mirrored(d))) for d in map(describe, parts)]
     return np.concatenate([one for one, _ in both] + [other for _, other in both]), shorten
 
-# %% ../nbs/10c_copies.ipynb #c054
+# %% ../nbs/10c_copies.ipynb #c048
 def candidates(
     a: Prints,  # pictures whose windows are compared
     b: Prints | None = None,  # with the heads of these; None: among themselves
