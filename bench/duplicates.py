@@ -240,7 +240,9 @@ def recall(sets: Sets, python: str | None, out: Path) -> dict:
     ours = judged(sets, *(x.to_numpy() for x in (between["first"], between["second"], worth)), (within["first"].to_numpy(), within["second"].to_numpy()))
     ours["copies"] |= mirrored_found(sets, ours["copies"])
     facts = lambda table: table.assign(seed=SEED, split=sets.split)
-    save(out / "joined.csv", facts(joined(sets.table, within, known_verdicts(out / "joined.csv"))))
+    across = joined(sets.table, within, known_verdicts(out / "joined.csv"))
+    strange = int(across["pairs"][across["kind"] != "same slice"].sum())
+    save(out / "joined.csv", facts(across))
     save(out / "conflicts.csv", facts(conflicts(sets.kaggle, sets.slices, between)))
     save(out / "missed.csv", facts(missed(sets, ours["copies"])))
     found = {"ours": ours}
@@ -264,7 +266,8 @@ def recall(sets: Sets, python: str | None, out: Path) -> dict:
             judge("  whose best match is another slice", share(copies["wrong_best"] / copies["known"]), most=0.5, unit=" %"),
             judge("  exact duplicates on Kaggle that are found", share(exact["in_one_chain"] / exact["pairs"]), least=100, unit=" %"),
             judge("  pairs joined that lie in one group of the manifest", share(ours["joined"]["all"]["in_one_group"]), least=99, unit=" %"),
-            judge("    the same, tumour pictures", share(ours["joined"]["tumour"]["in_one_group"]), unit=" %")]
+            judge("    the same, with those of which the eye says that they show the same slice", share(1 - strange / max(len(within), 1)), least=99, unit=" %"),
+            judge("    in one group, tumour pictures", share(ours["joined"]["tumour"]["in_one_group"]), unit=" %")]
     return found | {"pictures": len(sets.table), "split": sets.split, "table": rows}
 
 
