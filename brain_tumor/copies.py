@@ -65,8 +65,8 @@ def _print(picture: np.ndarray | str | Path) -> tuple:
     return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest(), thumb, head_of(thumb)
 
 # %% ../nbs/10c_copies.ipynb #c014
-def _in_order(function, items: Iterable, total: int | None, what: str = "looking at pictures", chunk: int = 256) -> Iterator:
-    "Results in order, by two threads, never more than some hundred items in memory."
+def _in_order(function, items: Iterable, total: int | None, what: str = "looking at pictures", chunk: int = 64) -> Iterator:
+    "Results in order, by two threads, never more than two chunks of items in memory."
     from concurrent.futures import ThreadPoolExecutor
     from tqdm.auto import tqdm
     with ThreadPoolExecutor(2) as pool, tqdm(total=total, desc=what, mininterval=2, disable=(total or 0) < 500) as bar:
@@ -147,7 +147,7 @@ def _best(keys: tuple[np.ndarray, ...], likeness: np.ndarray) -> np.ndarray:
     change = np.any([k[order][1:] != k[order][:-1] for k in keys], axis=0) if len(order) > 1 else np.zeros(0, bool)
     return order[np.r_[True, change]] if len(order) else order
 
-# %% ../nbs/10c_copies.ipynb #c045
+# %% ../nbs/10c_copies.ipynb #c051
 MANY = 30_000  # heads from which on cells are used
 CELLS = 8  # cells that a window looks into
 
@@ -204,7 +204,7 @@ def _heads(b: Prints, rows: np.ndarray):
     both = [(shorten(d), shorten(_mirrored(d))) for d in map(describe, parts)]
     return np.concatenate([one for one, _ in both] + [other for _, other in both]), shorten
 
-# %% ../nbs/10c_copies.ipynb #c048
+# %% ../nbs/10c_copies.ipynb #c054
 def candidates(
     a: Prints,  # pictures whose windows are compared
     b: Prints | None = None,  # with the heads of these; None: among themselves
