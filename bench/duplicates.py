@@ -418,16 +418,16 @@ def main(words: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     runs = given.out or (CACHE if given.quick else ROOT / "runs")
     file = runs / "duplicates.json" if given.quick and not given.out else runs / "bench" / "duplicates.json"
-    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    parts, python = record.get("parts", {}), given.imagededup
+    python = given.imagededup
     asked = [part for part in given.parts if part == "growth" or given.data]
     if set(asked) < set(given.parts):
         print(f"Left out: {', '.join(part for part in given.parts if part not in asked)}. These need --data FOLDER.")
     if set(asked) - {"growth"} and not has_imagededup(python):
         print("imagededup cannot be imported by the interpreter given with --imagededup, so the search is judged alone.")
         python = None
-    parts |= {name: part | {"surroundings": surroundings()} for name, part in work(asked, given, python, runs / "audit")}
+    done = {name: part | {"surroundings": surroundings()} for name, part in work(asked, given, python, runs / "audit")}
     from brain_tumor.training import write_json
+    parts = (json.loads(file.read_text(encoding="utf-8"))["parts"] if file.is_file() else {}) | done
     file.parent.mkdir(parents=True, exist_ok=True)
     record = {"seed": SEED, "distance": DISTANCE, "parts": parts, "table": [row for name in PARTS if name in parts for row in parts[name]["table"]]}
     write_json(file, record)
