@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bench import pipeline, run, scans
+from bench import duplicates, pipeline, run, scans
 from brain_tumor.scan import read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -236,6 +236,85 @@ def test_the_pipelines_record_is_written_and_a_missed_bound_is_said(tmp_path, mo
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert record["table"][0]["ratio"] == 2 and record["table"][0]["met"] is False and "MISSED" in capsys.readouterr().out
     assert record["settings"]["side"] == 299 and record["settings"]["batch"] == 32 and str(ROOT) not in json.dumps(record)
+
+
+# The search for copies
+
+def test_a_best_match_is_wrong_only_where_another_slice_is_strictly_more_alike():
+    truth = np.array([5, 6, 7, -1, 8])
+    found = duplicates.matched(np.array([0, 0, 1, 1, 3, 4]), np.array([5, 9, 6, 2, 1, 3]), np.array([0.99, 0.99, 0.97, 0.98, 1.0, 0.96]), truth)
+    assert (found["known"], found["found"], found["missed"], found["wrong"]) == (4, 2, [2, 4], [1, 4])
+    assert (found["pairs"], found["pairs_right"]) == (5, 2), "pictures whose slice is not known are left out"
+
+
+def test_hashes_are_compared_bit_by_bit():
+    codes = np.array([0, 0b111, 1 << 63, 0xFFFF_FFFF_FFFF_FFFF], np.uint64)
+    first, second, bits = duplicates.near_codes(codes, codes, 4)
+    assert set(zip(first.tolist(), second.tolist(), bits.tolist())) == {(0, 0, 0), (1, 1, 0), (2, 2, 0), (3, 3, 0), (0, 1, 3), (1, 0, 3), (0, 2, 1), (2, 0, 1), (1, 2, 4), (2, 1, 4)}
+
+
+def test_twins_are_all_pairs_of_equal_checksums_and_found_ones_are_counted():
+    import pandas as pd
+    pairs = duplicates.twins(pd.Series(["a", "b", "a", "c", "a", "b"]))
+    assert sorted(map(tuple, pairs.tolist())) == [(0, 2), (0, 4), (1, 5), (2, 4)]
+    assert duplicates.among(pairs, [0, 1, 3], [2, 5, 4], 6).sum() == 2
+    assert duplicates.twins(pd.Series(["a", "b"])).shape == (0, 2)
+
+
+def joined_sets():
+    import pandas as pd
+    table = pd.DataFrame({"group": ["A", "A", "B", "C"], "role": ["train", "train", "test", "train"], "class": ["glioma", "glioma", "glioma", "no_tumor"]})
+    return table, pd.DataFrame({"first": [0, 0, 1, 2], "second": [1, 2, 2, 3], "correlation": [1.0, 0.96, 0.98, 0.97]})
+
+
+def test_joined_groups_keep_what_the_eye_said_and_new_ones_say_that_nobody_looked():
+    table, pairs = joined_sets()
+    found = duplicates.joined(table, pairs, {("A", "B"): "same slice"})
+    assert found.values.tolist() == [["A", "B", 2, 0.98, "test train", "same slice"], ["B", "C", 1, 0.97, "test train", "not looked at"]]
+    shares = duplicates.in_one_group(table, pairs["first"].to_numpy(), pairs["second"].to_numpy())
+    assert shares["all"] == {"pairs": 4, "in_one_group": 0.25} and shares["no_tumor"] == {"pairs": 0, "in_one_group": None}
+
+
+def test_a_planted_copy_counts_on_its_original_or_in_its_chain():
+    chosen, groups, group = np.array([0, 2, 3]), np.array([0, 0, 1, 2]), np.array(["A", "A", "B", "C"])
+    near = [np.array([0, 1, 3, 3]), np.array([0, 1, 1, 2]), np.array([0.99, 0.99, 0.97, 0.90])]
+    line = duplicates.landed("ours", "crop", near, 0.955, chosen, groups, group)
+    assert line["on_original"] == line["recall"] == pytest.approx(1 / 3) and line["pairs"] == 3 and line["pairs_other_group"] == pytest.approx(2 / 3)
+    near[0][0] = 1
+    line = duplicates.landed("ours", "crop", near, 0.955, chosen, groups, group)
+    assert line["on_original"] == 0 and line["recall"] == pytest.approx(1 / 3)
+
+
+def test_without_data_only_growth_is_measured_and_the_rest_is_said(tmp_path, monkeypatch, capsys):
+    flat = {"ratio": 3.0, "lowest": 3.0, "highest": 3.0}
+    monkeypatch.setattr(duplicates, "growth", lambda sizes, copies: {"table": [run.judge("memory", flat, most=2)]})
+    assert duplicates.main(["--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "bench" / "duplicates.json").read_text(encoding="utf-8"))
+    said = capsys.readouterr().out
+    assert list(record["parts"]) == ["growth"] and "MISSED" in said and "time, recall, planted. These need --data" in said
+    assert "scikit-learn" in record["parts"]["growth"]["surroundings"]["libraries"] and str(ROOT) not in json.dumps(record)
+
+
+def test_without_imagededup_the_search_is_judged_alone(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(duplicates, "has_imagededup", lambda python: False)
+    monkeypatch.setattr(duplicates, "work", lambda parts, given, python, out: asked.append((parts, python)) or iter(()))
+    assert duplicates.main(["--out", str(tmp_path), "--data", "somewhere", "--imagededup", "no-such-python"]) == 0
+    assert asked == [(list(duplicates.PARTS), None)] and "judged alone" in capsys.readouterr().out
+
+
+def test_both_searches_take_turns_after_one_uncounted_run_each_on_the_same_files(tmp_path, monkeypatch):
+    import pandas as pd
+    ran = []
+    def process(python, code, folder):
+        ran.append((python, sorted(path.name for path in Path(folder).iterdir())))
+        return {"peak": 100.0}, 2.0 if python == sys.executable else 4.0, 3.0
+    monkeypatch.setattr(duplicates, "process", process)
+    files = [tmp_path / name for name in ("x.webp", "y.webp")]
+    [file.touch() for file in files]
+    part = duplicates.timed(pd.DataFrame({"path": map(str, files)}), "theirs")
+    assert ran == [(sys.executable, ["00000.webp", "00001.webp"]), ("theirs", ["00000.webp", "00001.webp"])] * (duplicates.ROUNDS + 1)
+    assert [row["ratio"] for row in part["table"]] == [0.5, 1.0, 100.0] and part["table"][0]["aim_met"]
 
 
 @pytest.mark.parametrize("line", [line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "bench/" in line])
