@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .data import _need, balance, read_grey
+from .augmentation import Augmentation, degrade, random_affine, shade
+from .data import read_grey
+from .figshare import need
+from .look import balance
 from .metrics import interval
-from .preprocessing import Augmentation, degrade, prepare, random_affine, shade
+from .preprocessing import prepare
 from .scan import BrainTumorError, CLASSES, write_beside
 from .splits import read_data, split_hash
 
@@ -79,7 +82,7 @@ def trunk(
     model: bytes,  # ONNX file of a packed network
 ) -> bytes:  # ONNX file: the same input, one output, the features before pooling
     "Cut a packed network before its average over the picture."
-    onnx = _need("onnx", "cutting a packed network")
+    onnx = need("onnx", "cutting a packed network")
     from onnx.utils import Extractor
     whole = onnx.load_from_string(model)
     pools = [node.input[0] for node in whole.graph.node if node.op_type == "GlobalAveragePool"]

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 
 from .augmentation import ThesisAugmentation, disturb
-from .data import balance, read_grey, read_mask
+from .data import read_grey, read_mask
+from .look import balance
 from .preprocessing import Pictures, scale
 from .scan import BrainTumorError, CLASSES, write_beside
 from .splits import read_data, split_hash
