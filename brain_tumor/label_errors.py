@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEFT_OUT', 'thresholds', 'suspects', 'second_judge', 'list_agreement', 'with_verdicts', 'copied_elsewhere',
-           'both_ways', 'record']
+           'both_ways', 'compare_named', 'record', 'draw_doubts']
 
 # %% ../nbs/17_label_errors.ipynb #c010
 from collections.abc import Sequence
@@ -161,6 +161,20 @@ def both_ways(
         rows.append({"left_out": what, "pictures": len(part), "groups": part["group"].nunique(), "accuracy": mean, "low": low, "high": high})
     return pd.DataFrame(rows).round(4)
 
+# %% ../nbs/17_label_errors.ipynb #c076
+def compare_named(
+    table: "pd.DataFrame",  # as for `suspects`
+    theirs: "dict[str, np.ndarray]",  # name of a method -> (N,) bool: the rows it names
+) -> "pd.DataFrame":  # method, theirs, ours, both, and how many of theirs stand among as many at the head of our order
+    "Count the pictures that another method and this chapter name."
+    import pandas as pd
+    ours = suspects(table.assign(image=np.arange(len(table))), by="image").set_index("image")
+    place, named = np.argsort(ours.index.to_numpy()), ours["named"].sort_index().to_numpy(bool)
+    doubt = ours["doubt"].sort_index().to_numpy()
+    rows = [{"method": name, "theirs": int(them.sum()), "ours": int(named.sum()), "both": int((them & named).sum()),
+             "in_our_first": int((them & (place < them.sum())).sum()), "we_doubt": int((them & (doubt > 0)).sum())} for name, them in theirs.items()]
+    return pd.DataFrame(rows)
+
 # %% ../nbs/17_label_errors.ipynb #c044
 def _write(table: "pd.DataFrame", path: Path, **more) -> Path:
     with write_beside(path) as beside:
@@ -226,3 +240,21 @@ def record(
     return [_write(both.round(4), out / "suspects.csv", **about), _write(pd.concat(lists), out / "agreement.csv", **about),
             _write(_figures(_quiet(everything, judged), pd.read_csv(shipped)), out / "no_tumor_figures.csv", **about),
             _write(_heads(everything, vectors, fold), out / "heads.csv", **about)]
+
+# %% ../nbs/17_label_errors.ipynb #c079
+def draw_doubts(
+    found: "pd.DataFrame",  # from `with_verdicts`, of one class: another, verdict
+    axis=None,  # Matplotlib's; None: a figure of its own
+):  # Matplotlib's axis
+    "One mark a group: the probability of another class than its label (logarithmic), a row for each verdict."
+    if axis is None:
+        from matplotlib.figure import Figure
+        axis = Figure(figsize=(7, 3), dpi=70, layout="constrained").subplots()
+    names, rng = ["", *reversed(VERDICTS)], np.random.default_rng(0)
+    for row, (name, mark) in enumerate(zip(names, (".", "o", "s", "D", "^"))):
+        x = np.clip(found.loc[found["verdict"] == name, "another"].to_numpy(float), 1e-4, 1)
+        axis.plot(x, row + rng.uniform(-0.25, 0.25, len(x)), mark, color="black", fillstyle="full" if name == "lesion" else "none", markersize=5 if name else 3, linestyle="none")
+    counts = found["verdict"].value_counts()
+    axis.set_yticks(range(len(names)), [f"{name or 'not looked at closely'} ({counts.get(name, 0)})" for name in names])
+    axis.set(xscale="log", xlim=(8e-5, 1.3), xlabel="mean probability of a tumour, out of fold")
+    return axis
