@@ -211,7 +211,7 @@ def _heads(everything: "pd.DataFrame", vectors: np.ndarray, fold: np.ndarray) ->
     for learned, out in (("all", None), ("without disputed", marked)):
         said = second_judge(everything, vectors, fold, out)[list(CLASSES)].to_numpy().argmax(1)
         right = (said == CLASSES.index("no_tumor")) == quiet
-        for name, part in parts.items():
+        for name, part in ((n, rows_of) for n, rows_of in parts.items() if rows_of.any()):
             mean, low, high = interval(right[part], everything["group"].to_numpy()[part])
             rows.append({"learned_from": learned, "judged_on": name, "pictures": int(part.sum()), "groups": everything["group"][part].nunique(), "accuracy": mean, "low": low, "high": high})
     return pd.DataFrame(rows).round(4)
