@@ -17,8 +17,8 @@ from .copies import find_copies, prints
 from .data import read_grey
 from .features import embed
 from .metrics import interval
-from .scan import BrainTumorError, CLASSES, write_beside
-from .shortcuts import STRENGTH
+from .scan import BrainTumorError, CLASSES
+from .shortcuts import STRENGTH, _write
 from .splits import VERDICTS, disputed, group_folds, read_data, read_verdicts, split_hash
 
 if TYPE_CHECKING:
@@ -176,11 +176,6 @@ def compare_named(
     return pd.DataFrame(rows)
 
 # %% ../nbs/17_label_errors.ipynb #c044
-def _write(table: "pd.DataFrame", path: Path, **more) -> Path:
-    with write_beside(path) as beside:
-        table.assign(**more).to_csv(beside, index=False, lineterminator="\n")
-    return path
-
 def _quiet(everything: "pd.DataFrame", judged: "pd.DataFrame") -> "pd.DataFrame":
     "Kaggle's no_tumor pictures with fold, and marks of copies across roles and across folds."
     quiet = everything[(everything["source"] == "kaggle") & (everything["class"] == "no_tumor")]
