@@ -161,7 +161,7 @@ def both_ways(
         rows.append({"left_out": what, "pictures": len(part), "groups": part["group"].nunique(), "accuracy": mean, "low": low, "high": high})
     return pd.DataFrame(rows).round(4)
 
-# %% ../nbs/17_label_errors.ipynb #c076
+# %% ../nbs/17_label_errors.ipynb #c052
 def compare_named(
     table: "pd.DataFrame",  # as for `suspects`
     theirs: "dict[str, np.ndarray]",  # name of a method -> (N,) bool: the rows it names
@@ -236,7 +236,7 @@ def record(
             _write(_figures(_quiet(everything, judged), pd.read_csv(shipped)), out / "no_tumor_figures.csv", **about),
             _write(_heads(everything, vectors, fold), out / "heads.csv", **about)]
 
-# %% ../nbs/17_label_errors.ipynb #c079
+# %% ../nbs/17_label_errors.ipynb #c055
 def draw_doubts(
     found: "pd.DataFrame",  # from `with_verdicts`, of one class: another, verdict
     axis=None,  # Matplotlib's; None: a figure of its own
