@@ -8,7 +8,7 @@ import pytest
 from brain_tumor.look import EDITIONS
 from brain_tumor.scan import CLASSES, BrainTumorError
 from brain_tumor.split_files import compare_splits, make_splits, read_split, write_split
-from brain_tumor.splits import ROLES, author_folds, check_split, fold_roles, group_folds, leaks, read_data, split, split_hash
+from brain_tumor.splits import ROLES, author_folds, check_split, disputed, fold_roles, group_folds, leaks, read_data, read_set, read_verdicts, split, split_hash
 
 FILES = ("project", "thesis_classification", "thesis_segmentation", "honest_5_folds", "honest_author_folds")
 
@@ -322,3 +322,38 @@ def test_the_committed_splits_come_out_of_the_data_again(root, shared_data, tmp_
     assert (author.loc[figshare, "side"].astype(int) == author.loc[figshare, "fold"]).all()
     assert (author.loc[figshare & (author["role"] == "test"), "role"] == table.loc[figshare & (author["role"] == "test"), "role"]).all()
     assert read_split(root / "runs" / "splits" / "project.csv", table)["role"].equals(table["role"])
+
+
+# ---- what was seen
+
+def test_verdicts_mark_groups_and_the_class_no_tumor_only(tmp_path):
+    known = read_verdicts()
+    lesions = set(known.loc[known["verdict"] == "lesion", "group"])
+    assert {"K0213", "K0498", "K0197", "K0445", "K0499"} <= lesions and not lesions & set(known.loc[known["verdict"] != "lesion", "group"])
+    (tmp_path / "kaggle").mkdir()
+    rows = [{"image": f"{group}{name}.png", "class": name, "group": group, "role": "train"} for group in ("K0213", "P001") for name in ("no_tumor", "glioma")]
+    pd.DataFrame(rows).to_csv(tmp_path / "kaggle" / "manifest.csv", index=False)
+    table = read_set(tmp_path / "kaggle" / "manifest.csv")
+    assert table.loc[table["disputed"], ["group", "class"]].to_numpy().tolist() == [["K0213", "no_tumor"]] and len(table) == 4
+
+
+@pytest.mark.parametrize("spoil, word", [
+    (lambda t: t.drop(columns="reason"), "no column reason"), (lambda t: t.assign(verdict="tumour"), "the verdict is 'tumour'"),
+    (lambda t: t.assign(reason=" "), "needs a group, a reason"), (lambda t: t.assign(group=""), "needs a group, a reason")])
+def test_verdicts_that_say_nothing_are_refused(tmp_path, spoil, word):
+    spoil(read_verdicts()).to_csv(tmp_path / "verdicts.csv", index=False)
+    with pytest.raises(BrainTumorError, match=word):
+        read_verdicts(tmp_path / "verdicts.csv")
+
+
+def test_verdicts_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(BrainTumorError, match="gone.csv: not a table"):
+        read_verdicts(tmp_path / "gone.csv")
+    (tmp_path / "other.csv").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
+    with pytest.raises(BrainTumorError, match="other.csv"):
+        read_verdicts(tmp_path / "other.csv")
+
+
+def test_no_verdicts_are_no_disputes():
+    table = pd.DataFrame({"group": ["K0213", None], "class": "no_tumor"})
+    assert disputed(table).tolist() == [True, False] and not disputed(table, read_verdicts()[:0]).any()
