@@ -9,6 +9,7 @@ __all__ = ['ROLES', 'COLUMNS', 'VERDICTS_FILE', 'VERDICTS', 'VERDICT_COLUMNS', '
 
 # %% ../nbs/12_splits.ipynb #c004
 import hashlib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,7 +179,9 @@ def group_folds(
     if not 2 <= folds <= table["group"].nunique():
         raise BrainTumorError(f"{folds} folds of {table['group'].nunique()} groups: give at least 2 folds, and no more than there are groups")
     kind = table["source"].astype(str) + " " + table["class"].astype(str)
-    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(table, kind, table["group"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # a kind with fewer pictures than folds is dealt out all the same
+        parts = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(table, kind, table["group"]))
     fold = pd.Series(0, table.index, name="fold")
     for number, (_, held) in enumerate(parts, 1):
         fold.iloc[held] = number
