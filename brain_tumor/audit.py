@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NEAR', 'Audit', 'audit', 'add_audit_arguments', 'audit_from_args']
 
-# %% ../nbs/11_audit.ipynb #c047
+# %% ../nbs/11_audit.ipynb #c004
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from .scan import BrainTumorError, CLASSES, INTENDED_USE, write_beside
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/11_audit.ipynb #c057
+# %% ../nbs/11_audit.ipynb #c014
 NEAR = ("source", "image", "class", "split", "role", "group")  # what is said of both ends of a pair
 
 def _pairs(table: "pd.DataFrame", found: "pd.DataFrame") -> "pd.DataFrame":
@@ -37,7 +37,7 @@ def _differ(pairs: "pd.DataFrame", what: str) -> "pd.Series":
     one, two = text_of(pairs[f"{what}_1"]), text_of(pairs[f"{what}_2"])
     return (one != two) & (one != "") & (two != "")
 
-# %% ../nbs/11_audit.ipynb #c058
+# %% ../nbs/11_audit.ipynb #c015
 @dataclass(frozen=True, eq=False)
 class Audit:
     "What an audit found; it shows itself in a notebook and saves itself."
@@ -88,7 +88,7 @@ class Audit:
     def __str__(self) -> str:
         return f"Audit of {self.name}\n" + "\n".join(f"  {r.pictures:6,} of {r.of:6,}  {r.finding}" for r in self.findings.itertuples())
 
-# %% ../nbs/11_audit.ipynb #c059
+# %% ../nbs/11_audit.ipynb #c016
 def _apart(tables: tuple["pd.DataFrame", ...]) -> list["pd.DataFrame"]:
     "Number sets that have the name of an earlier one."
     seen, named = set(), []
@@ -117,7 +117,7 @@ def audit(
     name = " and ".join(dict.fromkeys(Path(place).resolve().name for place in (folder, *others)))
     return Audit(name, pictures, _pairs(table, found), pd.concat([left_out, unreadable], ignore_index=True))
 
-# %% ../nbs/11_audit.ipynb #c061
+# %% ../nbs/11_audit.ipynb #c018
 def _row(finding: str, pictures: int, of: int, meaning: str) -> dict:
     return {"finding": finding, "pictures": int(pictures), "of": int(of), "share": round(float(pictures / of), 4) if of else 0.0, "meaning": meaning}
 
@@ -127,7 +127,7 @@ def _repeated(table: "pd.DataFrame", exact: "pd.DataFrame") -> list[dict]:
             _row("pictures that show the same slice as another", (size > 1).sum(), len(table), "copies, the exact ones among them: they count one patient twice"),
             _row("different slices, all copies counted once", table["copies"].nunique(), len(table), "so large the set really is")]
 
-# %% ../nbs/11_audit.ipynb #c062
+# %% ../nbs/11_audit.ipynb #c019
 def _between_sides(table: "pd.DataFrame", column: str, learned: str, words: str) -> list[dict]:
     "Pictures on other sides with a copy on the side that is learned from."
     side = text_of(table[column])
@@ -143,7 +143,7 @@ def _by_group(table: "pd.DataFrame", column: str, learned: str) -> list[dict]:
     return [_row(f"tumours in {other} whose group is also in {learned}", (table["group"].isin(known) & tumour & (side == other)).sum(), (tumour & (side == other)).sum(),
                  "slices of one patient on both sides, by the groups that the set states") for other in others]
 
-# %% ../nbs/11_audit.ipynb #c063
+# %% ../nbs/11_audit.ipynb #c020
 def _between_sets(table: "pd.DataFrame") -> list[dict]:
     sets = list(dict.fromkeys(table["source"]))
     slices = {name: set(table["copies"][table["source"] == name]) for name in sets}
@@ -162,7 +162,7 @@ def _findings(a: Audit) -> "pd.DataFrame":
              _row("files that could not be read", len(a.left_out), len(table) + len(a.left_out), "left out of everything else")]
     return pd.DataFrame(rows)
 
-# %% ../nbs/11_audit.ipynb #c070
+# %% ../nbs/11_audit.ipynb #c027
 def _write(table: "pd.DataFrame", path: Path) -> Path:
     with write_beside(path) as beside:
         table.to_csv(beside, index=False, lineterminator="\n")
@@ -175,7 +175,7 @@ def _record(a: Audit, folder: Path, small: bool) -> list[Path]:
                    "left_out": a.left_out.assign(path=[Path(path).name for path in a.left_out["path"]])}
     return [_write(table, folder / f"{name}.csv") for name, table in tables.items()]
 
-# %% ../nbs/11_audit.ipynb #c071
+# %% ../nbs/11_audit.ipynb #c028
 def _telling(a: Audit, count: int) -> "pd.DataFrame":
     "Pairs worth a look: conflicts, then across splits, roles and sets, then the rest; the least exact first."
     pairs = a.pairs.assign(rank=[-(4 * c + 2 * s + w) for c, s, w in zip(_differ(a.pairs, "class"), _differ(a.pairs, "split") | _differ(a.pairs, "role"), _differ(a.pairs, "source"))])
@@ -187,7 +187,7 @@ def _pair_html(a: Audit, pair) -> str:
     said = " and ".join(f"{escape(str(image))} ({escape(str(label))})" for _, image, label in ends)
     return f'<article><div style="display:flex;gap:.5em">{shown}</div><div>{said}: correlation {pair.correlation:.3f}{", mirrored" if pair.mirrored else ""}</div></article>'
 
-# %% ../nbs/11_audit.ipynb #c072
+# %% ../nbs/11_audit.ipynb #c029
 def _as_html(a: Audit) -> str:
     table = a.findings.rename(columns={"of": "out of"}).to_html(index=False, border=0, justify="left", formatters={"share": "{:.1%}".format, "pictures": "{:,}".format, "out of": "{:,}".format})
     return f"<div>{table}</div>"
@@ -201,7 +201,7 @@ def _page(a: Audit, path: Path, shown: int) -> Path:
         page.write(f"{_as_html(a)}<h2>One slice, two labels</h2>{conflicts}<h2>Pairs worth a look</h2>{pairs or '<p>None.</p>'}<h2>Could not be read</h2>{left_out}</main></body></html>\n")
     return path
 
-# %% ../nbs/11_audit.ipynb #c076
+# %% ../nbs/11_audit.ipynb #c033
 def add_audit_arguments(
     parser,  # argparse, of `brain_tumor audit`
 ) -> None:
