@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .copies import SURE, chain, find_copies, prints
-from .data import index, read_grey, text_of
+from .data import index, read_grey, text_of, write_table
 from .drawing import image_tag, shrunk
 from .result import PAGE
-from .scan import BrainTumorError, CLASSES, INTENDED_USE, write_beside
+from .scan import BrainTumorError, INTENDED_USE, write_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,17 +163,12 @@ def _findings(a: Audit) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 # %% ../nbs/11_audit.ipynb #c027
-def _write(table: "pd.DataFrame", path: Path) -> Path:
-    with write_beside(path) as beside:
-        table.to_csv(beside, index=False, lineterminator="\n")
-    return path
-
 def _record(a: Audit, folder: Path, small: bool) -> list[Path]:
     tables = {"findings": a.findings}
     if not small:
         tables |= {"pairs": a.pairs.drop(columns=["first", "second"]), "pictures": a.pictures.drop(columns=["path", "mask"]),
                    "left_out": a.left_out.assign(path=[Path(path).name for path in a.left_out["path"]])}
-    return [_write(table, folder / f"{name}.csv") for name, table in tables.items()]
+    return [write_table(table, folder / f"{name}.csv") for name, table in tables.items()]
 
 # %% ../nbs/11_audit.ipynb #c028
 def _telling(a: Audit, count: int) -> "pd.DataFrame":

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from .augmentation import Augmentation, augment, graft
+from .data import write_table
 from .metrics import best_temperature, dice, softmax
 from .pipeline import batches
 from .preprocessing import Pictures, load_pictures
@@ -392,12 +393,10 @@ def out_of_fold(
             with averaged(model):
                 found = softmax(answers(model, held.pictures)[0])
             named = held.table[["source", "image", "group", "role", "class"]].assign(fold=number)
-            with write_beside(place / "predictions.csv") as beside:
-                pd.concat([named, pd.DataFrame(found, columns=list(CLASSES)).round(5)], axis=1).to_csv(beside, index=False, lineterminator="\n")
+            write_table(pd.concat([named, pd.DataFrame(found, columns=list(CLASSES)).round(5)], axis=1), place / "predictions.csv")
         done.append(pd.read_csv(place / "predictions.csv"))
     whole = pd.concat(done).sort_values(["source", "image"], ignore_index=True)
-    with write_beside(out / "predictions.csv") as beside:
-        whole.to_csv(beside, index=False, lineterminator="\n")
+    write_table(whole, out / "predictions.csv")
     return whole
 
 # %% ../nbs/40_compact.ipynb #c047

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .data import index
+from .data import index, write_table
 from .figshare import need
 from .look import counts, explain_counts
 from .scan import BrainTumorError, write_beside
@@ -212,8 +212,7 @@ def index_from_args(
     "Run `brain_tumor data index`."
     table, left_out = index(args.folder, args.thorough)
     if args.csv:
-        with write_beside(args.csv) as beside:
-            table.to_csv(beside, index=False, lineterminator="\n")
+        write_table(table, args.csv)
     for row in counts(table).itertuples(index=False):
         say("  ".join(filter(None, (row.source, row[1] or "class unknown", row.split, row.role, f"{row.pictures} pictures", f"{row.groups} groups" * (row.groups > 0)))))
     for source, part in table.groupby("source"):

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from .augmentation import Augmentation, degrade, random_affine, shade
-from .data import read_grey
+from .data import read_grey, write_table
 from .figshare import need
 from .look import balance
 from .metrics import interval
@@ -309,11 +309,6 @@ def _set_of(data: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame, str]":
     training = everything[inside].reset_index(drop=True)
     return training.assign(source=np.where(training["copy_of"].notna(), "figshare", "kaggle")), table, split_hash(everything)
 
-def _write_table(table: "pd.DataFrame", path: Path) -> Path:
-    with write_beside(path) as beside:
-        table.to_csv(beside, index=False, lineterminator="\n")
-    return path
-
 # %% ../nbs/15_features.ipynb #c054
 def record(
     data: str | Path,  # folder of the sets
@@ -334,11 +329,11 @@ def record(
             part = many[rows].reset_index(drop=True)
             xy = pd.DataFrame(tsne(vectors[rows], seed, cache=cache).round(2), columns=["x", "y"])
             page = pd.concat([xy, part[["class", "group", "source"]], (part["added"] > 0).astype(int)], axis=1)
-            files.append(_write_table(page, Path(out) / f"tsne_{by}_{name}.csv"))
+            files.append(write_table(page, Path(out) / f"tsne_{by}_{name}.csv"))
             found += [neighbours(vectors[rows], part).assign(set=f"Training, {name}", by=by), neighbours(xy, part).assign(set=f"Training, {name}", by=f"{by}, map")]
         plain = embed(table, by, cache)
         found += [neighbours(plain[rows], table[rows]).assign(set=name, by=by) for name, rows in (("all sets, train", seen), ("all sets, validation and test", ~seen))]
     sizes = {"Training, before": training, "Training, after": many, "all sets, train": table[seen], "all sets, validation and test": table[~seen]}
     whole = pd.concat(found, ignore_index=True)
     whole = whole.assign(pictures=whole["set"].map({k: len(t) for k, t in sizes.items()}), groups=whole["set"].map({k: t["group"].nunique() for k, t in sizes.items()}), seed=seed, split=split[:11])
-    return files + [_write_table(whole, Path(out) / "neighbours.csv")]
+    return files + [write_table(whole, Path(out) / "neighbours.csv")]

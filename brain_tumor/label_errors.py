@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .copies import find_copies, prints
-from .data import read_grey
+from .data import read_grey, write_table
 from .features import embed
 from .metrics import interval
 from .scan import BrainTumorError, CLASSES
-from .shortcuts import STRENGTH, _write
+from .shortcuts import STRENGTH
 from .splits import VERDICTS, disputed, group_folds, read_data, read_verdicts, split_hash
 
 if TYPE_CHECKING:
@@ -232,9 +232,9 @@ def record(
     lesions = set(everything.loc[everything["disputed"], "group"])
     quiet = lambda found: found[(found["class"] == "no_tumor") & (found["source"] == "kaggle")].reset_index(drop=True)
     lists = [list_agreement(a, b, known=lesions).assign(of=name) for name, a, b in (("all", first, second), ("no tumour, Kaggle", quiet(first), quiet(second)))]
-    return [_write(both.round(4), out / "suspects.csv", **about), _write(pd.concat(lists), out / "agreement.csv", **about),
-            _write(_figures(_quiet(everything, judged), pd.read_csv(shipped)), out / "no_tumor_figures.csv", **about),
-            _write(_heads(everything, vectors, fold), out / "heads.csv", **about)]
+    return [write_table(both.round(4), out / "suspects.csv", **about), write_table(pd.concat(lists), out / "agreement.csv", **about),
+            write_table(_figures(_quiet(everything, judged), pd.read_csv(shipped)), out / "no_tumor_figures.csv", **about),
+            write_table(_heads(everything, vectors, fold), out / "heads.csv", **about)]
 
 # %% ../nbs/17_label_errors.ipynb #c055
 def draw_doubts(

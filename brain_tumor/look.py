@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .data import grey, text_of
-from .scan import write_beside
+from .data import grey, text_of, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +149,5 @@ def look(
     "Record what a set looks like, in numbers only."
     made = []
     for name, part in (("counts", counts), ("sizes", sizes), ("intensity", intensities)):
-        made.append(Path(folder) / f"{name}.csv")
-        with write_beside(made[-1]) as beside:
-            part(table).to_csv(beside, index=False, lineterminator="\n")
+        made.append(write_table(part(table), Path(folder) / f"{name}.csv"))
     return made

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
-from .data import read_grey
+from .data import read_grey, write_table
 from .metrics import calibration_error, dice, interval
 from .scan import BrainTumorError, CLASSES, read
 
@@ -105,11 +105,9 @@ def write_results(
 ) -> list[dict]:  # as from `summarise`
     "Write predictions.csv into the run and results.json beside the model."
     from brain_tumor.engines import read_manifest
-    from brain_tumor.scan import write_beside
     from brain_tumor.training import write_json
     manifest, figures = read_manifest(model), summarise(scored)
-    with write_beside(Path(run) / "predictions.csv") as beside:
-        scored.round(5).to_csv(beside, index=False)
+    write_table(scored.round(5), Path(run) / "predictions.csv")
     p, labels = scored[[f"p_{c}" for c in CLASSES]].to_numpy(), scored["class"].map(CLASSES.index).to_numpy()
     write_json(Path(model) / "results.json", {"sha256": manifest["sha256"]["compact.onnx"], "role": "test", "split_sha256": manifest["split_sha256"],
                                               "calibration_error": calibration_error(p, labels), "figures": figures})

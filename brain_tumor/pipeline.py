@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from .augmentation import ThesisAugmentation, disturb
-from .data import read_grey, read_mask
+from .data import read_grey, read_mask, write_table
 from .look import balance
 from .preprocessing import Pictures, scale
 from .scan import BrainTumorError, CLASSES, write_beside
@@ -88,8 +88,7 @@ def balance_on_disk(
                 copies.append(_copy(rows, order, number, out, own, side, how, broken))
                 bar.update()
     made = pd.DataFrame(copies, columns=table.columns)
-    with write_beside(out / "manifest.csv") as beside:
-        made.drop(columns=["source", "path", "mask"]).to_csv(beside, index=False, lineterminator="\n")
+    write_table(made.drop(columns=["source", "path", "mask"]), out / "manifest.csv")
     whole = pd.concat([table, made], ignore_index=True) if len(made) else table
     return whole, pd.DataFrame(list(broken.items()), columns=["path", "reason"])
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .data import manifests, read_grey, read_manifest, read_mask
+from .data import manifests, read_grey, read_manifest, read_mask, write_table
 from .features import embed, nearest, thumbnail
 from .metrics import interval
 from .preprocessing import frame, into_square, restore
-from .scan import BrainTumorError, CLASSES, write_beside
+from .scan import BrainTumorError, CLASSES
 from .splits import group_folds, read_data, split_hash
 
 if TYPE_CHECKING:
@@ -362,11 +362,6 @@ def _published(data: str | Path, table: "pd.DataFrame") -> "pd.DataFrame":
     sizes = pd.concat([read_manifest(m) for m in manifests(data)])[["source", "image", "original_width", "original_height"]]
     return table.merge(sizes, on=["source", "image"], how="left", validate="1:1")
 
-def _write(table: "pd.DataFrame", path: Path, **more) -> Path:
-    with write_beside(path) as beside:
-        table.assign(**more).to_csv(beside, index=False, lineterminator="\n")
-    return path
-
 # %% ../nbs/16_shortcuts.ipynb #c057
 def _strengths(table: "pd.DataFrame", shown: dict[str, np.ndarray], seed: int) -> "pd.DataFrame":
     "Balanced accuracy on validation of rules from train, for some penalties."
@@ -394,19 +389,19 @@ def record(
     about, out = {"seed": seed, "split": split_hash(everything)[:11]}, Path(out)
     fold = group_folds(everything, seed=seed).to_numpy()
     shown, sets, found = views(everything, [one for one in by if one != "compact"], cache, fold, seed=seed), _sets(everything), []
-    files = [_write(_strengths(everything, shown, seed), out / "strength.csv", **about)]
+    files = [write_table(_strengths(everything, shown, seed), out / "strength.csv", **about)]
     for name, rows in sets.items():
         part = everything[rows].reset_index(drop=True)
         few = "validation" in name
         fair = views(part, by, cache, seed=seed) if few else {view: vectors[rows] for view, vectors in shown.items()}
         questions = ["tumour or not"] if name in ("Kaggle without copies", "all sets, undisputed") else list(QUESTIONS)
         found.append(shortcuts(part, fair, questions, None if few else fold[rows], seed=seed).assign(set=name))
-    files.append(_write(pd.concat(found, ignore_index=True), out / "shortcuts.csv", **about))
+    files.append(write_table(pd.concat(found, ignore_index=True), out / "shortcuts.csv", **about))
     thumbs = embed(everything, "pixels", cache)
     parts = {name: (thumbs[sets[name]], everything[sets[name]].reset_index(drop=True)) for name in ("all sets", "Kaggle as published")}
     leaks = [leak(*part, network=True).assign(set=name) for name, part in parts.items()]
-    files.append(_write(pd.concat(leaks, ignore_index=True), out / "shuffled.csv", split_hash=about["split"]))
-    return files + [_write(nearest_in_training(*parts["Kaggle as published"], seed=seed), out / "nearest.csv", **about)]
+    files.append(write_table(pd.concat(leaks, ignore_index=True), out / "shuffled.csv", split_hash=about["split"]))
+    return files + [write_table(nearest_in_training(*parts["Kaggle as published"], seed=seed), out / "nearest.csv", **about)]
 
 # %% ../nbs/16_shortcuts.ipynb #c122
 def draw_probes(
