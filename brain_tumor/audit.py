@@ -38,7 +38,7 @@ def _differ(pairs: "pd.DataFrame", what: str) -> "pd.Series":
     return (one != two) & (one != "") & (two != "")
 
 # %% ../nbs/11_audit.ipynb #c015
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Audit:
     "What an audit found; it shows itself in a notebook and saves itself."
     name: str  # of the folders
@@ -85,7 +85,7 @@ class Audit:
     def _repr_html_(self) -> str:
         return f"<b>Audit of {escape(self.name)}</b>{_as_html(self)}"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"Audit of {self.name}\n" + "\n".join(f"  {r.pictures:6,} of {r.of:6,}  {r.finding}" for r in self.findings.itertuples())
 
 # %% ../nbs/11_audit.ipynb #c016

@@ -65,11 +65,10 @@ def manifests(
 def write_table(
     table: "pd.DataFrame",  # its index is not written
     path: str | Path,  # CSV file
-    **more,  # columns to add, one value each, such as seed and split
 ) -> Path:  # the file
     "Write a table as CSV, whole or not at all, the same bytes on every system."
     with write_beside(path) as beside:
-        table.assign(**more).to_csv(beside, index=False, lineterminator="\n")
+        table.to_csv(beside, index=False, lineterminator="\n")
     return Path(path)
 
 # %% ../nbs/10_data.ipynb #c012

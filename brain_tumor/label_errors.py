@@ -232,9 +232,9 @@ def record(
     lesions = set(everything.loc[everything["disputed"], "group"])
     quiet = lambda found: found[(found["class"] == "no_tumor") & (found["source"] == "kaggle")].reset_index(drop=True)
     lists = [list_agreement(a, b, known=lesions).assign(of=name) for name, a, b in (("all", first, second), ("no tumour, Kaggle", quiet(first), quiet(second)))]
-    return [write_table(both.round(4), out / "suspects.csv", **about), write_table(pd.concat(lists), out / "agreement.csv", **about),
-            write_table(_figures(_quiet(everything, judged), pd.read_csv(shipped)), out / "no_tumor_figures.csv", **about),
-            write_table(_heads(everything, vectors, fold), out / "heads.csv", **about)]
+    return [write_table(both.round(4).assign(**about), out / "suspects.csv"), write_table(pd.concat(lists).assign(**about), out / "agreement.csv"),
+            write_table(_figures(_quiet(everything, judged), pd.read_csv(shipped)).assign(**about), out / "no_tumor_figures.csv"),
+            write_table(_heads(everything, vectors, fold).assign(**about), out / "heads.csv")]
 
 # %% ../nbs/17_label_errors.ipynb #c055
 def draw_doubts(

@@ -389,19 +389,19 @@ def record(
     about, out = {"seed": seed, "split": split_hash(everything)[:11]}, Path(out)
     fold = group_folds(everything, seed=seed).to_numpy()
     shown, sets, found = views(everything, [one for one in by if one != "compact"], cache, fold, seed=seed), _sets(everything), []
-    files = [write_table(_strengths(everything, shown, seed), out / "strength.csv", **about)]
+    files = [write_table(_strengths(everything, shown, seed).assign(**about), out / "strength.csv")]
     for name, rows in sets.items():
         part = everything[rows].reset_index(drop=True)
         few = "validation" in name
         fair = views(part, by, cache, seed=seed) if few else {view: vectors[rows] for view, vectors in shown.items()}
         questions = ["tumour or not"] if name in ("Kaggle without copies", "all sets, undisputed") else list(QUESTIONS)
         found.append(shortcuts(part, fair, questions, None if few else fold[rows], seed=seed).assign(set=name))
-    files.append(write_table(pd.concat(found, ignore_index=True), out / "shortcuts.csv", **about))
+    files.append(write_table(pd.concat(found, ignore_index=True).assign(**about), out / "shortcuts.csv"))
     thumbs = embed(everything, "pixels", cache)
     parts = {name: (thumbs[sets[name]], everything[sets[name]].reset_index(drop=True)) for name in ("all sets", "Kaggle as published")}
     leaks = [leak(*part, network=True).assign(set=name) for name, part in parts.items()]
-    files.append(write_table(pd.concat(leaks, ignore_index=True), out / "shuffled.csv", split_hash=about["split"]))
-    return files + [write_table(nearest_in_training(*parts["Kaggle as published"], seed=seed), out / "nearest.csv", **about)]
+    files.append(write_table(pd.concat(leaks, ignore_index=True).assign(split_hash=about["split"]), out / "shuffled.csv"))
+    return files + [write_table(nearest_in_training(*parts["Kaggle as published"], seed=seed).assign(**about), out / "nearest.csv")]
 
 # %% ../nbs/16_shortcuts.ipynb #c122
 def draw_probes(
