@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'COARSE', 'CUTS', 'ROOT', 'MANY', 'CELLS', 'FINE', 'BLUR', 'HOPELESS', 'ENOUGH', 'SURE', 'thumbnail',
-           'head_of', 'Prints', 'prints', 'windows', 'coarse', 'candidates', 'fine', 'agreement', 'find_copies',
-           'chain']
+           'head_of', 'Prints', 'digest_of', 'prints', 'windows', 'correlating', 'coarse', 'candidates', 'fine',
+           'agreement', 'find_copies', 'chain']
 
 # %% ../nbs/10c_copies.ipynb #c004
 import hashlib
@@ -52,6 +52,12 @@ class Prints:
     heads: np.ndarray  # (N, 4) top, bottom, left, right in the thumbnail
     broken: dict[int, str]  # position of a picture that could not be read -> why; its rows are empty
 
+def digest_of(
+    pixels: np.ndarray,  # any shape and type
+) -> bytes:  # 32
+    "SHA-256 of an array's size and values."
+    return hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+
 def _print(picture: np.ndarray | str | Path) -> tuple:
     array = isinstance(picture, np.ndarray)
     if array and (picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size) or not array and not isinstance(picture, (str, Path)):
@@ -62,7 +68,7 @@ def _print(picture: np.ndarray | str | Path) -> tuple:
     except BrainTumorError as error:
         return str(error), np.zeros((SIDE, SIDE), np.uint8), (0, SIDE, 0, SIDE)
     thumb = thumbnail(pixels)
-    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest(), thumb, head_of(thumb)
+    return digest_of(pixels), thumb, head_of(thumb)
 
 # %% ../nbs/10c_copies.ipynb #c014
 def _in_order(function, items: Iterable, total: int | None, what: str = "looking at pictures", chunk: int = 64) -> Iterator:
@@ -115,10 +121,13 @@ def windows(
     return [(*rows, *columns) for rows in _ends(*head[:2]) for columns in _ends(*head[2:])]
 
 # %% ../nbs/10c_copies.ipynb #c018
-def _unit(x: np.ndarray) -> np.ndarray:
-    "Rows with mean 0 and length 1, so that a product of two is their correlation."
-    x = x - x.mean(-1, keepdims=True)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+def correlating(
+    vectors: np.ndarray,  # (N, D)
+) -> np.ndarray:  # (N, D) float32: mean 0, length 1
+    "Prepare vectors so that the product of two is their correlation."
+    vectors = np.asarray(vectors, np.float32)
+    centred = vectors - vectors.mean(1, keepdims=True)
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
 
 def coarse(
     thumb: np.ndarray,  # SIDE x SIDE uint8
@@ -187,7 +196,7 @@ def _top(likeness: np.ndarray, number: np.ndarray, count: int) -> tuple[np.ndarr
 def _neighbours(a: Prints, rows: np.ndarray, search, shorten, others: np.ndarray) -> tuple[np.ndarray, ...]:
     "For some pictures: (first, second, mirrored, window, likeness), the most alike window of each."
     cut = [windows(tuple(h)) for h in a.heads[rows]]
-    described = _unit(np.stack([coarse(a.thumbs[row], w) for row, ws in zip(rows, cut) for w in ws]))
+    described = correlating(np.stack([coarse(a.thumbs[row], w) for row, ws in zip(rows, cut) for w in ws]))
     likeness, number = search(shorten(described))
     window = np.repeat(np.arange(len(described)), number.shape[1])
     first, second = np.repeat(rows, [len(ws) for ws in cut])[window], others[number.ravel() % len(others)]
@@ -198,7 +207,7 @@ def _neighbours(a: Prints, rows: np.ndarray, search, shorten, others: np.ndarray
 def _heads(b: Prints, rows: np.ndarray):
     "All heads described and shortened, then all mirrored; and the function that shortens."
     parts = np.array_split(rows, len(rows) // 4096 + 1)
-    describe = lambda part: _unit(np.stack([coarse(b.thumbs[row], b.heads[row]) for row in part]))
+    describe = lambda part: correlating(np.stack([coarse(b.thumbs[row], b.heads[row]) for row in part]))
     some = np.sort(np.random.default_rng(0).permutation(rows)[:6000])
     shorten = _shortener(describe(some))
     both = [(shorten(d), shorten(_mirrored(d))) for d in map(describe, parts)]
@@ -257,7 +266,7 @@ def fine(
         cut = np.array([[x, 0, left + x / 2 - 0.5], [0, y, top + y / 2 - 0.5]])
         cv2.warpAffine(root, cut, (FINE, FINE), place, cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, cv2.BORDER_REPLICATE)
     out -= BLUR @ out @ BLUR.T
-    return _unit(out.reshape(len(out), FINE * FINE)).reshape(out.shape)
+    return correlating(out.reshape(len(out), FINE * FINE)).reshape(out.shape)
 
 # %% ../nbs/10c_copies.ipynb #c027
 def _pull(pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

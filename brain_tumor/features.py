@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from .augmentation import Augmentation, degrade, random_affine, shade
+from .copies import digest_of
 from .data import read_grey, write_table
 from .figshare import need
 from .look import balance
@@ -130,9 +131,6 @@ def _looker(by: str | Path | Callable) -> tuple[str, Callable]:
     return f"compact-{encode.sha256[:11]}", lambda pictures: encode(squares(pictures, encode.size)).mean((1, 2))
 
 # %% ../nbs/15_features.ipynb #c028
-def _fingerprint(picture: np.ndarray) -> bytes:
-    return hashlib.sha256(str(picture.shape).encode() + np.ascontiguousarray(picture).tobytes()).digest()
-
 def _read_kept(file: Path | None) -> dict[bytes, np.ndarray]:
     "Digest -> vector; empty where there is no file, or a damaged one."
     try:
@@ -167,7 +165,7 @@ def embed(
             broken.append(str(error))
         else:
             picture = picture if alter is None else alter(picture, number)
-            digests.append(_fingerprint(picture))
+            digests.append(digest_of(picture))
             if digests[-1] not in kept:
                 waiting[digests[-1]] = picture
         if waiting and (len(waiting) == batch or number + 1 == len(paths)):
@@ -227,7 +225,7 @@ def tsne(
     vectors = np.ascontiguousarray(vectors, np.float32)
     if len(vectors) < 4:
         raise BrainTumorError(f"a map of {len(vectors)} pictures shows nothing; give at least 4")
-    name = hashlib.sha256(_fingerprint(vectors) + f"{seed} {perplexity}".encode()).digest()
+    name = hashlib.sha256(digest_of(vectors) + f"{seed} {perplexity}".encode()).digest()
     file = None if cache is None else Path(cache) / f"tsne-{name.hex()[:16]}.npz"
     kept = _read_kept(file)
     if len(kept) != 1 or name not in kept:

@@ -18,7 +18,7 @@ from .data import read_grey, write_table
 from .features import embed
 from .metrics import interval
 from .scan import BrainTumorError, CLASSES
-from .shortcuts import STRENGTH
+from .shortcuts import STRENGTH, linear_rule, unseen_by
 from .splits import VERDICTS, disputed, group_folds, read_data, read_verdicts, split_hash
 
 if TYPE_CHECKING:
@@ -86,20 +86,10 @@ def second_judge(
     strength: float = STRENGTH,  # C of the logistic regression
 ) -> "pd.DataFrame":  # the table with fold and a probability column for each class
     "Class probabilities by a linear rule that has not seen the picture's group."
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
     fold, labels = np.asarray(group_folds(table) if fold is None else fold), table["class"].to_numpy(str)
-    learn, found = np.ones(len(table), bool) if leave_out is None else ~np.asarray(leave_out, bool), np.zeros((len(table), len(CLASSES)))
-    for number in np.unique(fold):
-        held, rest = fold == number, (fold != number) & learn
-        if len(set(labels[rest])) < 2:
-            raise BrainTumorError(f"outside fold {number} there is one class only: give more groups of each class, or fewer folds")
-        rule = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500))
-        with threadpool_limits(1):
-            said = rule.fit(vectors[rest], labels[rest]).predict_proba(vectors[held])
-        found[np.ix_(held, [CLASSES.index(name) for name in rule.classes_])] = said
+    learn, found = None if leave_out is None else ~np.asarray(leave_out, bool), np.zeros((len(table), len(CLASSES)))
+    for held, rule in unseen_by(lambda some: linear_rule(strength), vectors, labels, fold, learn):
+        found[np.ix_(held, [CLASSES.index(name) for name in rule.classes_])] = rule.predict_proba(vectors[held])
     return table.assign(fold=fold, **dict(zip(CLASSES, found.T)))
 
 # %% ../nbs/17_label_errors.ipynb #c031
@@ -131,19 +121,25 @@ def with_verdicts(
     return found.merge(first[["group", "class", "verdict", "reason"]], on=["group", "class"], how="left").fillna({"verdict": "", "reason": ""})
 
 # %% ../nbs/17_label_errors.ipynb #c038
+def _copies(table: "pd.DataFrame", turned: bool) -> "pd.DataFrame":
+    "Pairs of rows that show one slice; or of which one shows it turned top to bottom."
+    paths = list(table["path"])
+    upright = prints(paths)
+    return find_copies(upright, prints((read_grey(path)[::-1].copy() for path in paths), total=len(paths))) if turned else find_copies(upright)
+
+def _elsewhere(pairs: "pd.DataFrame", sides: np.ndarray) -> np.ndarray:
+    first, second = pairs["first"].to_numpy(int), pairs["second"].to_numpy(int)
+    apart, found = sides[first] != sides[second], np.zeros(len(sides), bool)
+    found[first[apart]] = found[second[apart]] = True
+    return found
+
 def copied_elsewhere(
     table: "pd.DataFrame",  # with path and `side`
     side: str = "role",  # the column that says on which side of a split a picture is
     turned: bool = False,  # look for copies turned top to bottom instead
 ) -> np.ndarray:  # (N,) bool
     "Mark pictures of which a copy stands on another side."
-    paths, sides = list(table["path"]), table[side].to_numpy()
-    upright = prints(paths)
-    pairs = find_copies(upright, prints((read_grey(path)[::-1].copy() for path in paths), total=len(paths))) if turned else find_copies(upright)
-    first, second = pairs["first"].to_numpy(int), pairs["second"].to_numpy(int)
-    apart, found = sides[first] != sides[second], np.zeros(len(table), bool)
-    found[first[apart]] = found[second[apart]] = True
-    return found
+    return _elsewhere(_copies(table, turned), table[side].to_numpy())
 
 # %% ../nbs/17_label_errors.ipynb #c041
 LEFT_OUT = {"nothing": (), "disputed": ("disputed",), "copies": ("copied",), "disputed, copies": ("disputed", "copied"),
@@ -180,8 +176,9 @@ def _quiet(everything: "pd.DataFrame", judged: "pd.DataFrame") -> "pd.DataFrame"
     "Kaggle's no_tumor pictures with fold, and marks of copies across roles and across folds."
     quiet = everything[(everything["source"] == "kaggle") & (everything["class"] == "no_tumor")]
     quiet = quiet.merge(judged[["source", "image", "fold", *CLASSES]], on=["source", "image"], how="inner", suffixes=("_author", ""), validate="1:1")
-    for side in ("role", "fold"):
-        quiet[f"copied_{side}"], quiet[f"turned_{side}"] = copied_elsewhere(quiet, side), copied_elsewhere(quiet, side, turned=True)
+    for how in ("copied", "turned"):
+        pairs = _copies(quiet, how == "turned")
+        quiet = quiet.assign(**{f"{how}_{side}": _elsewhere(pairs, quiet[side].to_numpy()) for side in ("role", "fold")})
     return quiet.assign(right=quiet[list(CLASSES)].to_numpy().argmax(1) == CLASSES.index("no_tumor"))
 
 # %% ../nbs/17_label_errors.ipynb #c045

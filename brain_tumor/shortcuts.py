@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['RING', 'BINS', 'TUMOURS', 'STRENGTH', 'QUESTIONS', 'border', 'histogram', 'sharpness', 'file_facts', 'find_outlines',
-           'outline_squares', 'choose_patches', 'patches', 'paint_out', 'views', 'probe', 'balanced_accuracy', 'ask',
-           'shortcuts', 'shuffle_labels', 'correlating', 'leak', 'nearest_in_training', 'nearest_elsewhere', 'record',
-           'draw_probes']
+           'outline_squares', 'choose_patches', 'patches', 'paint_out', 'views', 'linear_rule', 'unseen_by', 'probe',
+           'balanced_accuracy', 'ask', 'shortcuts', 'shuffle_labels', 'leak', 'nearest_in_training',
+           'nearest_elsewhere', 'record', 'draw_probes']
 
 # %% ../nbs/16_shortcuts.ipynb #c010
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from .data import manifests, read_grey, read_manifest, read_mask, write_table
+from .copies import correlating
+from .data import read_grey, read_mask, write_table
 from .features import embed, nearest, thumbnail
 from .metrics import interval
 from .preprocessing import frame, into_square, restore
@@ -167,26 +168,46 @@ def views(
 # %% ../nbs/16_shortcuts.ipynb #c030
 STRENGTH = 0.1  # C of the logistic regression
 
+def linear_rule(
+    strength: float = STRENGTH,  # C of the logistic regression; higher: less penalty
+    weights: str | None = None,  # "balanced": rare classes weigh as much as common ones
+):  # a scikit-learn classifier
+    "Standardise, then logistic regression."
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight=weights, max_iter=500))
+
+def unseen_by(
+    make: Callable,  # (vectors to learn from) -> a scikit-learn classifier
+    vectors: np.ndarray,  # (N, D)
+    labels: np.ndarray,  # (N,) names
+    fold: np.ndarray,  # (N,)
+    learn: np.ndarray | None = None,  # (N,) bool: what may be learned from; None: all
+) -> Iterator[tuple]:  # for each fold: (N,) bool, its rows; and the classifier that learned from the others
+    "Train a classifier for each fold on the other folds; `BrainTumorError` where these hold one class only."
+    from threadpoolctl import threadpool_limits
+    learn = np.ones(len(fold), bool) if learn is None else np.asarray(learn, bool)
+    for number in np.unique(fold):
+        held, rest = fold == number, (fold != number) & learn
+        if len(set(labels[rest])) < 2:
+            raise BrainTumorError(f"outside fold {number} there is one class only: give more groups of each class, or fewer folds")
+        with threadpool_limits(1):  # threads that wait for each other cost more than they bring
+            yield held, make(vectors[rest]).fit(vectors[rest], labels[rest])
+
+# %% ../nbs/16_shortcuts.ipynb #c030b
 def probe(
     vectors: np.ndarray,  # (N, D)
     labels: np.ndarray,  # (N,) names
     fold: np.ndarray,  # (N,) each fold is judged by a rule from the others
     strength: float = STRENGTH,  # higher: less penalty
+    make: Callable | None = None,  # as for `unseen_by`; None: `linear_rule`, balanced
 ) -> np.ndarray:  # (N,) names
-    "What a linear rule says of each picture that it has not seen."
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
+    "What a rule, linear unless told, says of each picture that it has not seen."
     labels, fold = np.asarray(labels), np.asarray(fold)
     said = labels.copy()
-    for number in np.unique(fold):
-        held = fold == number
-        if len(set(labels[~held])) < 2:
-            raise BrainTumorError(f"outside fold {number} there is one class only: give more groups of each class, or fewer folds")
-        rule = make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=500))
-        with threadpool_limits(1):  # threads that wait for each other cost more than they bring
-            said[held] = rule.fit(vectors[~held], labels[~held]).predict(vectors[held])
+    for held, rule in unseen_by(make or (lambda some: linear_rule(strength, "balanced")), vectors, labels, fold):
+        said[held] = rule.predict(vectors[held])
     return said
 
 # %% ../nbs/16_shortcuts.ipynb #c032
@@ -258,28 +279,14 @@ def shuffle_labels(
     lot = dict(zip(classes.index[order], classes.to_numpy()[np.roll(order, 1)]))
     return table["group"].map(lot).to_numpy()
 
-# %% ../nbs/16_shortcuts.ipynb #c046
-def correlating(
-    vectors: np.ndarray,  # (N, D)
-) -> np.ndarray:  # (N, D) float32: mean 0, length 1, so that near means correlated
-    "Prepare vectors so that the nearest neighbour is the one with the highest correlation."
-    centred = np.asarray(vectors, np.float32) - np.mean(vectors, axis=1, keepdims=True, dtype=np.float32)
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
-
 # %% ../nbs/16_shortcuts.ipynb #c048
-def _network(vectors: np.ndarray, labels: np.ndarray, fold: np.ndarray, seed: int) -> np.ndarray:
+def _network(vectors: np.ndarray, seed: int):
+    "Principal components of these vectors, then one hidden layer."
     from sklearn.decomposition import PCA
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
-    from threadpoolctl import threadpool_limits
-    said = labels.copy()
-    for number in np.unique(fold):
-        held = fold == number
-        parts = PCA(min(64, *vectors[~held].shape), whiten=True, svd_solver="randomized", random_state=seed)
-        net = make_pipeline(parts, MLPClassifier(128, max_iter=30, random_state=seed))
-        with threadpool_limits(1):
-            said[held] = net.fit(vectors[~held], labels[~held]).predict(vectors[held])
-    return said
+    parts = PCA(min(64, *vectors.shape), whiten=True, svd_solver="randomized", random_state=seed)
+    return make_pipeline(parts, MLPClassifier(128, max_iter=30, random_state=seed))
 
 # %% ../nbs/16_shortcuts.ipynb #c049
 def leak(
@@ -305,7 +312,7 @@ def leak(
             if network:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it stops after its epochs, converged or not
-                    judged["small network"] = _network(near, labels.astype(str), fold, max(seed, 0))
+                    judged["small network"] = probe(near, labels.astype(str), fold, make=lambda some, seed=max(seed, 0): _network(some, seed))
             for judge, said in judged.items():
                 mean, low, high = balanced_accuracy(said, labels.astype(str), table["group"])
                 rows.append({"labels": "true" if seed < 0 else "shuffled", "seed": max(seed, 0), "judge": judge, "split": split, "pictures": len(table), "groups": table["group"].nunique(),
@@ -356,12 +363,6 @@ def _sets(everything: "pd.DataFrame") -> dict[str, np.ndarray]:
     return {"all sets": own, "all sets, undisputed": own & ~everything["disputed"].to_numpy(bool), "all sets, validation and test": own & unseen,
             "Kaggle without copies": own & kaggle, "Kaggle as published": kaggle}
 
-def _published(data: str | Path, table: "pd.DataFrame") -> "pd.DataFrame":
-    "Add the original sizes, which a split's table leaves out."
-    import pandas as pd
-    sizes = pd.concat([read_manifest(m) for m in manifests(data)])[["source", "image", "original_width", "original_height"]]
-    return table.merge(sizes, on=["source", "image"], how="left", validate="1:1")
-
 # %% ../nbs/16_shortcuts.ipynb #c057
 def _strengths(table: "pd.DataFrame", shown: dict[str, np.ndarray], seed: int) -> "pd.DataFrame":
     "Balanced accuracy on validation of rules from train, for some penalties."
@@ -385,7 +386,7 @@ def record(
 ) -> list[Path]:  # the files
     "Run the whole audit on the public sets."
     import pandas as pd
-    everything = _published(data, read_data(data, copies=True))
+    everything = read_data(data, copies=True)
     about, out = {"seed": seed, "split": split_hash(everything)[:11]}, Path(out)
     fold = group_folds(everything, seed=seed).to_numpy()
     shown, sets, found = views(everything, [one for one in by if one != "compact"], cache, fold, seed=seed), _sets(everything), []

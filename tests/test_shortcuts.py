@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from brain_tumor.features import MODELS, embed
+from brain_tumor.phantom import write_phantoms
 from brain_tumor.scan import BrainTumorError, CLASSES
 from brain_tumor.splits import group_folds, read_data
 
@@ -177,6 +178,14 @@ def test_balanced_accuracy_agrees_with_scikit_learn():
     alone = balanced_accuracy(said[:60], truth[:60], np.arange(60))
     assert together == pytest.approx(alone), "ten copies of a slice are no ten slices"
     assert patients[0] == slices[0]
+
+
+def test_the_sizes_as_published_come_with_the_data(tmp_path):
+    """A table from `read_data` has them, so that `file_facts` judges what was published and not what is stored."""
+    manifest = write_phantoms(tmp_path, n=12, seed=3, size=64)
+    pd.read_csv(manifest).assign(original_width=512, original_height=256).to_csv(manifest, index=False)
+    table = read_data(tmp_path)
+    assert (file_facts(table, np.zeros(len(table)))[:, :3] == [9, 8, 1]).all()
 
 
 def test_file_facts_take_the_published_size():
