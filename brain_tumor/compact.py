@@ -322,7 +322,7 @@ def fit(
     side = lambda epoch: recipe.small if epoch < recipe.small_epochs else recipe.size
     data_of = lambda epoch: epoch_batches(data, epoch, side(epoch), recipe.batch, recipe.seed, recipe.augmentation, recipe.grafts)
     total = sum(len(data_of(epoch)) for epoch in range(recipe.epochs))
-    rate = lambda step: cosine_rate(step, total, recipe.rate, min(recipe.warmup, total // 5))
+    rate = lambda step, past: cosine_rate(step, total, recipe.rate, min(recipe.warmup, total // 5))
     return train_epochs(model, data_of, recipe.epochs, rate, out, judge, resume=resume)[-1]
 
 # %% ../nbs/40_compact.ipynb #c041

@@ -207,7 +207,7 @@ def restore_mask(
     return whole
 
 # %% ../nbs/13_preprocessing.ipynb #c026f1
-SIDES = {"Xception": 299, "InceptionV3": 299, "VGG19": 224, "ResNet50": 224, "segmentation": 256}  # pixels
+SIDES = {"Xception": 299, "InceptionV3": 299, "VGG19": 224, "ResNet50": 224, "MobileNetV2": 224, "ResNet50V2": 224, "segmentation": 256}  # pixels
 
 def side_of(
     network: str,  # one of SIDES
@@ -247,7 +247,7 @@ def scale(
     values = values if values.shape[-1] == 3 else values[..., None]
     if scaling == "thesis":
         values /= 255
-    elif network in ("Xception", "InceptionV3"):
+    elif network in ("Xception", "InceptionV3", "MobileNetV2", "ResNet50V2"):
         values = values / np.float32(127.5) - np.float32(1)
     else:
         values = values[..., ::-1] - MEANS
