@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PLAIN', 'TITLES', 'AXES', 'USE', 'STATUS', 'printable', 'say', 'text_table', 'table_line', 'inputs', 'spacing_of',
            'slice_of', 'axis_of', 'run_analyze', 'with_bar', 'TableOutput', 'complain', 'JsonOutput', 'CsvOutput',
-           'demo_line', 'run_demo', 'demo_results', 'add_train', 'run_train', 'with_workbook', 'add_data', 'run_data',
-           'add_audit', 'run_audit', 'add_analyze', 'add_demo', 'build_parser', 'main']
+           'demo_line', 'run_demo', 'demo_results', 'add_train', 'add_backbones', 'run_train', 'with_workbook',
+           'add_data', 'run_data', 'add_audit', 'run_audit', 'add_report', 'run_report', 'add_analyze', 'add_demo',
+           'build_parser', 'main']
 
 # %% ../nbs/60_cli.ipynb #c009
 import argparse
@@ -284,6 +285,18 @@ def add_train(
     one = models.add_parser("compact", help="the small network that ships: class and outline in one pass")
     compact.add_train_arguments(one)
     one.set_defaults(run=run_train, train=compact.train_from_args)
+    add_backbones(models)
+
+def add_backbones(
+    models,  # the parsers of `brain_tumor train`
+) -> None:
+    "One parser for each network of the thesis, and those beside them."
+    from brain_tumor.backbones import common, inception_v3, mobilenet_v2, resnet50, vgg19, xception
+
+    for backbone in (xception.XCEPTION, inception_v3.INCEPTION_V3, resnet50.RESNET50, vgg19.VGG19, resnet50.RESNET50_V2, mobilenet_v2.MOBILENET_V2):
+        one = models.add_parser(backbone.name, help=f"{backbone.application}: {backbone.about}")
+        common.add_train_arguments(one)
+        one.set_defaults(run=run_train, train=common.train_from_args, backbone=backbone)
 
 def run_train(
     args: argparse.Namespace,  # as parsed
@@ -337,6 +350,22 @@ def run_audit(
     "Hand over to the audit's chapter."
     return with_workbook("the audit", lambda: args.audit(args, say))
 
+# %% ../nbs/60_cli.ipynb #c038f
+def add_report(
+    parser: argparse.ArgumentParser,  # of `brain_tumor report`
+) -> None:
+    "Let the report's chapter say which options it has."
+    from brain_tumor.reports import add_report_arguments
+
+    add_report_arguments(parser)
+    parser.set_defaults(run=run_report)
+
+def run_report(
+    args: argparse.Namespace,  # as parsed
+) -> int:  # exit status
+    "Hand over to the report's chapter."
+    return with_workbook("the report", lambda: args.report(args, say))
+
 # %% ../nbs/60_cli.ipynb #c040
 def add_analyze(
     parser: argparse.ArgumentParser,  # of `brain_tumor analyze`
@@ -369,7 +398,7 @@ USE = (
 STATUS = "exit status: 0 all analysed, 1 some refused, 2 wrong use, 130 stopped by Ctrl-C"
 
 def build_parser(
-    room: str | None = None,  # "train", "data" or "audit": ask that chapter for its options, which loads more of the package
+    room: str | None = None,  # "train", "data", "audit" or "report": ask that chapter for its options, which loads more of the package
 ) -> argparse.ArgumentParser:
     "The whole command line."
     parser = argparse.ArgumentParser(prog="brain_tumor", description=USE, epilog=STATUS)
@@ -377,11 +406,12 @@ def build_parser(
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     about = {"analyze": "class, outline and sizes of scans", "demo": "analyse the bundled samples", "train": "train a network",
              "data": "fetch a public set, or read a folder into a table",
-             "audit": "what a folder holds twice, and whether its test is one"}
+             "audit": "what a folder holds twice, and whether its test is one",
+             "report": "tables and figures of recorded runs as one page"}
     parts = {name: commands.add_parser(name, help=text, description=f"{text}. {USE}", epilog=STATUS) for name, text in about.items()}
     add_analyze(parts["analyze"])
     add_demo(parts["demo"])
-    if room in (late := {"train": add_train, "data": add_data, "audit": add_audit}):
+    if room in (late := {"train": add_train, "data": add_data, "audit": add_audit, "report": add_report}):
         late[room](parts[room])
     return parser
 

@@ -237,6 +237,10 @@ def load_state(
             raise BrainTumorError(f"{path}: holds {len(arrays.files) - 1} arrays, the network has {len(variables)}; "
                                   "it was written by another network: start without --resume, in another folder")
         for i, variable in enumerate(variables):
+            if arrays[f"v{i}"].shape != tuple(variable.shape):
+                raise BrainTumorError(f"{path}: {arrays[f'v{i}'].shape} numbers for {variable.path}, which has {tuple(variable.shape)}; "
+                                      "it was written by another network: start without --resume, in another folder")
+        for i, variable in enumerate(variables):
             variable.assign(arrays[f"v{i}"])
         return int(arrays["epoch"])
 

@@ -7,7 +7,7 @@ __all__ = ['HEAD', 'THESIS', 'COLUMNS', 'Backbone', 'base_of', 'put_head', 'buil
            'run_table', 'shuffled', 'as_square', 'squares', 'numbers', 'weights_digest', 'faster', 'pooled_features',
            'compile_phase', 'marks', 'order_of', 'rate_of', 'train_head', 'predict', 'freeze', 'boundary', 'cut',
            'activations', 'describe', 'sides_of', 'train', 'lowest', 'tune', 'join', 'layer_order', 'fine_epoch',
-           'out_of_memory', 'write_predictions', 'finish']
+           'out_of_memory', 'write_predictions', 'finish', 'demo_set', 'add_train_arguments', 'train_from_args']
 
 # %% ../../nbs/21_backbones.ipynb #c004
 import hashlib
@@ -25,7 +25,7 @@ from ..features import embed
 from ..pipeline import balance_on_disk, balanced_rows, batches, stream
 from ..plateau import best_epoch, plateau_rate, stopped
 from ..preprocessing import SIDES, prepare, scale, squeeze
-from ..scan import BrainTumorError, CLASSES
+from ..scan import BrainTumorError, CLASSES, write_beside
 from ..splits import check_split, disputed, read_data, split, split_hash
 from ..training import (cosine_rate, fill_folded, load_weights, read_history, save_weights, seed_everything, surroundings, through_torch,
                                   train_epochs, try_half, unfold_batch_norm, write_history, write_json)
@@ -143,7 +143,8 @@ class Recipe:
     protocol: str = "honest"  # whose split: "honest" (the manifests' role, by group) or "thesis" (Kaggle's folders, Testing halved)
     scaling: str = "imagenet"  # what the network's ImageNet weights expect, or "thesis": 0..1 for all
     preparation: str = "honest"  # `preprocessing.prepare` (aspect kept, exposure evened out) or "thesis": `squeeze`
-    balance: str = "draws"  # small classes are drawn more often; "disk": filled up with copies to 2000 a class; "none"
+    balance: str = "draws"  # small classes are drawn more often; "disk": filled up with copies to `target` a class; "none"
+    target: int = 2000  # pictures a class, of balance "disk"
     healthy: bool = True  # train on the healthy persons' slices too
     augment: bool = True  # disturb each picture anew in phase 2, within the thesis' bounds
     frozen: int | str | None = None  # phase 2 keeps the first layers: how many, or a block's last layer; None: the backbone's own
@@ -158,7 +159,7 @@ class Recipe:
     batch: int = 32  # pictures a step; the thesis doesn't say
     seed: int = 0
 
-THESIS = Recipe("thesis", "thesis", "thesis", "disk", False, False, 50, 10, 10, 1e-3, 1e-3, "plateau", 0.0, False, False, 32, 42)
+THESIS = Recipe("thesis", "thesis", "thesis", "disk", 2000, False, False, 50, 10, 10, 1e-3, 1e-3, "plateau", 0.0, False, False, 32, 42)
 
 def recipe(
     protocol: str = "honest",  # or "thesis"
@@ -394,14 +395,19 @@ def activations(
     front: "keras.Model",  # from `cut`
     backbone: Backbone,  # which network
     scaling: str,  # "thesis" or "imagenet"
+    file: str | Path,  # npy file to keep them in, as large as they are; read where it is there
     batch: int = 32,  # at a time
-) -> np.ndarray:  # (N, h, w, C) float16
+) -> np.ndarray:  # (N, h, w, C) float16, on disk
     "What the frozen part says of every picture."
     from tqdm.auto import tqdm
-    found = np.empty((len(pictures), *front.output_shape[1:]), np.float16)
-    for start in tqdm(range(0, len(pictures), batch), desc="frozen part", mininterval=2, disable=len(pictures) < 200):
-        found[start:start + batch] = front.predict_on_batch(scale(pictures[start:start + batch], backbone.application, scaling))
-    return found
+    if not Path(file).is_file():
+        with write_beside(file) as beside:
+            found = np.lib.format.open_memmap(beside, "w+", np.float16, (len(pictures), *front.output_shape[1:]))
+            for start in tqdm(range(0, len(pictures), batch), desc="frozen part", mininterval=2, disable=len(pictures) < 200):
+                found[start:start + batch] = front.predict_on_batch(scale(pictures[start:start + batch], backbone.application, scaling))
+            found.flush()
+            del found
+    return np.load(file, mmap_mode="r")
 
 # %% ../../nbs/21_backbones.ipynb #c039
 def describe(
@@ -432,7 +438,7 @@ def sides_of(
     if empty:
         raise BrainTumorError(f"no pictures for {', '.join(empty)}; a run needs all three sides")
     if how.balance == "disk":
-        parts["train"], broken = balance_on_disk(parts["train"], out / "balanced", seed=how.seed)
+        parts["train"], broken = balance_on_disk(parts["train"], out / "balanced", how.target, how.seed)
         if len(broken):
             raise BrainTumorError(f"{len(broken)} training pictures can't be read, first {broken['path'].iloc[0]}: {broken['reason'].iloc[0]}")
     return parts
@@ -474,8 +480,9 @@ def train(
         if lowest(out / "head") < lowest(out / "tuned"):
             model.set_weights(start)
     save_weights(out / "best.weights.npz", model)
-    ready, side = (lambda part: scale(part, backbone.application, how.scaling)), base.input_shape[1]
-    found = {role: predict(faster(model), squares(parts[role], side, how.preparation), ready=ready) for role in ("validation", "test")}
+    ready, seen, roles = (lambda part: scale(part, backbone.application, how.scaling)), base.input_shape[1], ("validation", "test")
+    found = ({role: predict(faster(model), squares(parts[role], seen, how.preparation), ready=ready) for role in roles} if how.fine_epochs
+             else {role: predict(head, features[role]) for role in roles})
     return finish(out, about | {"parameters": model.count_params(), "cut": about["phases"][-1].get("cut")}, parts, found, began)
 
 def lowest(
@@ -503,7 +510,7 @@ def tune(
     place = None if how.augment else boundary(model, backbone)
     pictures = {role: squares(parts[role], base.input_shape[1], how.preparation) for role in ("train", "validation")}
     front, network = cut(model, place) if place else (None, model)
-    inputs = pictures if front is None else {role: activations(some, faster(front), backbone, how.scaling) for role, some in pictures.items()}
+    inputs = pictures if front is None else {role: activations(some, faster(front), backbone, how.scaling, out / f"{role}.{weights_digest(front)}.npy") for role, some in pictures.items()}
     ready = (lambda part: scale(part, backbone.application, how.scaling)) if front is None else (lambda part: part.astype(np.float32))
     seed_everything(how.seed)
     network = compile_phase(faster(network), how.fine_rate, how.smoothing)
@@ -517,6 +524,8 @@ def tune(
         past = train_epochs(network, epoch_data, how.fine_epochs, rate_of(how, how.fine_rate, steps), out / "tuned", judge, "-val_loss", resume, stop, COLUMNS)
     except Exception as error:
         raise out_of_memory(error, how.batch) or error
+    for file in out.glob("*.npy"):
+        file.unlink()
     network.half = False
     load_weights(out / "tuned" / "best.weights.npz", network)
     return model, about | {"cut": f"{len(past)} of {how.fine_epochs} epochs: {minutes:g} minutes were up" if spent(past) and len(past) < how.fine_epochs else None}
@@ -594,3 +603,50 @@ def finish(
               "seconds": round(time.time() - began), "finished": True}
     write_json(out / "run.json", about)
     return about
+
+# %% ../../nbs/21_backbones.ipynb #c045
+def demo_set(
+    folder: str | Path,  # made if it is missing
+    pictures: int = 48,  # how many
+    side: int = 96,  # pixels
+) -> Path:  # the folder
+    "Write drawn heads in the layout of Kaggle's classification set, for trying a run in seconds."
+    import pandas as pd
+    from brain_tumor.data import write_table
+    from brain_tumor.phantom import write_phantoms
+    manifest = write_phantoms(Path(folder) / "kaggle", pictures, size=side)
+    table = pd.read_csv(manifest)
+    write_table(table.assign(split=table["role"].eq("train").map({True: "Training", False: "Testing"})), manifest)
+    return Path(folder)
+
+# %% ../../nbs/21_backbones.ipynb #c053
+def add_train_arguments(
+    parser,  # of `brain_tumor train NETWORK`
+) -> None:
+    "Name what the command line can set."
+    parser.add_argument("--data", required=True, help="folder of the sets, each with a manifest.csv")
+    parser.add_argument("--out", required=True, help="run folder")
+    parser.add_argument("--protocol", choices=("honest", "thesis"), default="honest", help="whose split and recipe (default: %(default)s)")
+    parser.add_argument("--weights", default="imagenet", help='start: "imagenet" (downloaded by Keras), an npz file, or "none"')
+    parser.add_argument("--until", metavar="LAYER", help="last layer of the base, where a start ends early")
+    parser.add_argument("--side", type=int, help="of the squares, pixels (default: the network's own)")
+    parser.add_argument("--epochs", type=int, default=10, help="of each phase (default: %(default)s)")
+    parser.add_argument("--fine-epochs", type=int, help="of phase 2 (default: as --epochs; 0: phase 1 alone)")
+    parser.add_argument("--batch", type=int, default=Recipe.batch, help="pictures a step (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="default: 0, under the thesis' protocol 42")
+    parser.add_argument("--minutes", type=float, help="phase 2 begins no new epoch after this time")
+    parser.add_argument("--cache", metavar="DIR", help="keep the features of phase 1 here (default: inside the run folder)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
+
+def train_from_args(
+    args,  # parsed arguments, with `backbone`
+) -> dict:  # run.json
+    "Run `train` as the command line asks."
+    least = {"--epochs": (args.epochs, 1), "--fine-epochs": (args.fine_epochs, 0), "--batch": (args.batch, 1), "--side": (args.side, 32), "--minutes": (args.minutes, 0)}
+    for name, (value, low) in least.items():
+        if value is not None and value < low:
+            raise BrainTumorError(f"{name} {value:g}: give {low} or more")
+    changes = {"epochs": args.epochs, "fine_epochs": args.epochs if args.fine_epochs is None else args.fine_epochs, "batch": args.batch}
+    how = recipe(args.protocol, **changes | ({} if args.seed is None else {"seed": args.seed}))
+    weights = None if args.weights == "none" else args.weights
+    return train(args.backbone, args.data, args.out, how, weights, args.until, args.side, args.cache, args.resume, args.minutes)

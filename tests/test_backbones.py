@@ -1,0 +1,157 @@
+"""Backbones: a whole run, killed and taken up again, on each backend of Keras; the two ways of phase 1; bad input."""
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brain_tumor.backbones.common import COLUMNS, Backbone, as_square, demo_set, order_of, out_of_memory, recipe, run_table, shuffled, sides_of
+from brain_tumor.scan import BrainTumorError, CLASSES
+
+RUN = """
+import sys
+from brain_tumor.backbones.common import recipe, train
+from brain_tumor.backbones.mobilenet_v2 import MOBILENET_V2
+how = recipe("thesis", epochs=2, fine_epochs=int(sys.argv[3]), target=12, batch=8)
+train(MOBILENET_V2, sys.argv[1], sys.argv[2], how, None, side=64, resume=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return demo_set(tmp_path_factory.mktemp("data"))
+
+
+def begin(data, out, epochs=2, **more):
+    return subprocess.Popen([sys.executable, "-c", RUN, str(data), str(out), str(epochs)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more)
+
+
+def finished(job):
+    errors = job.communicate()[1]
+    assert job.returncode == 0, errors[-2000:]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    finished(begin(data, out, 3))
+    return out
+
+
+def same(one, other):
+    a, b = (pd.read_csv(out / "history.csv").drop(columns="seconds") for out in (one, other))
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+    p, q = (pd.read_csv(out / "predictions.csv") for out in (one, other))
+    assert p["image"].tolist() == q["image"].tolist()
+    np.testing.assert_allclose(p.filter(like="p_"), q.filter(like="p_"), atol=2e-3)
+
+
+def test_a_run_folder_is_whole(whole):
+    about, history, found = json.loads((whole / "run.json").read_text()), pd.read_csv(whole / "history.csv"), pd.read_csv(whole / "predictions.csv")
+    assert list(history) == list(COLUMNS) and about["epochs_done"] == len(history) == 5
+    assert about["chosen_epoch"] == history["val_loss"].idxmin() + 1
+    assert about["protocol"] == "thesis" and about["mark"].startswith("protocol thesis: ") and len(about["split_sha256"]) == 64
+    assert set(found["role"]) == {"validation", "test"} and [c for c in found if c.startswith("p_")] == [f"p_{name}" for name in CLASSES]
+    chosen = history.iloc[about["chosen_epoch"] - 1]
+    validation = found[found["role"] == "validation"]
+    assert (validation["predicted"] == validation["class"]).mean() == pytest.approx(chosen["val_accuracy"], abs=1e-4), "the predictions are the chosen epoch's"
+    assert not list(whole.glob("**/.*")), "nothing is left half-written"
+
+
+@pytest.mark.parametrize("after", ["run.json", "head/state.npz", "tuned/state.npz"])
+def test_killed_and_taken_up_again(data, whole, tmp_path, after):
+    job = begin(data, tmp_path, 3)
+    while not (tmp_path / after).is_file() and job.poll() is None:
+        time.sleep(0.05)
+    job.kill()
+    job.communicate()
+    assert not (tmp_path / "predictions.csv").is_file(), "it was killed too late to prove anything"
+    finished(begin(data, tmp_path, 3))
+    same(whole, tmp_path)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_other_backends(data, tmp_path, backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    finished(begin(data, tmp_path, 1, KERAS_BACKEND=backend))
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert about["backend"] == backend and about["epochs_done"] == 3
+    assert np.allclose(pd.read_csv(tmp_path / "predictions.csv").filter(like="p_").sum(axis=1), 1, atol=1e-3)
+
+
+def test_features_are_computed_once(data, tmp_path):
+    import keras
+    from brain_tumor.backbones.common import base_of, pooled_features
+    from brain_tumor.backbones.mobilenet_v2 import MOBILENET_V2
+    from brain_tumor.data import read_grey
+    from brain_tumor.preprocessing import scale
+    how, table = recipe("honest"), run_table(data, recipe("honest"))[0].iloc[:6]
+    keras.utils.set_random_seed(0)
+    base = base_of(MOBILENET_V2, 64)
+    found = pooled_features(table, base, MOBILENET_V2, how, tmp_path)
+    laid = np.stack([as_square(read_grey(path), 64, "honest") for path in table["path"]])
+    plain = base.predict(scale(laid, "MobileNetV2", "imagenet"), verbose=0).max((1, 2))
+    assert np.ptp(plain) > 0.01, "features that are all alike would prove nothing"
+    np.testing.assert_allclose(found, plain, atol=1e-4)
+    name, = (path.name for path in tmp_path.iterdir())
+    base.layers[1].set_weights([1.1 * w for w in base.layers[1].get_weights()])
+    pooled_features(table, base, MOBILENET_V2, how, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2, f"other weights, other features: {name} must not be taken for them"
+
+
+def test_shuffled_labels_leave_nothing_but_who_is_who():
+    table = pd.DataFrame({"group": [f"g{i // 5}" for i in range(400)], "class": [CLASSES[i // 5 % 4] for i in range(400)]})
+    dealt = shuffled(table, 0)
+    assert (dealt.groupby(table["group"]).nunique() == 1).all() and dealt.value_counts().to_dict() == table["class"].value_counts().to_dict()
+    assert 0.1 < (dealt == table["class"]).mean() < 0.4 and (shuffled(table, 1) != dealt).any()
+
+
+def test_orders():
+    labels = np.array([0] * 30 + [1] * 10)
+    fixed, moving, drawn = (recipe("thesis"), recipe("honest", balance="none"), recipe("honest"))
+    assert (order_of(labels, fixed, 0) == order_of(labels, fixed, 7)).all() and sorted(order_of(labels, fixed, 0)) == list(range(40))
+    assert (order_of(labels, moving, 0) != order_of(labels, moving, 1)).any()
+    assert (np.bincount(labels[order_of(labels, drawn, 0)]) == 30).all()
+
+
+@pytest.mark.parametrize("error, cry", [(MemoryError(), True), (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+                                        (RuntimeError("CUDA out of memory. Tried to allocate"), True), (RuntimeError("shapes differ"), False)])
+def test_out_of_memory_says_which_batch_to_try(error, cry):
+    said = out_of_memory(error, 32)
+    assert (said is not None) == cry and (not cry or "--batch 16" in str(said) and "--resume" in str(said))
+
+
+def test_bad_input(data, tmp_path):
+    with pytest.raises(BrainTumorError, match="no set named kaggle"):
+        (tmp_path / "kaggle").mkdir()
+        run_table(demo_set(tmp_path / "x") / "kaggle", recipe("honest"))
+    with pytest.raises(BrainTumorError, match="protocol 'sloppy'"):
+        recipe("sloppy")
+    with pytest.raises(BrainTumorError, match="no switch is called speed"):
+        recipe("honest", speed=3)
+    table = run_table(data, recipe("honest"))[0]
+    with pytest.raises(BrainTumorError, match="no pictures for validation"):
+        sides_of(table[table["role"] != "validation"], recipe("honest"), tmp_path)
+
+
+def test_a_state_of_another_network_is_refused(data, whole, tmp_path):
+    import shutil
+    from brain_tumor.backbones.common import train
+    from brain_tumor.backbones.vgg19 import VGG19
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "head" / "history.csv").write_text("epoch,loss\n1,0.5\n")
+    with pytest.raises(BrainTumorError, match="head"):
+        train(VGG19, data, tmp_path / "run", recipe("thesis", epochs=3, fine_epochs=1, target=12, batch=8), None, side=64, resume=True)
+
+
+def test_a_network_that_takes_no_such_square():
+    from brain_tumor.backbones.common import base_of
+    with pytest.raises(BrainTumorError, match="can't take squares of 32 pixels"):
+        base_of(Backbone("xception", "Xception", (), "", ""), 32)
