@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUNS', 'SETTINGS', 'LOG', 'PROBABILITIES', 'WORDS', 'PREDICTIONS', 'LOGS', 'read_log', 'write_predictions',
            'read_predictions', 'draw_curve', 'figure_pixels', 'new_figure', 'Run', 'load_run', 'write_example',
-           'find_runs', 'thesis_log', 'epoch_table']
+           'find_runs', 'thesis_log', 'epoch_table', 'pictures_of']
 
 # %% ../nbs/20a_runs.ipynb #c007
 import json
@@ -255,6 +255,16 @@ def _need_predictions(run: Run) -> "pd.DataFrame":
     return run.predictions
 
 # %% ../nbs/20a_runs.ipynb #c028
+def _history(folder: Path, settings: dict) -> "pd.DataFrame":
+    "history.csv; a stack of networks is trained without validation, or not at all."
+    import pandas as pd
+    path, ensemble = folder / "history.csv", settings["network"] == "stacking"
+    if ensemble and not path.exists():
+        return pd.DataFrame({"epoch": pd.Series(dtype=int)})
+    if settings.get("finished") is False and not path.exists():
+        raise BrainTumorError(f"{folder}: this run is not finished, no history.csv yet; wait for it, or go on with it (--resume)")
+    return read_log(path, ("epoch", "accuracy", "loss") if ensemble else LOG)
+
 def load_run(
     folder: str | Path,  # of a run: run.json, history.csv and, when it is finished, predictions.csv
 ) -> Run:
@@ -262,7 +272,8 @@ def load_run(
     folder = Path(folder)
     if not folder.is_dir():
         raise BrainTumorError(f"{folder}: there is no such folder; give the folder of a run, which holds run.json and history.csv")
-    settings, history = _settings(folder / "run.json"), read_log(folder / "history.csv")
+    settings = _settings(folder / "run.json")
+    history = _history(folder, settings)
     chosen = settings.get("chosen_epoch")
     if chosen is not None and chosen not in history["epoch"].tolist():
         raise BrainTumorError(f"{folder}: run.json keeps epoch {chosen}, and history.csv has {len(history)} epochs; they belong to two runs: restore the one that was changed")
@@ -276,6 +287,7 @@ def write_example(
     distance: float = 3.0,  # between a class and the middle, in standard deviations of a slice
     seed: int = 0,  # of the pictures' noise
     protocol: str = "honest",  # or "thesis"
+    network: str = "example",  # whose run it pretends to be
 ) -> Path:  # the folder
     "Write a run folder of known truth, with no scan behind it: three slices a patient."
     import pandas as pd
@@ -290,7 +302,7 @@ def write_example(
                             "val_loss": 1.3 * (1 - part) + 0.06 * (epochs == 8), "val_precision": 0.95 * part, "val_recall": 0.95 * part, "phase": np.where(epochs < 5, 1, 2), "seconds": 1.0})
     write_predictions(table, p, folder / "predictions.csv")
     write_table(history.round(5), folder / "history.csv")
-    write_json(folder / "run.json", {"network": "example", "title": folder.name, "task": "classification", "protocol": protocol, "mark": f"made up, no scan behind it (protocol {protocol})",
+    write_json(folder / "run.json", {"network": network, "title": folder.name, "task": "classification", "protocol": protocol, "mark": f"made up, no scan behind it (protocol {protocol})",
                                      "recipe": {"distance": distance, "seed": seed}, "chosen_epoch": 7})
     return folder
 
@@ -306,7 +318,7 @@ def find_runs(
             said = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise BrainTumorError(f"{path}: damaged ({error}); restore it, or take its folder away") from None
-        if isinstance(said, dict) and said.get("task") == task and (path.parent / "history.csv").exists():
+        if isinstance(said, dict) and said.get("task") == task and said.get("finished") is not False:
             found.append(load_run(path.parent))
     return found
 
@@ -342,3 +354,15 @@ def epoch_table(
         rows.append({"network": run.title, "kept": run.chosen, "of": run.epochs, **kept[["accuracy", "loss", "val_accuracy", "val_loss"]], "best_epoch": int(best["epoch"]), "highest": best["val_accuracy"],
                      "first_phase": before, "gained": kept["val_accuracy"] - before, "mark": run.settings["mark"]})
     return pd.DataFrame(rows)
+
+# %% ../nbs/20a_runs.ipynb #c047
+def pictures_of(
+    shares: Sequence[float],  # accuracies of one set of pictures, seven digits or more
+    most: int = 10_000,  # pictures
+) -> int:  # the least number of pictures that gives all of them
+    "Tell from a log's accuracies how many pictures they are shares of; `BrainTumorError` where no number fits."
+    shares, numbers = np.asarray(shares, float), np.arange(1, most + 1)[:, None]
+    fits = (np.abs(np.rint(shares * numbers) / numbers - shares) < 1e-7).all(1)
+    if not fits.any():
+        raise BrainTumorError(f"no number of pictures up to {most:,} gives these {len(shares)} shares: they are rounded, or of different sets")
+    return int(numbers[fits.argmax(), 0])
