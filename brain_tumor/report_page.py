@@ -6,7 +6,7 @@
 __all__ = ['THESIS_SWITCHES', 'STAGES', 'NETWORKS', 'CELLS', 'HEADS', 'table_3_3', 'table_3_4', 'turned', 'stage_of',
            'final_table', 'difference', 'steps', 'write_report', 'add_report_arguments', 'report_from_args']
 
-# %% ../nbs/27a_report_page.ipynb #c007
+# %% ../nbs/27a_report_page.ipynb #c057
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ from .scan import BrainTumorError, INTENDED_USE, write_beside
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/27a_report_page.ipynb #c015
+# %% ../nbs/27a_report_page.ipynb #c065
 def _tested(run: Run, **wanted) -> Run | None:
     "Kaggle's test of a run, or the test as it is where a part of it was chosen already; None where there is nothing to judge."
     if run.predictions is None or "test" not in set(run.predictions["role"]):
@@ -45,7 +45,7 @@ def _printed(thesis: str | Path, name: str) -> "pd.DataFrame":
         raise BrainTumorError(f"{path}: the thesis' tables lie in the repository, not in the package; give the folder runs/thesis of a checkout")
     return pd.read_csv(path)
 
-# %% ../nbs/27a_report_page.ipynb #c016
+# %% ../nbs/27a_report_page.ipynb #c066
 def table_3_3(
     runs: Sequence[Run] = (),  # recorded runs
     thesis: str | Path = RUNS / "thesis",  # folder of the thesis' tables
@@ -74,7 +74,7 @@ def table_3_4(
                                    **{f"accuracy_percent{end}": 100 * of[f"accuracy{end}"] for end in ("", "_low", "_high")}, "mark": run.mark}]))
     return pd.concat(rows, ignore_index=True).reindex(columns=["reference", "year", "model", "data", "accuracy_percent", "accuracy_percent_low", "accuracy_percent_high", "mark"]).assign(year=lambda t: t["year"].astype("Int64"))
 
-# %% ../nbs/27a_report_page.ipynb #c021
+# %% ../nbs/27a_report_page.ipynb #c071
 THESIS_SWITCHES = {"scaling": "thesis", "preparation": "thesis", "balance": "disk", "healthy": False, "augment": False, "frozen": 50, "schedule": "plateau",
                    "smoothing": 0.0, "shuffle": False, "fine_rate": 1e-3}  # of a run's recipe
 STAGES = ("thesis claims", "thesis protocol here", "honest protocol here", "mended here", "control: shuffled labels")
@@ -95,7 +95,7 @@ def stage_of(
         return STAGES[4]
     return STAGES[1] if run.settings["protocol"] == "thesis" else STAGES[3] if turned(run) else STAGES[2]
 
-# %% ../nbs/27a_report_page.ipynb #c024
+# %% ../nbs/27a_report_page.ipynb #c074
 def _claims(thesis: str | Path) -> list[dict]:
     rows = []
     for name in NETWORKS:
@@ -114,7 +114,7 @@ def _start(run: Run) -> str:
     cut = f"; cut: {said['cut']}" if said.get("cut") else ""
     return f"{said.get('start') or 'random weights'}{until}{side}{cut}"
 
-# %% ../nbs/27a_report_page.ipynb #c025
+# %% ../nbs/27a_report_page.ipynb #c075
 CELLS = {"Kaggle's test": "accuracy", "Kaggle's test, without disputed": "undisputed", "tumours of Kaggle's test": "tumours", "healthy persons": "healthy"}
 
 def final_table(
@@ -138,7 +138,7 @@ def final_table(
     table = pd.DataFrame(rows, columns=["stage", "network", "run", "start", *(f"{cell}{end}" for cell in CELLS.values() for end in ("", "_low", "_high")), "pictures", "groups", "turned", "mark"])
     return table.astype({"pictures": "Int64", "groups": "Int64"} | {name: float for name in table if name.startswith(tuple(CELLS.values()))}).fillna({"start": "", "turned": ""})
 
-# %% ../nbs/27a_report_page.ipynb #c028
+# %% ../nbs/27a_report_page.ipynb #c078
 def _same_pictures(one: Run, two: Run) -> bool:
     keys = [set(zip(run.predictions["source"], run.predictions["image"])) for run in (one, two)]
     return keys[0] == keys[1]
@@ -163,7 +163,7 @@ def difference(
     low, high = np.quantile(means[1] - means[0], [0.025, 0.975])
     return float(values[1] - values[0]), float(low), float(high), False
 
-# %% ../nbs/27a_report_page.ipynb #c030
+# %% ../nbs/27a_report_page.ipynb #c080
 def steps(
     runs: Sequence[Run],  # recorded runs
     phase_one: "pd.DataFrame | None" = None,  # recorded heads alone: network, split, scaling, accuracy, and low, high where known
@@ -177,7 +177,7 @@ def steps(
             before, after = _tested(one), _tested(two)
             value, low, high, paired = difference(before, after)
             changed = ["split"] * (one.settings["protocol"] != two.settings["protocol"]) + [name for name in THESIS_SWITCHES if (name in turned(one)) != (name in turned(two))]
-            rows.append({"network": one.title, "step": ", ".join(changed), "before": one.name, "after": two.name, "accuracy_before": _right(before), "accuracy_after": _right(after),
+            rows.append({"network": NETWORKS.get(one.settings["network"], one.title), "step": ", ".join(changed), "before": one.name, "after": two.name, "accuracy_before": _right(before), "accuracy_after": _right(after),
                          "difference": value, "difference_low": low, "difference_high": high, "paired": paired, "mark": f"before: {one.settings['mark']}; after: {two.settings['mark']}"})
     rows += _head_steps(phase_one) if phase_one is not None else []
     return pd.DataFrame(rows, columns=["network", "step", "before", "after", "accuracy_before", "accuracy_after", "difference", "difference_low", "difference_high", "paired", "mark"])
@@ -185,7 +185,7 @@ def steps(
 def _right(run: Run) -> float:
     return float((run.predictions["class"] == run.predictions["predicted"]).mean())
 
-# %% ../nbs/27a_report_page.ipynb #c033
+# %% ../nbs/27a_report_page.ipynb #c083
 def _head_steps(table: "pd.DataFrame") -> list[dict]:
     "Pairs of recorded heads that differ in one thing."
     missing = [name for name in ("network", "split", "scaling", "accuracy") if name not in table]
@@ -199,27 +199,30 @@ def _head_steps(table: "pd.DataFrame") -> list[dict]:
                       "difference": row["accuracy"] - first["accuracy"].iloc[0], "mark": f"phase 1 alone, {kept} {same}"} for row in others.to_dict("records") if len(first)]
     return rows
 
-# %% ../nbs/27a_report_page.ipynb #c036
+# %% ../nbs/27a_report_page.ipynb #c086
 def _as_html(table: "pd.DataFrame", digits: int = 3) -> str:
-    "A table with its marks below, each once and numbered where there are several."
+    "A table with its marks below, each once, and numbered where there are several."
     shown, notes = readable(table, digits), ""
     if "mark" in shown:
-        marks = list(dict.fromkeys(shown["mark"].fillna("")))
-        shown = shown.drop(columns="mark").assign(**({"note": [f"[{marks.index(mark) + 1}]" for mark in shown["mark"].fillna("")]} if len(marks) > 1 else {}))
+        marks = list(dict.fromkeys(shown["mark"]))
         notes = "".join(f"<div>{f'[{number}] ' if len(marks) > 1 else ''}{escape(mark)}</div>" for number, mark in enumerate(marks, 1))
-    return f'<div style="overflow-x:auto">{shown.to_html(index=False, border=0, justify="left", na_rep="")}</div><div style="font-size:.85em">{notes}</div>'
+        numbers = [f"[{marks.index(mark) + 1}]" for mark in shown.pop("mark")]
+        if len(marks) > 1:
+            shown.insert(1, "note", numbers)
+    whole = shown.to_html(index=False, border=0, justify="left").replace("<td>", '<td style="white-space:nowrap">')
+    return f'<div style="overflow-x:auto;font-size:.85em">{whole}</div><div style="font-size:.85em">{notes}</div>'
 
 def _drawn(figure, text: str) -> str:
     figure.set_dpi(110)
     return f'<figure style="margin:1em 0">{image_tag(figure_pixels(figure), text)}</figure>'
 
-# %% ../nbs/27a_report_page.ipynb #c037
+# %% ../nbs/27a_report_page.ipynb #c087
 def _tables(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> dict[str, "pd.DataFrame"]:
     "All tables of the page, by the name of their file; those without rows are left out."
     import pandas as pd
     whole = lambda make: pd.concat([make(run) for run in tested], ignore_index=True) if tested else pd.DataFrame()
     pairs = [mcnemar(one, two) for one, two in combinations(tested, 2) if _same_pictures(one, two)]
-    clean = [run for run in tested if not run.predictions["disputed"].all()]
+    clean = [run for run in tested if 0 < run.predictions["disputed"].mean() < 1]
     logged = [run for run in runs if run.chosen and "val_accuracy" in run.history]
     found = {"parts": part_scores(runs), "scores": whole(class_scores),
              "scores_without_disputed": pd.concat([class_scores(run.only(disputed=False)) for run in clean], ignore_index=True) if clean else pd.DataFrame(), "auc": whole(auc_table), "reliability": whole(reliability),
@@ -229,10 +232,11 @@ def _tables(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> di
     found |= {"steps": steps(runs), "final": final_table(runs, thesis)}
     return {name: table for name, table in found.items() if len(table)}
 
-# %% ../nbs/27a_report_page.ipynb #c038
-HEADS = {"parts": "With and without the disputed groups, tumours alone, healthy persons", "scores": "Scores by class, all pictures of Kaggle's test", "scores_without_disputed": "The same without the disputed groups", "auc": "Area under the ROC curve",
-         "reliability": "How often right, by confidence", "compared": "Two networks on the same pictures (p takes slices for independent; slices of one patient are not: read the interval, which goes over groups)", "epochs": "Epochs kept",
-         "table_3_3": "Table 3.3 of the thesis, and ours", "table_3_4": "Table 3.4 of the thesis, and ours", "steps": "What each step changed", "final": "From claim to mended run"}
+# %% ../nbs/27a_report_page.ipynb #c088
+HEADS = {"final": "From claim to mended run", "steps": "What each step changed", "parts": "With and without the disputed groups, tumours alone, healthy persons",
+         "compared": "Two networks on the same pictures (p takes slices for independent, and slices of one patient are not: read the interval, which goes over groups)", "figures": "Figures",
+         "scores": "Scores by class, all pictures of Kaggle's test", "scores_without_disputed": "The same without the disputed groups", "auc": "Area under the ROC curve", "epochs": "Epochs kept",
+         "table_3_3": "Table 3.3 of the thesis, and ours", "table_3_4": "Table 3.4 of the thesis, and ours"}  # in the page's order; what has no headline here is written as CSV alone
 
 def _figures(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> str:
     names, few = lambda some: ", ".join(run.title for run in some), [tested[start:start + 9] for start in range(0, len(tested), 9)]
@@ -255,15 +259,16 @@ def write_report(
     tested = list(filter(None, map(_tested, runs)))
     tables, out = _tables(runs, tested, thesis), Path(out)
     listed = "".join(f"<li><b>{escape(run.title)}</b>, {escape(_start(run))}: {escape(run.settings['mark'])}</li>" for run in runs)
-    body = f"<ul>{listed}</ul>" + "".join(f"<h2>{HEADS[name]}</h2>{_as_html(table)}" for name, table in tables.items())
+    parts = {name: _as_html(table) for name, table in tables.items()} | {"figures": _figures(runs, tested, thesis)}
+    body = f"<ul>{listed}</ul>" + "".join(f"<h2>{title}</h2>{parts[name]}" for name, title in HEADS.items() if name in parts)
     for name, table in tables.items():
         write_table(table, out / f"{name}.csv")
     with write_beside(out / "report.html") as beside, open(beside, "w", encoding="utf-8", newline="") as page:
         page.write(PAGE.format(title="Classification report", use=INTENDED_USE))
-        page.write(f"{body}<h2>Figures</h2>{_figures(runs, tested, thesis)}</main><footer><p>brain_tumor {__version__}</p></footer></body></html>\n")
+        page.write(f"{body}</main><footer><p>brain_tumor {__version__}</p></footer></body></html>\n")
     return out / "report.html"
 
-# %% ../nbs/27a_report_page.ipynb #c043
+# %% ../nbs/27a_report_page.ipynb #c093
 def add_report_arguments(
     parser,  # argparse, of `brain_tumor report`
 ) -> None:

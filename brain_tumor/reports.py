@@ -119,7 +119,10 @@ def readable(
         three = zip(table[name], table[f"{name}_low"], table[f"{name}_high"])
         shown[name] = ["" if np.isnan(v) else f"{v:.{digits}f}" + ("" if np.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})") for v, low, high in three]
     shown = shown.drop(columns=[f"{name}_{end}" for name in shown for end in ("low", "high") if f"{name}_{end}" in shown])
-    return shown.assign(**{name: [f"{v:.{digits}f}" if np.isfinite(v) else "" for v in shown[name]] for name in shown.select_dtypes("float")})
+    least = 10.0 ** -digits
+    say = lambda v: "" if not np.isfinite(v) else f"<{least:g}" if 0 < v < least / 2 else f"{v:.{digits}f}"
+    shown = shown.assign(**{name: [say(v) for v in shown[name]] for name in shown.select_dtypes("float")})
+    return shown.astype(object).where(shown.notna(), "")
 
 # %% ../nbs/27_classification_report.ipynb #c022
 def confusion(
@@ -174,7 +177,7 @@ def confusion_figure(
         names = [name.replace("_", " ") for name in CLASSES]
         axis.set_xticks(range(4), names, fontsize=7, rotation=30)
         axis.set_yticks(range(4), names, fontsize=7)
-        axis.set_title(j.title, fontsize=9)
+        axis.set_title(j.title, fontsize=8)
         axis.set(xlabel="said", ylabel="true")
     return figure
 
@@ -225,7 +228,7 @@ def roc_figure(
                 area = _auc(j.p[:, number], own, np.ones((1, len(own))))[0]
                 axis.plot(alarms, found, color=STYLES[name][0], linestyle=STYLES[name][1], linewidth=1.2, label=f"{name.replace('_', ' ')} {area:.3f}")
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.6)
-        axis.set_title(j.title, fontsize=9)
+        axis.set_title(j.title, fontsize=8)
         axis.set(xlabel="false alarms among the others", ylabel="found", aspect="equal")
         axis.legend(fontsize=7, loc="lower right", title="against the rest, AUC", title_fontsize=7)
     return figure
@@ -276,7 +279,7 @@ def reliability_figure(
         spread = np.abs(table[["right_low", "right_high"]].to_numpy().T - table["right"].to_numpy())
         axis.errorbar(table["confidence"], table["right"], spread, color="k", marker="o", markersize=3, linewidth=1, capsize=2)
         axis.bar((table["above"] + table["up_to"]) / 2, 0.3 * table["pictures"] / table["pictures"].sum(), width=0.9 / bins, color="0.85")
-        axis.set_title(f"{j.title}: calibration error {table['calibration_error'][0]:.3f}", fontsize=8)
+        axis.set_title(f"{j.title}\ncalibration error {table['calibration_error'][0]:.3f}", fontsize=8)
         axis.set(xlabel="says (bars: how many)", ylabel="is right", xlim=(0, 1), ylim=(0, 1.02))
     return figure
 
