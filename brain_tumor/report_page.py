@@ -6,7 +6,7 @@
 __all__ = ['THESIS_SWITCHES', 'STAGES', 'NETWORKS', 'CELLS', 'HEADS', 'table_3_3', 'table_3_4', 'turned', 'stage_of',
            'final_table', 'difference', 'steps', 'write_report', 'add_report_arguments', 'report_from_args']
 
-# %% ../nbs/27a_report_page.ipynb #c007
+# %% ../nbs/27a_report_page.ipynb #c057
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,15 +28,15 @@ from .scan import BrainTumorError, INTENDED_USE, write_beside
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/27a_report_page.ipynb #c015
-def _tested(run: Run, **wanted) -> Run | None:
+# %% ../nbs/27a_report_page.ipynb #c065
+def _tested(run: Run, disputed: bool = True) -> Run | None:
     "Kaggle's test of a run, or the test as it is where a part of it was chosen already; None where there is nothing to judge."
     if run.predictions is None or "test" not in set(run.predictions["role"]):
         return None
     chosen = run.only(role="test") if run.predictions["role"].nunique() > 1 or not run.part else run
     if "kaggle" in set(chosen.predictions["set"]) and chosen.predictions["set"].nunique() > 1:
         chosen = chosen.only(set="kaggle")
-    return chosen.only(**wanted) if wanted else chosen
+    return chosen if disputed else chosen.only(disputed=False)
 
 def _printed(thesis: str | Path, name: str) -> "pd.DataFrame":
     import pandas as pd
@@ -45,16 +45,16 @@ def _printed(thesis: str | Path, name: str) -> "pd.DataFrame":
         raise BrainTumorError(f"{path}: the thesis' tables lie in the repository, not in the package; give the folder runs/thesis of a checkout")
     return pd.read_csv(path)
 
-# %% ../nbs/27a_report_page.ipynb #c016
+# %% ../nbs/27a_report_page.ipynb #c066
 def table_3_3(
     runs: Sequence[Run] = (),  # recorded runs
     thesis: str | Path = RUNS / "thesis",  # folder of the thesis' tables
-    **wanted,  # which pictures of the test: disputed=False
+    disputed: bool = True,  # with the groups whose label is in dispute
 ) -> "pd.DataFrame":  # model, reference, year, class, accuracy, precision, recall, f1, each with _low and _high where known, mark
     "The thesis' table 3.3 with our runs below."
     import pandas as pd
     rows = [_printed(thesis, "table_3_3.csv").assign(mark=lambda t: np.where(t["model"] == "proposed", "as the thesis prints it; scored on rows that the network was trained on", "as the thesis quotes it"))]
-    for run in filter(None, (_tested(run, **wanted) for run in runs)):
+    for run in filter(None, (_tested(run, disputed) for run in runs)):
         scores = class_scores(run)
         rows.append(scores.drop(columns=["network", "pictures", "groups"]).rename(columns={"of": "class"}).assign(model=run.title, reference=f"here: {run.name}"))
     bounds = [f"{name}{end}" for name in ("accuracy", "precision", "recall", "f1") for end in ("", "_low", "_high")]
@@ -63,18 +63,18 @@ def table_3_3(
 def table_3_4(
     runs: Sequence[Run] = (),  # recorded runs
     thesis: str | Path = RUNS / "thesis",  # folder of the thesis' tables
-    **wanted,  # which pictures of the test: disputed=False
+    disputed: bool = True,  # with the groups whose label is in dispute
 ) -> "pd.DataFrame":  # reference, year, model, data, accuracy_percent with _low and _high where known, mark
     "The thesis' table 3.4, other work, with our runs below."
     import pandas as pd
     rows = [_printed(thesis, "table_3_4.csv").assign(mark=lambda t: np.where(t["reference"] == "proposed", "as the thesis prints it; scored on rows that the network was trained on", "as the thesis quotes it"))]
-    for run in filter(None, (_tested(run, **wanted) for run in runs)):
+    for run in filter(None, (_tested(run, disputed) for run in runs)):
         of, counted = class_scores(run).query("of == 'all'").iloc[0], run.predictions
         rows.append(pd.DataFrame([{"reference": f"here: {run.name}", "model": run.title, "data": f"{len(counted):,} test pictures of {counted['group'].nunique():,} groups",
                                    **{f"accuracy_percent{end}": 100 * of[f"accuracy{end}"] for end in ("", "_low", "_high")}, "mark": run.mark}]))
     return pd.concat(rows, ignore_index=True).reindex(columns=["reference", "year", "model", "data", "accuracy_percent", "accuracy_percent_low", "accuracy_percent_high", "mark"]).assign(year=lambda t: t["year"].astype("Int64"))
 
-# %% ../nbs/27a_report_page.ipynb #c021
+# %% ../nbs/27a_report_page.ipynb #c071
 THESIS_SWITCHES = {"scaling": "thesis", "preparation": "thesis", "balance": "disk", "healthy": False, "augment": False, "frozen": 50, "schedule": "plateau",
                    "smoothing": 0.0, "shuffle": False, "fine_rate": 1e-3}  # of a run's recipe
 STAGES = ("thesis claims", "thesis protocol here", "honest protocol here", "mended here", "control: shuffled labels")
@@ -95,7 +95,7 @@ def stage_of(
         return STAGES[4]
     return STAGES[1] if run.settings["protocol"] == "thesis" else STAGES[3] if turned(run) else STAGES[2]
 
-# %% ../nbs/27a_report_page.ipynb #c024
+# %% ../nbs/27a_report_page.ipynb #c074
 def _claims(thesis: str | Path) -> list[dict]:
     rows = []
     for name in NETWORKS:
@@ -114,7 +114,7 @@ def _start(run: Run) -> str:
     cut = f"; cut: {said['cut']}" if said.get("cut") else ""
     return f"{said.get('start') or 'random weights'}{until}{side}{cut}"
 
-# %% ../nbs/27a_report_page.ipynb #c025
+# %% ../nbs/27a_report_page.ipynb #c075
 CELLS = {"Kaggle's test": "accuracy", "Kaggle's test, without disputed": "undisputed", "tumours of Kaggle's test": "tumours", "healthy persons": "healthy"}
 
 def final_table(
@@ -139,7 +139,7 @@ def final_table(
     table = table.assign(**{name: table[name].astype(object).where(table[name].notna(), "") for name in ("start", "turned")})
     return table.astype({"pictures": "Int64", "groups": "Int64"} | {name: float for name in table if name.startswith(tuple(CELLS.values()))})
 
-# %% ../nbs/27a_report_page.ipynb #c028
+# %% ../nbs/27a_report_page.ipynb #c078
 def _same_pictures(one: Run, two: Run) -> bool:
     keys = [set(zip(run.predictions["source"], run.predictions["image"])) for run in (one, two)]
     return keys[0] == keys[1]
@@ -164,7 +164,7 @@ def difference(
     low, high = np.quantile(means[1] - means[0], [0.025, 0.975])
     return float(values[1] - values[0]), float(low), float(high), False
 
-# %% ../nbs/27a_report_page.ipynb #c030
+# %% ../nbs/27a_report_page.ipynb #c080
 def steps(
     runs: Sequence[Run],  # recorded runs
     phase_one: "pd.DataFrame | None" = None,  # recorded heads alone: network, split, scaling, accuracy, and low, high where known
@@ -186,7 +186,7 @@ def steps(
 def _right(run: Run) -> float:
     return float((run.predictions["class"] == run.predictions["predicted"]).mean())
 
-# %% ../nbs/27a_report_page.ipynb #c033
+# %% ../nbs/27a_report_page.ipynb #c083
 def _head_steps(table: "pd.DataFrame") -> list[dict]:
     "Pairs of recorded heads that differ in one thing."
     missing = [name for name in ("network", "split", "scaling", "accuracy") if name not in table]
@@ -200,7 +200,7 @@ def _head_steps(table: "pd.DataFrame") -> list[dict]:
                       "difference": row["accuracy"] - first["accuracy"].iloc[0], "mark": f"phase 1 alone, {kept} {same}"} for row in others.to_dict("records") if len(first)]
     return rows
 
-# %% ../nbs/27a_report_page.ipynb #c036
+# %% ../nbs/27a_report_page.ipynb #c086
 def _as_html(table: "pd.DataFrame", digits: int = 3) -> str:
     "A table with its marks below, each once, and numbered where there are several."
     shown, notes = readable(table, digits), ""
@@ -217,7 +217,7 @@ def _drawn(figure, text: str) -> str:
     figure.set_dpi(110)
     return f'<figure style="margin:1em 0">{image_tag(figure_pixels(figure), text)}</figure>'
 
-# %% ../nbs/27a_report_page.ipynb #c037
+# %% ../nbs/27a_report_page.ipynb #c087
 def _tables(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> dict[str, "pd.DataFrame"]:
     "All tables of the page, by the name of their file; those without rows are left out."
     import pandas as pd
@@ -233,7 +233,7 @@ def _tables(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> di
     found |= {"steps": steps(runs), "final": final_table(runs, thesis)}
     return {name: table for name, table in found.items() if len(table)}
 
-# %% ../nbs/27a_report_page.ipynb #c038
+# %% ../nbs/27a_report_page.ipynb #c088
 HEADS = {"final": "From claim to mended run", "steps": "What each step changed", "parts": "With and without the disputed groups, tumours alone, healthy persons",
          "compared": "Two networks on the same pictures (p takes slices for independent, and slices of one patient are not: read the interval, which goes over groups)", "figures": "Figures",
          "scores": "Scores by class, all pictures of Kaggle's test", "scores_without_disputed": "The same without the disputed groups", "auc": "Area under the ROC curve", "epochs": "Epochs kept",
@@ -269,7 +269,7 @@ def write_report(
         page.write(f"{body}</main><footer><p>brain_tumor {__version__}</p></footer></body></html>\n")
     return out / "report.html"
 
-# %% ../nbs/27a_report_page.ipynb #c043
+# %% ../nbs/27a_report_page.ipynb #c093
 def add_report_arguments(
     parser,  # argparse, of `brain_tumor report`
 ) -> None:
