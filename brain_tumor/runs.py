@@ -7,7 +7,7 @@ __all__ = ['RUNS', 'SETTINGS', 'LOG', 'PROBABILITIES', 'WORDS', 'PREDICTIONS', '
            'read_predictions', 'draw_curve', 'figure_pixels', 'new_figure', 'Run', 'load_run', 'write_example',
            'find_runs', 'thesis_log', 'epoch_table', 'pictures_of']
 
-# %% ../nbs/20a_runs.ipynb #c068
+# %% ../nbs/20a_runs.ipynb #c007
 import json
 import textwrap
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# %% ../nbs/20a_runs.ipynb #c070
+# %% ../nbs/20a_runs.ipynb #c009
 RUNS = Path(__file__).resolve().parent.parent / "runs" if "__file__" in globals() else Path("../runs")
 SETTINGS = ("network", "title", "task", "protocol", "mark")  # what run.json has to say, among other things
 LOG = ("epoch", "accuracy", "learning_rate", "loss", "precision", "recall", "val_accuracy", "val_loss", "val_precision", "val_recall")
@@ -37,7 +37,7 @@ PROBABILITIES = tuple(f"p_{name}" for name in CLASSES)
 WORDS = ("source", "image", "class", "group", "role", "set")  # of a picture
 PREDICTIONS = (*WORDS, "disputed", "predicted", *PROBABILITIES)
 
-# %% ../nbs/20a_runs.ipynb #c072
+# %% ../nbs/20a_runs.ipynb #c011
 def _table(path: Path, columns: Sequence[str], words: Sequence[str] = ()) -> "pd.DataFrame":
     "A CSV that has these columns, numbers in all that are no words; refuses any other."
     import pandas as pd
@@ -55,7 +55,7 @@ def _table(path: Path, columns: Sequence[str], words: Sequence[str] = ()) -> "pd
         raise BrainTumorError(f"{path}: not all values of {', '.join(strange)} are numbers; the file was damaged: restore it, or record the run again")
     return table
 
-# %% ../nbs/20a_runs.ipynb #c073
+# %% ../nbs/20a_runs.ipynb #c012
 def read_log(
     path: str | Path,  # history.csv, or a log of Keras' CSVLogger
     columns: Sequence[str] = LOG,  # that it must have
@@ -66,7 +66,7 @@ def read_log(
         raise BrainTumorError(f"{path}: epochs {', '.join(map(str, table['epoch'][:5]))}, … where 1, 2, 3, … is expected: a line is missing or stands twice")
     return table
 
-# %% ../nbs/20a_runs.ipynb #c076
+# %% ../nbs/20a_runs.ipynb #c015
 def _settings(path: Path) -> dict:
     "run.json, with at least SETTINGS."
     try:
@@ -80,7 +80,7 @@ def _settings(path: Path) -> dict:
         raise BrainTumorError(f"{path}: it does not say {', '.join(missing)}; a run's settings name at least {', '.join(SETTINGS)}")
     return settings
 
-# %% ../nbs/20a_runs.ipynb #c078
+# %% ../nbs/20a_runs.ipynb #c017
 def _checked(table: "pd.DataFrame", name: str) -> "pd.DataFrame":
     "The table itself; refuses probabilities that are none, and classes that are out of order."
     order, p = [column for column in table if column.startswith("p_")], table[list(PROBABILITIES)].to_numpy(float)
@@ -99,7 +99,7 @@ def _checked(table: "pd.DataFrame", name: str) -> "pd.DataFrame":
         raise BrainTumorError(f"{name}: {table['image'][table.duplicated(['source', 'image'])].iloc[0]} stands there twice; list each picture once")
     return table
 
-# %% ../nbs/20a_runs.ipynb #c079
+# %% ../nbs/20a_runs.ipynb #c018
 def write_predictions(
     table: "pd.DataFrame",  # N rows: source, image, class, group, role, disputed; set, or else the source stands for it
     probabilities: np.ndarray,  # (N, 4), each row sums to 1, classes in the order of scan.CLASSES
@@ -115,7 +115,7 @@ def write_predictions(
     said = table[[*WORDS, "disputed"]].assign(predicted=np.array(CLASSES)[p.argmax(1)], **dict(zip(PROBABILITIES, p.T.round(5))))
     return write_table(_checked(said, str(path)), path)
 
-# %% ../nbs/20a_runs.ipynb #c080
+# %% ../nbs/20a_runs.ipynb #c019
 def read_predictions(
     path: str | Path,  # predictions.csv
 ) -> "pd.DataFrame":  # columns as in PREDICTIONS, and whatever else was recorded
@@ -125,7 +125,7 @@ def read_predictions(
         raise BrainTumorError(f"{path}: disputed says {', '.join(map(str, table['disputed'].unique()[:3]))}; it says True or False")
     return _checked(table, str(path))
 
-# %% ../nbs/20a_runs.ipynb #c083
+# %% ../nbs/20a_runs.ipynb #c022
 def draw_curve(
     axis: "Axes",  # to draw on
     run: "Run",  # with a history
@@ -144,7 +144,7 @@ def draw_curve(
     axis.xaxis.get_major_locator().set_params(integer=True)
     return axis
 
-# %% ../nbs/20a_runs.ipynb #c084
+# %% ../nbs/20a_runs.ipynb #c023
 def figure_pixels(
     figure: "Figure",  # a drawing
 ) -> np.ndarray:  # H x W x 3, uint8
@@ -154,7 +154,7 @@ def figure_pixels(
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
-# %% ../nbs/20a_runs.ipynb #c085
+# %% ../nbs/20a_runs.ipynb #c024
 def new_figure(
     panels: int,  # side by side
     mark: str,  # of the protocol; it stands below
@@ -168,7 +168,7 @@ def new_figure(
     figure._repr_png_ = lambda: png(figure_pixels(figure), 6)
     return figure, list(figure.subplots(rows, panels, squeeze=False).flat)
 
-# %% ../nbs/20a_runs.ipynb #c087
+# %% ../nbs/20a_runs.ipynb #c026
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
     "A recorded run: how it was made, how it went, what it said."
@@ -238,7 +238,7 @@ class Run:
         curves = image_tag(figure_pixels(self.curves()), f"Accuracy and loss of {self.title} against epochs") if self.epochs else ""
         return f'<div>{curves}<div style="font-size:.9em">{escape(repr(self))}</div></div>'
 
-# %% ../nbs/20a_runs.ipynb #c088
+# %% ../nbs/20a_runs.ipynb #c027
 def _only(run: Run, wanted: dict) -> Run:
     table = _need_predictions(run)
     rows, words = np.ones(len(table), bool), []
@@ -257,7 +257,7 @@ def _need_predictions(run: Run) -> "pd.DataFrame":
         raise BrainTumorError(f"{run.name}: no predictions.csv, so the run is not finished or is a log alone; finish it, or take another")
     return run.predictions
 
-# %% ../nbs/20a_runs.ipynb #c089
+# %% ../nbs/20a_runs.ipynb #c028
 def _history(folder: Path, settings: dict) -> "pd.DataFrame":
     "history.csv; a stack of networks is trained without validation, or not at all."
     import pandas as pd
@@ -283,7 +283,7 @@ def load_run(
     said = folder / "predictions.csv"
     return Run(folder, settings, history, read_predictions(said) if said.exists() else None)
 
-# %% ../nbs/20a_runs.ipynb #c093
+# %% ../nbs/20a_runs.ipynb #c032
 def write_example(
     folder: str | Path,  # of the run; its name is the folder's
     patients: int = 160,  # a multiple of 8: half for validation, half for the test, each class equally often
@@ -309,7 +309,7 @@ def write_example(
                                      "recipe": {"distance": distance, "seed": seed}, "chosen_epoch": 7})
     return folder
 
-# %% ../nbs/20a_runs.ipynb #c100
+# %% ../nbs/20a_runs.ipynb #c039
 def find_runs(
     folder: str | Path = RUNS,  # with run folders in it
     task: str = "classification",  # as in run.json
@@ -325,7 +325,7 @@ def find_runs(
             found.append(load_run(path.parent))
     return found
 
-# %% ../nbs/20a_runs.ipynb #c103
+# %% ../nbs/20a_runs.ipynb #c042
 LOGS = {"xception": ("Xception", "3.34", 10), "inception_v3": ("InceptionV3", "3.36", 10), "resnet50": ("ResNet-50", "3.38", 10), "vgg19": ("VGG-19", "3.40", 10), "stacking": ("Stacking", "3.49", None),
         "resunet": ("ResUNet", "3.60", None), "attention_unet": ("Attention U-Net", "3.62", None), "unet": ("U-Net", "3.64", None)}  # title, figure, epochs of the first phase
 
@@ -343,7 +343,7 @@ def thesis_log(
     mark = f"the thesis' own log, figure {figure}: patients stand on both sides" if name != "stacking" else f"the thesis' own log, figure {figure}: trained and scored on the same 1307 rows"
     return Run(Path(folder) / f"{name}.csv", {"network": name, "title": title, "task": task, "protocol": "thesis", "mark": mark}, log)
 
-# %% ../nbs/20a_runs.ipynb #c105
+# %% ../nbs/20a_runs.ipynb #c044
 def epoch_table(
     runs: Sequence[Run],  # logs with validation
 ) -> "pd.DataFrame":  # network, kept, of, figures of the kept epoch, highest (val_accuracy) and its epoch, first_phase, gained, mark
@@ -358,7 +358,7 @@ def epoch_table(
                      "first_phase": before, "gained": kept["val_accuracy"] - before, "mark": run.settings["mark"]})
     return pd.DataFrame(rows)
 
-# %% ../nbs/20a_runs.ipynb #c108
+# %% ../nbs/20a_runs.ipynb #c047
 def pictures_of(
     shares: Sequence[float],  # accuracies of one set of pictures, seven digits or more
     most: int = 10_000,  # pictures

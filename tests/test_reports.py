@@ -12,9 +12,9 @@ import pytest
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="reports need the extra `workbook`")
 
 from brain_tumor.metrics import calibration_error, interval  # noqa: E402
-from brain_tumor.report_page import (NETWORKS, STAGES, add_report_arguments, difference, final_table, stage_of, steps, table_3_3, table_3_4, turned,  # noqa: E402
+from brain_tumor.report_page import (NETWORKS, STAGES, add_report_arguments, difference, final_table, part_scores, stage_of, steps, table_3_3, table_3_4, turned,  # noqa: E402
                                      write_report)
-from brain_tumor.reports import (auc_table, class_scores, confusion, confusion_figure, curves_beside, map_figure, mcnemar, part_scores, readable,  # noqa: E402
+from brain_tumor.reports import (auc_table, class_scores, confusion, confusion_figure, curves_beside, map_figure, mcnemar, readable,  # noqa: E402
                                  reliability, reliability_figure, roc_figure, save, told_apart)
 from brain_tumor.runs import PROBABILITIES, load_run, thesis_log, write_example  # noqa: E402
 from brain_tumor.scan import CLASSES, INTENDED_USE, BrainTumorError  # noqa: E402
@@ -242,9 +242,9 @@ def mixed(run):
 
 
 def test_parts_are_counted_apart(whole):
-    found = part_scores(mixed(whole)).set_index("part")
+    found = part_scores([mixed(whole)]).set_index("part")
     assert found["pictures"].to_dict() == {"Kaggle's test": 90, "Kaggle's test, without disputed": 84, "tumours of Kaggle's test": 72, "healthy persons": 6}
-    assert part_scores([thesis_log("vgg19"), whole.only(role="validation")]).empty and part_scores(whole, "validation")["pictures"][0] == 96
+    assert part_scores([thesis_log("vgg19"), whole.only(role="validation")]).empty and part_scores([whole], "validation")["pictures"][0] == 96
 
 
 def test_our_rows_stand_below_the_printed_ones(whole, root):
