@@ -134,16 +134,33 @@ def _start(run: Run) -> str:
     cut = f"; cut: {said['cut']}" if said.get("cut") else ""
     return f"{said.get('start') or 'random weights'}{until}{side}{cut}"
 
-# %% ../nbs/27a_report_page.ipynb #c028
+# %% ../nbs/27a_report_page.ipynb #c029
+def _stacked(folder: str | Path) -> list[dict]:
+    "Rows from thesis.csv and honest.csv: method, protocol, accuracy, low, high, pictures, groups, mark."
+    import pandas as pd
+    rows = []
+    for name, stage in (("thesis", STAGES[1]), ("honest", STAGES[3])):
+        path = Path(folder) / f"{name}.csv"
+        table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["method", "protocol", "accuracy", "low", "high", "pictures", "groups", "mark"])
+        missing = [column for column in ("method", "protocol", "accuracy", "low", "high", "pictures", "groups", "mark") if column not in table]
+        if missing:
+            raise BrainTumorError(f"{path}: no column {', '.join(missing)}; record it with brain_tumor.stacking.record")
+        wanted = (table["protocol"] == "thesis") & (table["method"] == "network") if name == "thesis" else table["protocol"].isin(["honest", "unfitted"])
+        rows += [{"stage": stage, "network": NETWORKS["stacking"], "run": f"stacking, {row['method']}", "start": "all test pictures, healthy persons among them", "mark": row["mark"], "accuracy": row["accuracy"],
+                  "accuracy_low": row["low"], "accuracy_high": row["high"], "pictures": row["pictures"], "groups": row["groups"]} for row in table[wanted].to_dict("records")]
+    return rows
+
+# %% ../nbs/27a_report_page.ipynb #c031
 CELLS = {"Kaggle's test": "accuracy", "Kaggle's test, without disputed": "undisputed", "tumours of Kaggle's test": "tumours", "healthy persons": "healthy"}
 
 def final_table(
     runs: Sequence[Run],  # recorded runs
     thesis: str | Path | None = RUNS / "thesis",  # folder of the thesis' logs; None: without its claims
+    stacking: str | Path | None = RUNS / "stacking",  # folder with thesis.csv and honest.csv of recorded stacking; None: without
 ) -> "pd.DataFrame":  # stage, network, run, start, accuracy, undisputed, tumours, healthy (each with _low and _high), pictures, groups, turned, mark; a row without figures for what is not recorded
     "From claim to mended run: accuracy on the test, by stage and network, with 95 % intervals over groups."
     import pandas as pd
-    rows = _claims(thesis) if thesis else []
+    rows = (_claims(thesis) if thesis else []) + (_stacked(stacking) if stacking else [])
     for run in runs:
         row = {"stage": stage_of(run), "network": NETWORKS.get(run.settings["network"], run.title), "run": run.name, "start": _start(run), "turned": ", ".join(turned(run)), "mark": run.settings["mark"]}
         for part in part_scores([run]).to_dict("records"):
@@ -159,7 +176,7 @@ def final_table(
     table = table.assign(**{name: table[name].astype(object).where(table[name].notna(), "") for name in ("start", "turned")})
     return table.astype({"pictures": "Int64", "groups": "Int64"} | {name: float for name in table if name.startswith(tuple(CELLS.values()))})
 
-# %% ../nbs/27a_report_page.ipynb #c031
+# %% ../nbs/27a_report_page.ipynb #c034
 def _same_pictures(one: Run, two: Run) -> bool:
     keys = [set(zip(run.predictions["source"], run.predictions["image"])) for run in (one, two)]
     return keys[0] == keys[1]
@@ -184,7 +201,7 @@ def difference(
     low, high = np.quantile(means[1] - means[0], [0.025, 0.975])
     return float(values[1] - values[0]), float(low), float(high), False
 
-# %% ../nbs/27a_report_page.ipynb #c033
+# %% ../nbs/27a_report_page.ipynb #c036
 def steps(
     runs: Sequence[Run],  # recorded runs
     phase_one: "pd.DataFrame | None" = None,  # recorded heads alone: network, split, scaling, accuracy, and low, high where known
@@ -206,7 +223,7 @@ def steps(
 def _right(run: Run) -> float:
     return float((run.predictions["class"] == run.predictions["predicted"]).mean())
 
-# %% ../nbs/27a_report_page.ipynb #c036
+# %% ../nbs/27a_report_page.ipynb #c039
 def _head_steps(table: "pd.DataFrame") -> list[dict]:
     "Pairs of recorded heads that differ in one thing."
     missing = [name for name in ("network", "split", "scaling", "accuracy") if name not in table]
@@ -220,7 +237,7 @@ def _head_steps(table: "pd.DataFrame") -> list[dict]:
                       "difference": row["accuracy"] - first["accuracy"].iloc[0], "mark": f"phase 1 alone, {kept} {same}"} for row in others.to_dict("records") if len(first)]
     return rows
 
-# %% ../nbs/27a_report_page.ipynb #c039
+# %% ../nbs/27a_report_page.ipynb #c042
 def _as_html(table: "pd.DataFrame", digits: int = 3) -> str:
     "A table with its marks below, each once, and numbered where there are several."
     shown, notes = readable(table, digits), ""
@@ -237,7 +254,7 @@ def _drawn(figure, text: str) -> str:
     figure.set_dpi(110)
     return f'<figure style="margin:1em 0">{image_tag(figure_pixels(figure), text)}</figure>'
 
-# %% ../nbs/27a_report_page.ipynb #c040
+# %% ../nbs/27a_report_page.ipynb #c043
 def _tables(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> dict[str, "pd.DataFrame"]:
     "All tables of the page, by the name of their file; those without rows are left out."
     import pandas as pd
@@ -250,10 +267,10 @@ def _tables(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> di
              "compared": pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(), "epochs": epoch_table(logged) if logged else pd.DataFrame()}
     if thesis:
         found |= {"table_3_3": table_3_3(tested, thesis), "table_3_4": table_3_4(tested, thesis)}
-    found |= {"steps": steps(runs), "final": final_table(runs, thesis)}
+    found |= {"steps": steps(runs), "final": final_table(runs, thesis, Path(thesis).parent / "stacking" if thesis else None)}
     return {name: table for name, table in found.items() if len(table)}
 
-# %% ../nbs/27a_report_page.ipynb #c041
+# %% ../nbs/27a_report_page.ipynb #c044
 HEADS = {"final": "From claim to mended run", "steps": "What each step changed", "parts": "With and without the disputed groups, tumours alone, healthy persons",
          "compared": "Two networks on the same pictures (p takes slices for independent, and slices of one patient are not: read the interval, which goes over groups)", "figures": "Figures",
          "scores": "Scores by class, all pictures of Kaggle's test", "scores_without_disputed": "The same without the disputed groups", "auc": "Area under the ROC curve", "epochs": "Epochs kept",
@@ -270,7 +287,7 @@ def _figures(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> s
 def write_report(
     runs: Sequence[Run],  # whole runs, as from `load_run`
     out: str | Path,  # folder for report.html and its tables
-    thesis: str | Path | None = RUNS / "thesis",  # folder of the thesis' logs and tables; None, or one that isn't there: without them
+    thesis: str | Path | None = RUNS / "thesis",  # the thesis' logs and tables, recorded stacking in the folder beside it; None, or one that isn't there: without them
 ) -> Path:  # report.html
     "Write one self-contained HTML page on recorded runs, and each of its tables as CSV beside it."
     if not runs:
@@ -289,7 +306,7 @@ def write_report(
         page.write(f"{body}</main><footer><p>brain_tumor {__version__}</p></footer></body></html>\n")
     return out / "report.html"
 
-# %% ../nbs/27a_report_page.ipynb #c046
+# %% ../nbs/27a_report_page.ipynb #c049
 def add_report_arguments(
     parser,  # argparse, of `brain_tumor report`
 ) -> None:

@@ -288,16 +288,27 @@ def test_stages_follow_from_the_settings(whole):
 
 
 def test_the_final_table_has_a_row_for_what_is_missing(whole):
-    table = final_table(staged(whole))
+    table = final_table(staged(whole), stacking=None)
     assert table["stage"].drop_duplicates().tolist() == list(STAGES)
     assert table["network"][table["stage"] == STAGES[1]].tolist() == list(NETWORKS.values())
     empty = table[table["run"] == "not recorded yet"]
     assert len(empty) == 5 + 5 and empty["accuracy"].isna().all()
     ours = table.set_index("run").loc[["vgg19_thesis", "vgg19_honest", "vgg19_mended", "shuffled_labels"]]
     assert ours["accuracy"].between(ours["accuracy_low"], ours["accuracy_high"]).all() and ours["healthy"].isna().all() and (ours["network"].iloc[:3] == "VGG-19").all()
-    assert len(final_table([])) == 5 + 13 and len(final_table([], None)) == 13
+    assert len(final_table([], stacking=None)) == 5 + 13 and len(final_table([], None, None)) == 13
     start = final_table([like(whole, "x", start="a.npz", until="mixed8", side=299, cut="9 of 10 epochs")], None)["start"]
     assert "a.npz to mixed8, 299 px; cut: 9 of 10 epochs" in set(start)
+
+
+def test_recorded_stacking_takes_its_place(tmp_path):
+    table = pd.DataFrame({"method": ["vgg19", "average", "network", "network"], "protocol": ["member", "unfitted", "thesis", "honest"], "accuracy": [0.8, 0.85, 0.99, 0.84], "low": 0.7, "high": 1.0, "pictures": 9, "groups": 3, "mark": "m"})
+    table.to_csv(tmp_path / "honest.csv", index=False)
+    found = final_table([], None, tmp_path).query("network == 'Stacking'")
+    assert found["accuracy"].fillna(0).tolist() == [0, 0.85, 0.84] and found["stage"].tolist() == [STAGES[1], STAGES[3], STAGES[3]]
+    table.to_csv(tmp_path / "thesis.csv", index=False)
+    assert final_table([], None, tmp_path).query("network == 'Stacking'")["accuracy"].tolist() == [0.99, 0.85, 0.84]
+    table.drop(columns="low").to_csv(tmp_path / "thesis.csv", index=False)
+    refused(lambda: final_table([], None, tmp_path), "thesis.csv", "low")
 
 
 def test_claims_are_read_not_typed(tmp_path, root):
