@@ -355,7 +355,7 @@ def add_report(
     parser: argparse.ArgumentParser,  # of `brain_tumor report`
 ) -> None:
     "Let the report's chapter say which options it has."
-    from brain_tumor.reports import add_report_arguments
+    from brain_tumor.report_page import add_report_arguments
 
     add_report_arguments(parser)
     parser.set_defaults(run=run_report)

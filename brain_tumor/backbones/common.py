@@ -7,7 +7,7 @@ __all__ = ['HEAD', 'THESIS', 'COLUMNS', 'Backbone', 'base_of', 'put_head', 'buil
            'run_table', 'shuffled', 'as_square', 'squares', 'numbers', 'weights_digest', 'faster', 'pooled_features',
            'compile_phase', 'marks', 'order_of', 'rate_of', 'train_head', 'predict', 'freeze', 'boundary', 'cut',
            'activations', 'describe', 'sides_of', 'train', 'lowest', 'tune', 'join', 'layer_order', 'fine_epoch',
-           'out_of_memory', 'write_predictions', 'finish', 'demo_set', 'add_train_arguments', 'train_from_args']
+           'out_of_memory', 'finish', 'demo_set', 'add_train_arguments', 'train_from_args']
 
 # %% ../../nbs/21_backbones.ipynb #c004
 import hashlib
@@ -25,6 +25,7 @@ from ..features import embed
 from ..pipeline import balance_on_disk, balanced_rows, batches, stream
 from ..plateau import best_epoch, plateau_rate, stopped
 from ..preprocessing import SIDES, prepare, scale, squeeze
+from ..runs import write_predictions
 from ..scan import BrainTumorError, CLASSES, write_beside
 from ..splits import check_split, disputed, read_data, split, split_hash
 from ..training import (cosine_rate, fill_folded, load_weights, read_history, save_weights, seed_everything, surroundings, through_torch,
@@ -574,14 +575,6 @@ def out_of_memory(
     if not isinstance(error, MemoryError) and not any(cry in f"{type(error).__name__} {error}".lower() for cry in (*cries, "resourceexhausted", "outofmemory")):
         return None
     return BrainTumorError(f"a batch of {batch} pictures doesn't fit into memory; try --batch {max(batch // 2, 1)}. Whole epochs are kept: the same command with --resume goes on from the last one")
-
-# %% ../../nbs/21_backbones.ipynb #c042p
-def write_predictions(table, probabilities, path):
-    from brain_tumor.data import write_table
-    import pandas as pd
-    columns = ["source", "image", "class", "group", "role"]
-    whole = table[columns].assign(set=table["source"], disputed=table["disputed"].fillna(False).astype(bool), predicted=np.array(CLASSES)[probabilities.argmax(1)]).reset_index(drop=True)
-    return write_table(pd.concat([whole, pd.DataFrame(probabilities.round(5), columns=[f"p_{name}" for name in CLASSES])], axis=1), path)
 
 # %% ../../nbs/21_backbones.ipynb #c043
 def finish(
