@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'METHODS', 'WIDTHS', 'STRENGTHS', 'EPOCHS', 'MARKS', 'made_u
            'log_loss', 'fit_weights', 'fit_logistic', 'folds_of', 'choose_strength', 'build_network', 'fit_network',
            'choose_epochs', 'fit', 'stack', 'best_member', 'compare', 'verdict', 'rows_behind', 'record']
 
-# %% ../nbs/26_stacking.ipynb #c008
+# %% ../nbs/26_stacking.ipynb #c078
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
-# %% ../nbs/26_stacking.ipynb #c010
+# %% ../nbs/26_stacking.ipynb #c080
 KINDS = {"independent": (1.7, 0.0), "shared": (1.7, 0.97), "chance": (0.0, 0.0)}  # height of the true class; share of the errors in common
 
 def made_up(
@@ -50,7 +50,7 @@ def made_up(
         found[f"member {number + 1}"] = pd.DataFrame(base | {"predicted": names[p.argmax(1)]} | {f"p_{name}": p[:, i] for i, name in enumerate(CLASSES)})
     return found
 
-# %% ../nbs/26_stacking.ipynb #c013
+# %% ../nbs/26_stacking.ipynb #c083
 _COLUMNS = [f"p_{name}" for name in CLASSES]
 _ABOUT = ["source", "image", "class", "group", "role"]
 
@@ -73,7 +73,7 @@ def _read(name: str, run: "str | Path | pd.DataFrame") -> "pd.DataFrame":
         raise BrainTumorError(f"run {name}: classes in the order {', '.join(order)}, not {', '.join(_COLUMNS)}; write them in that order")
     return run
 
-# %% ../nbs/26_stacking.ipynb #c014
+# %% ../nbs/26_stacking.ipynb #c084
 def _softmax_of(name: str, run: "pd.DataFrame") -> np.ndarray:
     "The four probabilities of each row; refuses what is none."
     try:
@@ -88,7 +88,7 @@ def _softmax_of(name: str, run: "pd.DataFrame") -> np.ndarray:
         raise BrainTumorError(f"run {name}: {', '.join(map(str, strange))} is no class; known are {', '.join(CLASSES)}")
     return p
 
-# %% ../nbs/26_stacking.ipynb #c015
+# %% ../nbs/26_stacking.ipynb #c085
 def _same_rows(name: str, run: "pd.DataFrame", first: str, wanted: "pd.DataFrame") -> "pd.DataFrame":
     "A run's rows in the order of the first run's; refuses other pictures, and other labels, groups or roles."
     key = ["source", "image"]
@@ -107,7 +107,7 @@ def _same_rows(name: str, run: "pd.DataFrame", first: str, wanted: "pd.DataFrame
                                   f"({other.sum()} such rows); stack runs of one split and one set of labels")
     return here.reset_index()
 
-# %% ../nbs/26_stacking.ipynb #c016
+# %% ../nbs/26_stacking.ipynb #c086
 def hstack(
     runs: "dict[str, str | Path | pd.DataFrame]",  # name -> run folder with predictions.csv, or its table
 ) -> "tuple[pd.DataFrame, np.ndarray]":  # the pictures (no probabilities), and (N, 4 * runs) their softmaxes side by side, in the order given
@@ -119,7 +119,7 @@ def hstack(
     tables = {name: _same_rows(name, table, first, tables[first]) for name, table in tables.items()}
     return tables[first].drop(columns=["predicted", *_COLUMNS], errors="ignore"), np.hstack([_softmax_of(name, table) for name, table in tables.items()])
 
-# %% ../nbs/26_stacking.ipynb #c019
+# %% ../nbs/26_stacking.ipynb #c089
 METHODS = ("vote", "average", "weighted", "logistic", "network")
 WIDTHS = (64, 32, len(CLASSES))  # of the thesis' meta-network
 
@@ -140,7 +140,7 @@ def shapes(
             wide |= {f"kernel{layer}": (before, after), f"bias{layer}": (after,)}
     return wide
 
-# %% ../nbs/26_stacking.ipynb #c021
+# %% ../nbs/26_stacking.ipynb #c091
 def check_arrays(
     method: str,  # one of METHODS
     arrays: dict[str, np.ndarray],  # what was fitted
@@ -154,7 +154,7 @@ def check_arrays(
     if strange:
         raise BrainTumorError(f"method {method}: {', '.join(strange)} holds something that is no finite number; fit it anew")
 
-# %% ../nbs/26_stacking.ipynb #c022
+# %% ../nbs/26_stacking.ipynb #c092
 def combine(
     method: str,  # one of METHODS
     arrays: dict[str, np.ndarray],  # what was fitted; empty for vote and average
@@ -178,7 +178,7 @@ def combine(
         stacked = np.maximum(stacked @ arrays[f"kernel{layer}"] + arrays[f"bias{layer}"], 0)
     return softmax(stacked @ arrays[f"kernel{len(WIDTHS) - 1}"] + arrays[f"bias{len(WIDTHS) - 1}"])
 
-# %% ../nbs/26_stacking.ipynb #c025
+# %% ../nbs/26_stacking.ipynb #c095
 def log_loss(
     p: np.ndarray,  # (N, 4) probabilities
     labels: np.ndarray,  # (N,) index of the true class
@@ -199,7 +199,7 @@ def fit_weights(
     weights = np.clip(found.x, 0, None)
     return {"weights": weights / weights.sum()}
 
-# %% ../nbs/26_stacking.ipynb #c029
+# %% ../nbs/26_stacking.ipynb #c099
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # C to choose from
 
 def fit_logistic(
@@ -215,7 +215,7 @@ def fit_logistic(
     rule = LogisticRegression(C=strength, max_iter=5000).fit(stacked, labels)
     return {"kernel": rule.coef_.T, "bias": rule.intercept_}
 
-# %% ../nbs/26_stacking.ipynb #c031
+# %% ../nbs/26_stacking.ipynb #c101
 def folds_of(
     labels: np.ndarray,  # (N,) index of the true class
     groups: np.ndarray,  # (N,) patient
@@ -240,7 +240,7 @@ def choose_strength(
     loss = lambda c: sum(len(out) * log_loss(combine("logistic", fit_logistic(stacked[into], labels[into], c), stacked[out]), labels[out]) for into, out in parts)
     return min(STRENGTHS, key=loss)
 
-# %% ../nbs/26_stacking.ipynb #c035
+# %% ../nbs/26_stacking.ipynb #c105
 EPOCHS = 5  # as many as the thesis' log has (figure 3.49)
 
 def build_network(
@@ -271,7 +271,7 @@ def fit_network(
     named = [f"{part}{layer}" for layer in range(len(WIDTHS)) for part in ("kernel", "bias")]
     return dict(zip(named, (np.asarray(w, float) for w in model.get_weights()))), model
 
-# %% ../nbs/26_stacking.ipynb #c039
+# %% ../nbs/26_stacking.ipynb #c109
 def choose_epochs(
     stacked: np.ndarray,  # (N, 4 * members)
     labels: np.ndarray,  # (N,) index of the true class
@@ -286,7 +286,7 @@ def choose_epochs(
         losses.append(len(out) * np.array(log + log[-1:] * (most - len(log))))
     return 1 + int(np.sum(losses, 0).argmin())
 
-# %% ../nbs/26_stacking.ipynb #c042
+# %% ../nbs/26_stacking.ipynb #c112
 MARKS = {
     "thesis": "stacking, protocol thesis: fitted on the test rows it is scored on; this is training accuracy",
     "honest": "stacking, protocol honest: fitted on validation, scored on test",
@@ -312,7 +312,7 @@ def fit(
         return fit_network(stacked, labels, epochs if groups is None else choose_epochs(stacked, labels, groups, seed=seed), seed)[0]
     return {}
 
-# %% ../nbs/26_stacking.ipynb #c043
+# %% ../nbs/26_stacking.ipynb #c113
 def _rows(table: "pd.DataFrame", role: str) -> np.ndarray:
     rows = (table["role"] == role).to_numpy()
     if not rows.any():
@@ -338,7 +338,7 @@ def stack(
     said = dict(zip(_COLUMNS, p.T)) | {"mark": MARKS[protocol if arrays else "unfitted"]}
     return table[test].assign(predicted=np.array(CLASSES)[p.argmax(1)], **said).reset_index(drop=True), arrays
 
-# %% ../nbs/26_stacking.ipynb #c046
+# %% ../nbs/26_stacking.ipynb #c116
 def best_member(
     table: "pd.DataFrame",  # pictures, from `hstack`
     stacked: np.ndarray,  # (N, 4 * members), from `hstack`
@@ -348,7 +348,7 @@ def best_member(
     each = np.split(stacked[seen], stacked.shape[1] // len(CLASSES), axis=1)
     return max(range(len(each)), key=lambda i: ((each[i].argmax(1) == label[seen]).mean(), -log_loss(each[i], label[seen])))
 
-# %% ../nbs/26_stacking.ipynb #c049
+# %% ../nbs/26_stacking.ipynb #c119
 def _says(protocol: str, low: float, high: float) -> str:
     if protocol == "thesis":
         return "no evidence: scored on its own training rows"
@@ -364,7 +364,7 @@ def _row(method: str, protocol: str, p: np.ndarray, test: "pd.DataFrame", best: 
     return row | {"log_loss": log_loss(p, label), "says": _says(protocol, row["best_low"], row["best_high"]),
                   "pictures": len(test), "groups": test["group"].nunique(), "mark": "; ".join(filter(None, [MARKS[protocol], note]))}
 
-# %% ../nbs/26_stacking.ipynb #c050
+# %% ../nbs/26_stacking.ipynb #c120
 def compare(
     runs: "dict[str, str | Path | pd.DataFrame]",  # name -> run folder or predictions
     methods: Sequence[str] = METHODS,  # some of METHODS
@@ -387,7 +387,7 @@ def compare(
         row["says"] = "the best member, chosen on validation" if number == best else ""
     return pd.DataFrame(lines).round(4)
 
-# %% ../nbs/26_stacking.ipynb #c051
+# %% ../nbs/26_stacking.ipynb #c121
 def verdict(
     compared: "pd.DataFrame",  # from `compare`
 ) -> str:  # one or two sentences
@@ -405,7 +405,7 @@ def verdict(
     rest = f"{', '.join(more['method'])} beats it." if len(more) else "no fitted method is shown to beat it."
     return f"Combining helps: {top['method']} differs from {best}, the best member, by {gain(top, 'best')}. Against the plain average, {rest}"
 
-# %% ../nbs/26_stacking.ipynb #c059
+# %% ../nbs/26_stacking.ipynb #c129
 def rows_behind(
     accuracies: Sequence[float],  # as printed, with many digits
     most: int = 8000,  # rows to try
@@ -415,7 +415,7 @@ def rows_behind(
     values, rows = np.asarray(accuracies, float), np.arange(1, most + 1)[:, None]
     return [int(n) for n in rows[(np.abs(np.round(values * rows) / rows - values) < digits).all(1), 0]]
 
-# %% ../nbs/26_stacking.ipynb #c062
+# %% ../nbs/26_stacking.ipynb #c132
 def record(
     folders: Sequence[str | Path],  # run folders with run.json and predictions.csv, of one split
     out: str | Path,  # CSV to write
