@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['network_of', 'as_input', 'save_ensemble', 'Ensemble', 'load_ensemble']
 
-# %% ../nbs/26a_ensemble.ipynb #c033
+# %% ../nbs/26a_ensemble.ipynb #c006
 import hashlib
 import io
 import json
@@ -23,7 +23,7 @@ from .scan import BrainTumorError, CLASSES, INTENDED_USE, Scan
 from .stacking import MARKS, METHODS, check_arrays, combine
 from .training import to_onnx, write_arrays, write_json
 
-# %% ../nbs/26a_ensemble.ipynb #c035
+# %% ../nbs/26a_ensemble.ipynb #c008
 def network_of(
     name: str,  # as in run.json or in preprocessing.SIDES
 ) -> str:  # as in preprocessing.SIDES
@@ -34,7 +34,7 @@ def network_of(
         raise BrainTumorError(f"network {name!r} is not known; known are {', '.join(plain.values())}")
     return plain[key]
 
-# %% ../nbs/26a_ensemble.ipynb #c037
+# %% ../nbs/26a_ensemble.ipynb #c010
 def as_input(
     scan: Scan,  # any size
     side: int,  # of the square, pixels
@@ -48,7 +48,7 @@ def as_input(
     square, _ = (squeeze if preparation == "thesis" else prepare)(scan.pixels, side)
     return scale(np.round(square * 255).astype(np.uint8), network_of(network), scaling)
 
-# %% ../nbs/26a_ensemble.ipynb #c040
+# %% ../nbs/26a_ensemble.ipynb #c013
 _AS = ("side", "network", "scaling", "preparation")  # what `as_input` asks of a member
 _ANY = Scan(np.eye(64, dtype=np.float32))  # to try a member's words on
 
@@ -76,7 +76,7 @@ def _check_session(name: str, session, side: int | None = None) -> int:
         raise BrainTumorError(f"{name}: the network takes {takes} and gives {gives}; a member takes (N, {side or 'side'}, {side or 'side'}, 3) and gives (N, {len(CLASSES)})")
     return takes[0][1]
 
-# %% ../nbs/26a_ensemble.ipynb #c041
+# %% ../nbs/26a_ensemble.ipynb #c014
 def save_ensemble(
     folder: str | Path,  # to make; must not exist yet
     members: Sequence[dict],  # network, scaling ("thesis", "imagenet"), preparation ("thesis", "honest"), and model (Keras) or file (ONNX)
@@ -98,7 +98,7 @@ def save_ensemble(
     try:
         beside.mkdir(parents=True)
         manifest = {"kind": "ensemble", "format": 1, "name": name, "version": version, "classes": list(CLASSES), "method": method, "protocol": protocol,
-                    "mark": "; ".join(filter(None, [MARKS[protocol], mark])), "members": [_member(i + 1, m, beside) for i, m in enumerate(members)], "intended_use": INTENDED_USE}
+                    "mark": "; ".join(filter(None, [MARKS[protocol] if arrays else "nothing is fitted", mark])), "members": [_member(i + 1, m, beside) for i, m in enumerate(members)], "intended_use": INTENDED_USE}
         write_arrays(beside / "combiner.npz", arrays)
         manifest["combiner"] = {"file": "combiner.npz", "sha256": hashlib.sha256((beside / "combiner.npz").read_bytes()).hexdigest()}
         write_json(beside / "manifest.json", manifest)
@@ -109,7 +109,7 @@ def save_ensemble(
         shutil.rmtree(beside, ignore_errors=True)
     return folder
 
-# %% ../nbs/26a_ensemble.ipynb #c044
+# %% ../nbs/26a_ensemble.ipynb #c017
 _SAYS = {"version": str, "name": str, "classes": list, "method": str, "protocol": str, "mark": str, "members": list, "combiner": dict, "intended_use": str}
 
 def _check_manifest(folder: Path, manifest: dict) -> None:
@@ -129,7 +129,7 @@ def _check_manifest(folder: Path, manifest: dict) -> None:
     for member in manifest["members"]:
         network_of(member["network"])
 
-# %% ../nbs/26a_ensemble.ipynb #c045
+# %% ../nbs/26a_ensemble.ipynb #c018
 def _read_arrays(path: Path, sha256: str) -> dict[str, np.ndarray]:
     "The combiner's arrays; a pickle in them is refused."
     try:
