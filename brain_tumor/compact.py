@@ -7,7 +7,7 @@ __all__ = ['SKIPS', 'TOP', 'FROZEN', 'SHARES', 'OUT_OF_FOLD', 'CREDITS', 'encode
            'freeze', 'start_from', 'unfold_encoder', 'outline_loss', 'compile_compact', 'draw_epoch', 'grafter',
            'epoch_batches', 'answers', 'overlaps', 'marks', 'Recipe', 'train', 'begin', 'fit', 'describe_run',
            'add_train_arguments', 'train_from_args', 'out_of_fold', 'largest_part', 'logit', 'options', 'rebuild',
-           'with_probabilities', 'to_onnx', 'halve', 'pack', 'write_manifest']
+           'with_probabilities', 'pack', 'write_manifest']
 
 # %% ../nbs/40_compact.ipynb #c004
 import json
@@ -23,9 +23,9 @@ from .data import write_table
 from .metrics import best_temperature, dice, softmax
 from .pipeline import batches
 from .preprocessing import Pictures, load_pictures
-from .scan import BrainTumorError, CLASSES, INTENDED_USE, write_beside
+from .scan import BrainTumorError, CLASSES, INTENDED_USE
 from .splits import group_folds, read_data, split_hash
-from .training import (adamw, averaged, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, surroundings, through_torch,
+from .training import (adamw, averaged, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, surroundings, through_torch, to_onnx,
                                   train_epochs, unfold_batch_norm, write_arrays, write_json)
 
 if TYPE_CHECKING:
@@ -453,39 +453,6 @@ def with_probabilities(
     scan = keras.Input((size, size, 1), name="scan")
     logits, outline = model(scan)
     return keras.Model(scan, [keras.ops.softmax(logits / temperature), keras.ops.sigmoid(outline)[..., 0]])
-
-# %% ../nbs/40_compact.ipynb #c054
-def to_onnx(
-    model: "keras.Model",  # from `with_probabilities`
-    path: str | Path,  # file to write
-) -> None:
-    "Export to ONNX, large weights at half precision."
-    import tempfile
-    import onnx
-    with tempfile.TemporaryDirectory() as folder:
-        model(np.zeros((1, *model.input_shape[1:]), np.float32))
-        model.export(Path(folder) / "full.onnx", format="onnx", verbose=False)
-        graph = onnx.load(Path(folder) / "full.onnx")
-    halve(graph.graph)
-    onnx.checker.check_model(graph)
-    with write_beside(path) as beside:
-        onnx.save(graph, beside)
-
-# %% ../nbs/40_compact.ipynb #c055
-def halve(
-    graph,  # onnx.GraphProto, changed in place
-) -> None:
-    "Store kernels as float16 and cast them back, which the runtime does once, when it loads; biases stay as they are."
-    from onnx import TensorProto, helper, numpy_helper
-    casts = []
-    for i, constant in enumerate(graph.initializer):
-        if constant.data_type == TensorProto.FLOAT and sum(side > 1 for side in constant.dims) > 1:
-            half = numpy_helper.from_array(numpy_helper.to_array(constant).astype(np.float16), constant.name + "_half")
-            casts.append(helper.make_node("Cast", [half.name], [constant.name], to=TensorProto.FLOAT))
-            graph.initializer[i].CopyFrom(half)
-    nodes = casts + list(graph.node)
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 # %% ../nbs/40_compact.ipynb #c056
 CREDITS = {

@@ -7,7 +7,7 @@ __all__ = ['write_json', 'write_arrays', 'append_history', 'write_history', 'rea
            'cosine_rate', 'batch_norm_after', 'fill_folded', 'fold_batch_norm', 'unfold_batch_norm', 'adamw',
            'save_state', 'load_state', 'save_weights', 'load_weights', 'averaged', 'step_callback', 'train_epochs',
            'same_padding', 'torch_convolution', 'torch_normalisation', 'torch_rules', 'half_precision_helps',
-           'through_torch', 'try_half']
+           'through_torch', 'try_half', 'halve', 'to_onnx']
 
 # %% ../nbs/20_training.ipynb #c004
 import csv
@@ -499,3 +499,36 @@ def try_half(
         variable.assign(value)
     model.half = seconds[True] < seconds[False]
     return {"half": model.half, "seconds_full": round(seconds[False], 3), "seconds_half": round(seconds[True], 3)}
+
+# %% ../nbs/20_training.ipynb #c061
+def halve(
+    graph,  # onnx.GraphProto, changed in place
+) -> None:
+    "Store kernels as float16 and cast them back, which the runtime does once, when it loads; biases stay as they are."
+    from onnx import TensorProto, helper, numpy_helper
+    casts = []
+    for i, constant in enumerate(graph.initializer):
+        if constant.data_type == TensorProto.FLOAT and sum(side > 1 for side in constant.dims) > 1:
+            half = numpy_helper.from_array(numpy_helper.to_array(constant).astype(np.float16), constant.name + "_half")
+            casts.append(helper.make_node("Cast", [half.name], [constant.name], to=TensorProto.FLOAT))
+            graph.initializer[i].CopyFrom(half)
+    nodes = casts + list(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+# %% ../nbs/20_training.ipynb #c062
+def to_onnx(
+    model: "keras.Model",  # functional, with inputs of a fixed side
+    path: str | Path,  # file to write
+) -> None:
+    "Export to ONNX, large weights at half precision."
+    import tempfile
+    import onnx
+    with tempfile.TemporaryDirectory() as folder:
+        model(np.zeros((1, *model.input_shape[1:]), np.float32))
+        model.export(Path(folder) / "full.onnx", format="onnx", verbose=False)
+        graph = onnx.load(Path(folder) / "full.onnx")
+    halve(graph.graph)
+    onnx.checker.check_model(graph)
+    with write_beside(path) as beside:
+        onnx.save(graph, beside)
