@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['kernels', 'layer_multiplications', 'layers_table', 'layer_counts', 'multiplications', 'blocks_table', 'draw_blocks',
-           'as_built', 'table_2_1', 'read_times', 'frozen_table', 'runs_of', 'draw_beside']
+           'as_built', 'table_2_1', 'read_times', 'frozen_table', 'draw_ranges', 'runs_of', 'draw_beside', 'runs_table']
 
 # %% ../../nbs/21a_architecture.ipynb #c006
 import json
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .common import Backbone, base_of, boundary, freeze, put_head
-from ..runs import RUNS, Run, draw_curve, find_runs, new_figure, thesis_log
+from ..preprocessing import scale
+from ..runs import RUNS, Run, draw_curve, epoch_table, find_runs, new_figure, thesis_log
 from ..scan import BrainTumorError
 
 if TYPE_CHECKING:
@@ -88,18 +89,24 @@ def blocks_table(
     side: int | None = None,  # of the square, pixels; None: its own
 ) -> "pd.DataFrame":  # one row a block: block (its last layer), side, channels, depth, sees, parameters up to there, share of the multiplications
     "List a network's blocks, without a head."
-    import keras
     import pandas as pd
     base = base_of(backbone, side)
     table = layers_table(base).set_index("layer")
-    rows, before = [], set()
+    rows, whole, before = [], table["multiplications"].sum(), 0
     for block in backbone.blocks:
-        names = [layer.name for layer in keras.Model(base.input, base.get_layer(block).output).layers]
-        fresh = [name for name in names if name not in before]
-        share = table.loc[fresh, "multiplications"].sum() / table["multiplications"].sum()
-        rows.append({"block": block, **table.loc[block, ["side", "channels", "depth", "sees"]], "parameters": table.loc[names, "parameters"].sum(), "share": share})
-        before |= set(names)
+        upto = table.loc[sorted(_up_to(base, block))]
+        share, before = (upto["multiplications"].sum() - before) / whole, upto["multiplications"].sum()
+        rows.append({"block": block, **table.loc[block, ["side", "channels", "depth", "sees"]], "parameters": upto["parameters"].sum(), "share": share})
     return pd.DataFrame(rows)
+
+def _up_to(model: "keras.Model", name: str) -> set[str]:
+    layers, found, waiting = {layer.name: layer for layer in model.layers}, set(), [name]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _before(layers[name])
+    return found
 
 # %% ../../nbs/21a_architecture.ipynb #c025
 def draw_blocks(
@@ -187,6 +194,22 @@ def frozen_table(
                      "layers": still, "trained": trained, "of": model.count_params(), "share": trained / model.count_params()})
     return pd.DataFrame(rows).set_index("way")
 
+# %% ../../nbs/21a_architecture.ipynb #c047
+def draw_ranges(
+    backbone: Backbone,  # which network
+    picture: np.ndarray,  # H x W, 0..255
+) -> "Figure":
+    "Draw which values a picture takes in the thesis' scaling and in the one that the ImageNet weights expect, with black and the picture's mean marked."
+    import matplotlib.pyplot as plt
+    figure, axis = plt.subplots(figsize=(5.2, 1.4), layout="constrained")
+    for y, way in enumerate(("imagenet", "thesis")):
+        channel, ends = (scale(values, backbone.application, way)[..., 0] for values in (picture, np.array([[0, 255]])))
+        axis.plot(ends[0], [y, y], color="0.75", linewidth=9, solid_capstyle="butt")
+        axis.plot(ends[0, 0], y, "ks", markersize=9)
+        axis.plot(channel.mean(), y, "kx", markersize=9, markeredgewidth=2)
+    axis.set(yticks=[0, 1], yticklabels=["expected", "thesis"], ylim=(-0.6, 1.6), xlabel="value (square: black, cross: the scan's mean)")
+    return figure
+
 # %% ../../nbs/21a_architecture.ipynb #c039
 def runs_of(
     name: str,  # of a network, as on the command line
@@ -194,7 +217,7 @@ def runs_of(
 ) -> list[Run]:  # the thesis' log first, where there is one
     "The thesis' log of a network and all recorded runs of it, by folder."
     logs = [thesis_log(name)] if (Path(folder) / "thesis" / f"{name}.csv").exists() else []
-    return logs + [run for run in find_runs(folder) if run.settings["network"] == name and run.settings["protocol"] in ("thesis", "honest")]
+    return logs + [run for run in find_runs(folder) if run.settings["network"] == name]
 
 def draw_beside(
     runs: list[Run],  # from `runs_of`, or any
@@ -203,7 +226,7 @@ def draw_beside(
     "Draw one curve of several runs side by side, each with its own mark; an empty panel where none is recorded."
     figure, axes = new_figure(max(len(runs), 2), "" if runs else "nothing recorded yet", (3.2, 3.0))
     for axis, run in zip(axes, runs):
-        draw_curve(axis, run, what).set_title(f"{run.title}, {run.name}" if run.predictions is not None else f"{run.title}, the thesis", fontsize=9)
+        draw_curve(axis, run, what).set_title(f"{run.title}, the thesis" if run.path.is_file() else run.name, fontsize=9)
         axis.set_ylim((0, 1.02) if what != "loss" else (0, None))
         axis.text(0.5, -0.28, _wrapped(run.settings["mark"]), transform=axis.transAxes, ha="center", va="top", fontsize=6)
     for axis in axes[len(runs):]:
@@ -211,6 +234,16 @@ def draw_beside(
         axis.set(xticks=[], yticks=[])
     axes[0].legend(fontsize=6)
     return figure
+
+def runs_table(
+    runs: list[Run],  # from `runs_of`, or any
+) -> "pd.DataFrame":  # run, start, kept (epoch), of, first_phase and val_accuracy (on validation, kept epoch of phase 1 and of all), rules
+    "What the runs came to, each with its mark; no intervals, since a log has no groups."
+    import pandas as pd
+    rows = epoch_table(runs) if runs else pd.DataFrame(columns=["kept", "of", "first_phase", "val_accuracy", "mark"])
+    rows.insert(0, "run", [run.name if run.path.is_dir() else "the thesis' log" for run in runs])
+    rows.insert(1, "start", ["imagenet" if run.path.is_file() else run.settings.get("start") or "random numbers" for run in runs])
+    return rows[["run", "start", "kept", "of", "first_phase", "val_accuracy", "mark"]].rename(columns={"mark": "rules"})
 
 def _wrapped(text: str, width: int = 52) -> str:
     import textwrap
