@@ -232,7 +232,8 @@ def draw_beside(
     for axis in axes[len(runs):]:
         axis.text(0.5, 0.5, "not recorded yet", transform=axis.transAxes, ha="center")
         axis.set(xticks=[], yticks=[])
-    axes[0].legend(fontsize=6)
+    if runs:
+        axes[0].legend(fontsize=6)
     return figure
 
 def runs_table(
