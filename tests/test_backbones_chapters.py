@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("keras")
 from brain_tumor.backbones import architecture  # noqa: E402
-from brain_tumor.backbones.common import base_of, cut  # noqa: E402
+from brain_tumor.backbones.common import build, cut  # noqa: E402
 from brain_tumor.scan import BrainTumorError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,15 +24,15 @@ def backbone(constant):
 def test_everything_passes_through_the_end_of_a_block(constant):
     network = backbone(constant)
     assert network.tuned_from in network.blocks
-    base = base_of(network, 75)
+    whole = build(network, 75)
     for block in network.blocks:
-        front, back = cut(base, block)  # Keras refuses a cut around which something passes
+        front, back = cut(whole, block)  # Keras refuses a cut around which something passes
         assert front.output.shape[1:] == back.input.shape[1:]
 
 
 def test_a_cut_inside_a_block_is_noticed():
     with pytest.raises(ValueError):
-        cut(base_of(backbone("RESNET50"), 64), "conv3_block2_1_relu")
+        cut(build(backbone("RESNET50"), 64), "conv3_block2_1_relu")
 
 
 def profiled(model):
@@ -46,20 +46,12 @@ def profiled(model):
         tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name="")
         options = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
         found = tf.compat.v1.profiler.profile(graph, cmd="op", options=options)
-    kinds = {"Conv2D", "DepthwiseConv2dNative", "MatMul"}
-    return sum(node.total_float_ops for node in _nodes(found) if node.name in kinds) // 2
-
-
-def _nodes(node):
-    seen = []
-    while node.children:
-        node = node.children[0]
-        node_alone = type(node)()
-        node_alone.CopyFrom(node)
-        seen.append(node_alone)
-    for one, below in zip(seen, seen[1:]):
-        one.total_float_ops -= below.total_float_ops
-    return seen
+    total = 0  # each kind of operation is the only child of the one before, and its count holds those below it
+    while found.children:
+        found = found.children[0]
+        below = found.children[0].total_float_ops if found.children else 0
+        total += found.total_float_ops - below if found.name in ("Conv2D", "DepthwiseConv2dNative", "MatMul") else 0
+    return total // 2
 
 
 @pytest.mark.parametrize("application", ["MobileNetV2", "Xception", "ResNet50V2"])

@@ -83,6 +83,16 @@ def multiplications(
     "Multiplications (with their additions) of a whole network."
     return int(layers_table(model)["multiplications"].sum())
 
+# %% ../../nbs/21a_architecture.ipynb #c050
+def _up_to(model: "keras.Model", name: str) -> set[str]:
+    layers, found, waiting = {layer.name: layer for layer in model.layers}, set(), [name]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _before(layers[name])
+    return found
+
 # %% ../../nbs/21a_architecture.ipynb #c022
 def blocks_table(
     backbone: Backbone,  # which network
@@ -99,14 +109,9 @@ def blocks_table(
         rows.append({"block": block, **table.loc[block, ["side", "channels", "depth", "sees"]], "parameters": upto["parameters"].sum(), "share": share})
     return pd.DataFrame(rows)
 
-def _up_to(model: "keras.Model", name: str) -> set[str]:
-    layers, found, waiting = {layer.name: layer for layer in model.layers}, set(), [name]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += _before(layers[name])
-    return found
+# %% ../../nbs/21a_architecture.ipynb #c051
+def _breakable(name: str) -> str:
+    return name.replace("_", "\n", 1) if len(name) > 8 else name
 
 # %% ../../nbs/21a_architecture.ipynb #c025
 def draw_blocks(
@@ -130,9 +135,6 @@ def draw_blocks(
     below.legend(fontsize=7, frameon=False)
     return figure
 
-def _breakable(name: str) -> str:
-    return name.replace("_", "\n", 1) if len(name) > 8 else name
-
 # %% ../../nbs/21a_architecture.ipynb #c028
 def as_built(
     backbone: Backbone,  # which network
@@ -147,6 +149,7 @@ def as_built(
     return {"layers": layers["longest_path"], "kernels": layers["kernels"], "parameters": int(table["parameters"].sum()), "trained": trained,
             "without_head": base_of(backbone).count_params(), "multiplications": int(table["multiplications"].sum())}
 
+# %% ../../nbs/21a_architecture.ipynb #c053
 def table_2_1(
     backbone: Backbone,  # which network
     file: str | Path = RUNS / "thesis" / "table_2_1.csv",  # the thesis' figures
@@ -164,7 +167,7 @@ def table_2_1(
 def read_times(
     batch: int = 16,  # 1 or 16
     file: str | Path = RUNS / "bench" / "backbones.json",  # from bench/backbones.py
-) -> "pd.DataFrame":  # index: network; ratio to the fastest's time, low and high (middle half of the rounds), side
+) -> "pd.DataFrame":  # index: network; ratio to the fastest's time, low and high (middle half of the rounds), side; .attrs["beside"]: what else ran
     "Read how long the networks take, relative to the fastest."
     import pandas as pd
     try:
@@ -174,7 +177,9 @@ def read_times(
         raise BrainTumorError(f"{file}: no times were recorded; python -m bench.backbones {file} \"what ran beside it\" does it") from None
     except KeyError:
         raise BrainTumorError(f"{file}: no times for a batch of {batch}; there are 1 and 16") from None
-    return table.assign(side=pd.Series(said["sides"])).sort_values("ratio").rename_axis("network")
+    table = table.assign(side=pd.Series(said["sides"])).sort_values("ratio").rename_axis("network")
+    table.attrs["beside"] = said["beside"]
+    return table
 
 # %% ../../nbs/21a_architecture.ipynb #c036
 def frozen_table(
@@ -219,6 +224,11 @@ def runs_of(
     logs = [thesis_log(name)] if (Path(folder) / "thesis" / f"{name}.csv").exists() else []
     return logs + [run for run in find_runs(folder) if run.settings["network"] == name]
 
+# %% ../../nbs/21a_architecture.ipynb #c054
+def _wrapped(text: str, width: int = 52) -> str:
+    import textwrap
+    return "\n".join(textwrap.wrap(text, width))
+
 def draw_beside(
     runs: list[Run],  # from `runs_of`, or any
     what: str = "accuracy",  # column of the histories
@@ -236,6 +246,7 @@ def draw_beside(
         axes[0].legend(fontsize=6)
     return figure
 
+# %% ../../nbs/21a_architecture.ipynb #c055
 def runs_table(
     runs: list[Run],  # from `runs_of`, or any
 ) -> "pd.DataFrame":  # run, start, kept (epoch), of, first_phase and val_accuracy (on validation, kept epoch of phase 1 and of all), rules
@@ -245,7 +256,3 @@ def runs_table(
     rows.insert(0, "run", [run.name if run.path.is_dir() else "the thesis' log" for run in runs])
     rows.insert(1, "start", ["imagenet" if run.path.is_file() else run.settings.get("start") or "random numbers" for run in runs])
     return rows[["run", "start", "kept", "of", "first_phase", "val_accuracy", "mark"]].rename(columns={"mark": "rules"})
-
-def _wrapped(text: str, width: int = 52) -> str:
-    import textwrap
-    return "\n".join(textwrap.wrap(text, width))
