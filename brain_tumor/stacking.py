@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'METHODS', 'WIDTHS', 'STRENGTHS', 'EPOCHS', 'MARKS', 'made_up', 'hstack', 'shapes', 'check_arrays', 'combine',
            'log_loss', 'fit_weights', 'fit_logistic', 'folds_of', 'choose_strength', 'build_network', 'fit_network',
-           'choose_epochs', 'fit', 'stack', 'best_member', 'compare', 'verdict', 'rows_behind', 'record']
+           'choose_epochs', 'fit', 'stack', 'best_member', 'compare', 'verdict', 'record']
 
 # %% ../nbs/26_stacking.ipynb #c078
 import json
@@ -404,16 +404,6 @@ def verdict(
     more = fair[(fair["protocol"] == "honest") & (fair["average_low"] > 0)]
     rest = f"{', '.join(more['method'])} beats it." if len(more) else "no fitted method is shown to beat it."
     return f"Combining helps: {top['method']} differs from {best}, the best member, by {gain(top, 'best')}. Against the plain average, {rest}"
-
-# %% ../nbs/26_stacking.ipynb #c129
-def rows_behind(
-    accuracies: Sequence[float],  # as printed, with many digits
-    most: int = 8000,  # rows to try
-    digits: float = 1e-7,  # how far a printed value may be off; single precision
-) -> list[int]:  # numbers of rows that fit all of them
-    "Find the number of rows of which these accuracies are shares."
-    values, rows = np.asarray(accuracies, float), np.arange(1, most + 1)[:, None]
-    return [int(n) for n in rows[(np.abs(np.round(values * rows) / rows - values) < digits).all(1), 0]]
 
 # %% ../nbs/26_stacking.ipynb #c132
 def record(

@@ -9,9 +9,10 @@ import pytest
 pd = pytest.importorskip("pandas")
 pytest.importorskip("sklearn", reason="scikit-learn comes with the extra `workbook`")
 
+from brain_tumor.runs import pictures_of
 from brain_tumor.scan import BrainTumorError, CLASSES  # noqa: E402
 from brain_tumor.stacking import (MARKS, METHODS, best_member, check_arrays, choose_strength, combine, compare, fit, fit_logistic,  # noqa: E402
-                                  fit_weights, folds_of, hstack, log_loss, made_up, record, rows_behind, shapes, stack, verdict)
+                                  fit_weights, folds_of, hstack, log_loss, made_up, record, shapes, stack, verdict)
 
 NAMES = [f"p_{name}" for name in CLASSES]
 FAST = ("vote", "average", "weighted", "logistic")
@@ -235,7 +236,7 @@ def test_recording_is_repeatable_and_refuses_mixed_runs(apart, tmp_path):
 
 def test_the_thesis_headline_is_training_accuracy(root):
     log = pd.read_csv(root / "runs" / "thesis" / "stacking.csv")
-    rows = rows_behind(log["accuracy"])
+    rows = [pictures_of(log["accuracy"])]
     assert rows[0] == 1307 and round(log["accuracy"].iloc[-1] * 1307) == 1302 and f"{1302 / 1307:.2%}" == "99.62%"
     assert not [name for name in log if name.startswith("val")]
 
