@@ -204,38 +204,33 @@ def difference(
 # %% ../nbs/27a_report_page.ipynb #c036
 def steps(
     runs: Sequence[Run],  # recorded runs
-    phase_one: "pd.DataFrame | None" = None,  # recorded heads alone: network, split, scaling, accuracy, and low, high where known
+    heads: Sequence[Run] = (),  # runs of phase 1 alone
 ) -> "pd.DataFrame":  # network, step, before, after (names), accuracy_before, accuracy_after, difference with _low and _high, paired, mark
     "What each step from the thesis' protocol to the mended run changed on Kaggle's test."
     import pandas as pd
-    rows, there = [], [run for run in runs if _tested(run) is not None and stage_of(run) != STAGES[4]]
-    same = lambda run: [run.settings.get(name) for name in ("network", "start", "until", "side")]
-    for one, two in combinations(sorted(there, key=lambda run: STAGES.index(stage_of(run))), 2):
-        if same(one) == same(two) and stage_of(one) != stage_of(two):
-            before, after = _tested(one), _tested(two)
-            value, low, high, paired = difference(before, after)
-            changed = ["split"] * (one.settings["protocol"] != two.settings["protocol"]) + [name for name in SWITCHES if (name in turned(one)) != (name in turned(two))]
-            rows.append({"network": NETWORKS.get(one.settings["network"], one.title), "step": ", ".join(changed), "before": one.name, "after": two.name, "accuracy_before": _right(before), "accuracy_after": _right(after),
-                         "difference": value, "difference_low": low, "difference_high": high, "paired": paired, "mark": f"before: {one.settings['mark']}; after: {two.settings['mark']}"})
-    rows += _head_steps(phase_one) if phase_one is not None else []
+    rows = [_step(one, two) for one, two in _pairs(runs) if stage_of(one) != stage_of(two)]
+    alone = [(one, two, _changed(one, two)) for one, two in _pairs(heads)]
+    rows += [_step(one, two) | {"step": f"phase 1 alone: {changed[0]}"} for one, two, changed in alone if len(changed) == 1]
     return pd.DataFrame(rows, columns=["network", "step", "before", "after", "accuracy_before", "accuracy_after", "difference", "difference_low", "difference_high", "paired", "mark"])
+
+def _pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    "Runs of one network and start, the nearer to the thesis first."
+    there = [run for run in runs if _tested(run) is not None and stage_of(run) != STAGES[4]]
+    same = lambda run: [run.settings.get(name) for name in ("network", "start", "until", "side")]
+    ordered = sorted(there, key=lambda run: (STAGES.index(stage_of(run)), len(turned(run))))
+    return [(one, two) for one, two in combinations(ordered, 2) if same(one) == same(two)]
+
+def _changed(one: Run, two: Run) -> list[str]:
+    return ["split"] * (one.settings["protocol"] != two.settings["protocol"]) + [name for name in SWITCHES if (name in turned(one)) != (name in turned(two))]
+
+def _step(one: Run, two: Run) -> dict:
+    before, after = _tested(one), _tested(two)
+    value, low, high, paired = difference(before, after)
+    return {"network": NETWORKS.get(one.settings["network"], one.title), "step": ", ".join(_changed(one, two)), "before": one.name, "after": two.name, "accuracy_before": _right(before), "accuracy_after": _right(after),
+            "difference": value, "difference_low": low, "difference_high": high, "paired": paired, "mark": f"before: {one.settings['mark']}; after: {two.settings['mark']}"}
 
 def _right(run: Run) -> float:
     return float((run.predictions["class"] == run.predictions["predicted"]).mean())
-
-# %% ../nbs/27a_report_page.ipynb #c039
-def _head_steps(table: "pd.DataFrame") -> list[dict]:
-    "Pairs of recorded heads that differ in one thing."
-    missing = [name for name in ("network", "split", "scaling", "accuracy") if name not in table]
-    if missing:
-        raise BrainTumorError(f"the record of phase 1 has no column {', '.join(missing)}; it needs network, split, scaling, accuracy")
-    rows = []
-    for what, kept in (("split", "scaling"), ("scaling", "split")):
-        for (network, same), part in table.groupby(["network", kept], sort=True):
-            first, others = part[part[what] == "thesis"], part[part[what] != "thesis"]
-            rows += [{"network": network, "step": f"phase 1 alone: {what}, {kept} {same}", "before": "thesis", "after": row[what], "accuracy_before": first["accuracy"].iloc[0], "accuracy_after": row["accuracy"],
-                      "difference": row["accuracy"] - first["accuracy"].iloc[0], "mark": f"phase 1 alone, {kept} {same}"} for row in others.to_dict("records") if len(first)]
-    return rows
 
 # %% ../nbs/27a_report_page.ipynb #c042
 def _as_html(table: "pd.DataFrame", digits: int = 3) -> str:

@@ -325,7 +325,6 @@ def test_steps_name_what_changed(whole):
     found = steps(staged(whole))
     assert found["step"].tolist() == ["split", "split, scaling", "scaling"] and found["paired"].all() and (found["difference"] == 0).all()
     assert steps(staged(whole)[:1]).empty and steps([like(whole, "x", side=128), *staged(whole)[1:]])["after"].tolist() == ["vgg19_mended"]
-    refused(lambda: steps([], pd.DataFrame({"network": ["a"]})), "split, scaling, accuracy")
 
 
 def test_unpaired_differences_cover_the_truth_and_paired_ones_are_narrower(tmp_path):
