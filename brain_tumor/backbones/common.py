@@ -65,7 +65,7 @@ def base_of(
     except ValueError as error:
         raise BrainTumorError(f"{backbone.name} can't take squares of {side} pixels: {error}") from error
     if until is None:
-        return whole
+        return keras.Model(inputs, whole.output)
     if until not in {layer.name for layer in whole.layers}:
         raise BrainTumorError(f"{backbone.name} has no layer {until!r}; its blocks end with {', '.join(backbone.blocks)}")
     return keras.Model(inputs, whole.get_layer(until).output)
