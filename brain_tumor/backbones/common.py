@@ -6,12 +6,11 @@
 __all__ = ['HEAD', 'THESIS', 'COLUMNS', 'Backbone', 'base_of', 'put_head', 'build', 'from_imagenet', 'fill', 'Recipe', 'recipe',
            'run_table', 'shuffled', 'as_square', 'squares', 'numbers', 'weights_digest', 'faster', 'pooled_features',
            'compile_phase', 'marks', 'order_of', 'rate_of', 'train_head', 'predict', 'freeze', 'boundary', 'cut',
-           'activations', 'describe', 'sides_of', 'train', 'lowest', 'tune', 'join', 'layer_order', 'fine_epoch',
-           'out_of_memory', 'finish', 'demo_set', 'add_train_arguments', 'train_from_args']
+           'activations', 'describe', 'sides_of', 'train', 'lowest', 'tune', 'seconds_of', 'join', 'layer_order',
+           'fine_epoch', 'out_of_memory', 'finish', 'demo_set', 'add_train_arguments', 'train_from_args']
 
 # %% ../../nbs/21_backbones.ipynb #c004
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -458,7 +457,7 @@ def train(
     minutes: float | None = None,  # phase 2 begins no new epoch after this time; None: no limit
 ) -> dict:  # run.json
     "Train a network in two phases; afterwards the run folder holds run.json, history.csv, predictions.csv and best.weights.npz."
-    out, began = Path(out), time.time()
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     table, said, hashed = run_table(data, how)
     parts = sides_of(table, how, out)
@@ -484,7 +483,7 @@ def train(
     ready, seen, roles = (lambda part: scale(part, backbone.application, how.scaling)), base.input_shape[1], ("validation", "test")
     found = ({role: predict(faster(model), squares(parts[role], seen, how.preparation), ready=ready) for role in roles} if how.fine_epochs
              else {role: predict(head, features[role]) for role in roles})
-    return finish(out, about | {"parameters": model.count_params(), "cut": about["phases"][-1].get("cut")}, parts, found, began)
+    return finish(out, about | {"parameters": model.count_params(), "cut": about["phases"][-1].get("cut")}, parts, found)
 
 def lowest(
     out: Path,  # folder with history.csv
@@ -519,7 +518,7 @@ def tune(
     about = {"trained": trained, "cut_after": place} | (try_half(network, *epoch_data(0)[0]) if hasattr(network, "half") else {})
     steps = sum(len(epoch_data(epoch)) for epoch in range(how.fine_epochs))
     judge = lambda net: marks(predict(net, inputs["validation"], ready=ready), labels["validation"]) | {"phase": 2}
-    spent = lambda past: minutes is not None and sum(float(row["seconds"]) for row in past) > 60 * minutes
+    spent = lambda past: minutes is not None and seconds_of(past) > 60 * minutes
     stop = lambda past: spent(past) or (how.schedule == "plateau" and stopped(past))
     try:
         past = train_epochs(network, epoch_data, how.fine_epochs, rate_of(how, how.fine_rate, steps), out / "tuned", judge, "-val_loss", resume, stop, COLUMNS)
@@ -529,7 +528,13 @@ def tune(
         file.unlink()
     network.half = False
     load_weights(out / "tuned" / "best.weights.npz", network)
-    return model, about | {"cut": f"{len(past)} of {how.fine_epochs} epochs: {minutes:g} minutes were up" if spent(past) and len(past) < how.fine_epochs else None}
+    return model, about | {"cut": f"{len(past)} of {how.fine_epochs} epochs, after {seconds_of(past) / 60:.0f} minutes" if spent(past) and len(past) < how.fine_epochs else None}
+
+def seconds_of(
+    past: list[dict],  # rows of a history
+) -> float:
+    "How long these epochs took."
+    return sum(float(row["seconds"]) for row in past)
 
 def join(
     backbone: Backbone,  # which network
@@ -582,7 +587,6 @@ def finish(
     about: dict,  # run.json so far
     parts: dict[str, "pd.DataFrame"],  # train, validation, test
     found: dict[str, np.ndarray],  # probabilities of "validation" and "test"
-    began: float,  # time.time() at the start
 ) -> dict:  # run.json
     "Join both phases' histories, write predictions and the last words of run.json."
     import pandas as pd
@@ -593,7 +597,7 @@ def finish(
     write_predictions(table, np.concatenate(list(found.values())), out / "predictions.csv")
     how = about["recipe"]
     about |= {"epochs_asked": how["epochs"] + how["fine_epochs"], "epochs_done": len(rows), "chosen_epoch": best_epoch(rows) + 1,
-              "seconds": round(time.time() - began), "finished": True}
+              "seconds": round(seconds_of(rows)), "finished": True}
     write_json(out / "run.json", about)
     return about
 
