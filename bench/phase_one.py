@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-PICTURES = {"train": 800, "validation": 400}
+PICTURES = {"train": 400, "validation": 200}
 
 
 def some_of(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

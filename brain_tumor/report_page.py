@@ -7,6 +7,7 @@ __all__ = ['PARTS', 'SWITCHES', 'STAGES', 'NETWORKS', 'CELLS', 'HEADS', 'table_3
            'stage_of', 'final_table', 'difference', 'steps', 'write_report', 'add_report_arguments', 'report_from_args']
 
 # %% ../nbs/27a_report_page.ipynb #c007
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -157,7 +158,7 @@ def final_table(
     runs: Sequence[Run],  # recorded runs
     thesis: str | Path | None = RUNS / "thesis",  # folder of the thesis' logs; None: without its claims
     stacking: str | Path | None = RUNS / "stacking",  # folder with thesis.csv and honest.csv of recorded stacking; None: without
-) -> "pd.DataFrame":  # stage, network, run, start, accuracy, undisputed, tumours, healthy (each with _low and _high), pictures, groups, turned, mark; a row without figures for what is not recorded
+) -> "pd.DataFrame":  # stage, network, run, accuracy, undisputed, tumours, healthy (each with _low and _high), pictures, groups, start, turned, mark; a row without figures for what is not recorded
     "From claim to mended run: accuracy on the test, by stage and network, with 95 % intervals over groups."
     import pandas as pd
     rows = (_claims(thesis) if thesis else []) + (_stacked(stacking) if stacking else [])
@@ -172,7 +173,7 @@ def final_table(
     rows += [{"stage": stage, "network": title, "run": "not recorded yet", "mark": "not recorded yet"} for stage, title in planned if (stage, title) not in there]
     order = {title: place for place, title in enumerate(NETWORKS.values())}
     rows.sort(key=lambda row: (STAGES.index(row["stage"]), order.get(row["network"], len(order)), row["run"]))
-    table = pd.DataFrame(rows, columns=["stage", "network", "run", "start", *(f"{cell}{end}" for cell in CELLS.values() for end in ("", "_low", "_high")), "pictures", "groups", "turned", "mark"])
+    table = pd.DataFrame(rows, columns=["stage", "network", "run", *(f"{cell}{end}" for cell in CELLS.values() for end in ("", "_low", "_high")), "pictures", "groups", "start", "turned", "mark"])
     table = table.assign(**{name: table[name].astype(object).where(table[name].notna(), "") for name in ("start", "turned")})
     return table.astype({"pictures": "Int64", "groups": "Int64"} | {name: float for name in table if name.startswith(tuple(CELLS.values()))})
 
@@ -242,7 +243,7 @@ def _as_html(table: "pd.DataFrame", digits: int = 3) -> str:
         numbers = [f"[{marks.index(mark) + 1}]" for mark in shown.pop("mark")]
         if len(marks) > 1:
             shown.insert(1, "note", numbers)
-    whole = shown.to_html(index=False, border=0, justify="left").replace("<td>", '<td style="white-space:nowrap">')
+    whole = re.sub("<td>(?=[^<]{,40}</td>)", '<td style="white-space:nowrap">', shown.to_html(index=False, border=0, justify="left"))
     return f'<div style="overflow-x:auto;font-size:.85em">{whole}</div><div style="font-size:.85em">{notes}</div>'
 
 def _drawn(figure, text: str) -> str:
