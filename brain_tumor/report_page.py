@@ -179,7 +179,7 @@ def final_table(
 
 # %% ../nbs/27a_report_page.ipynb #c034
 def _same_pictures(one: Run, two: Run) -> bool:
-    keys = [set(zip(run.predictions["source"], run.predictions["image"])) for run in (one, two)]
+    keys = [set(zip(run.predictions["source"], run.predictions["image"], run.predictions["class"])) for run in (one, two)]  # a control has other labels
     return keys[0] == keys[1]
 
 def difference(

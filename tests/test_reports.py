@@ -427,3 +427,10 @@ def test_the_rooms_are_light_to_import(root):
     code = "import brain_tumor.report_page, sys; print([name for name in ('keras', 'tensorflow', 'sklearn', 'matplotlib', 'pandas') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_a_control_with_other_labels_stands_beside_its_run(whole, tmp_path):
+    table = whole.predictions.assign(**{"class": np.random.default_rng(0).permutation(whole.predictions["class"])})
+    control = replace(whole, path=tmp_path / "control", predictions=table, settings=whole.settings | {"recipe": {"shuffled_labels": True}})
+    page = write_report([whole, control], tmp_path / "out").read_text(encoding="utf-8")
+    assert "control: shuffled labels" in page and not (tmp_path / "out" / "compared.csv").exists(), "on other labels there is nothing to compare"
