@@ -243,7 +243,8 @@ def _as_html(table: "pd.DataFrame", digits: int = 3) -> str:
         numbers = [f"[{marks.index(mark) + 1}]" for mark in shown.pop("mark")]
         if len(marks) > 1:
             shown.insert(1, "note", numbers)
-    whole = re.sub("<td>(?=[^<]{,40}</td>)", '<td style="white-space:nowrap">', shown.to_html(index=False, border=0, justify="left"))
+    whole = re.sub("<td>(?=[^<]{,40}</td>)", '<td style="white-space:nowrap;vertical-align:top">', shown.to_html(index=False, border=0, justify="left"))
+    whole = whole.replace("<td>", '<td style="min-width:30em">')
     return f'<div style="overflow-x:auto;font-size:.85em">{whole}</div><div style="font-size:.85em">{notes}</div>'
 
 def _drawn(figure, text: str) -> str:
