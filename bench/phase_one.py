@@ -23,7 +23,7 @@ def some_of(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def plainly(backbone, base, parts, labels, how, out) -> tuple[float, list[dict]]:
     """Seconds and history of phase 1 with the whole network in every epoch."""
     import keras
-    from brain_tumor.backbones.common import COLUMNS, compile_phase, fine_epoch, layer_order, marks, predict, put_head, rate_of, squares
+    from brain_tumor.backbones.common import COLUMNS, compile_phase, fine_epoch, marks, predict, put_head, rate_of, squares
     from brain_tumor.preprocessing import scale
     from brain_tumor.training import seed_everything, train_epochs
 

@@ -25,7 +25,7 @@ from .pipeline import batches
 from .preprocessing import Pictures, load_pictures
 from .scan import BrainTumorError, CLASSES, INTENDED_USE
 from .splits import group_folds, read_data, split_hash
-from .training import (adamw, averaged, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, surroundings, through_torch, to_onnx,
+from .training import (add_run_arguments, adamw, averaged, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, start_of, surroundings, through_torch, to_onnx,
                                   train_epochs, unfold_batch_norm, write_arrays, write_json)
 
 if TYPE_CHECKING:
@@ -347,15 +347,12 @@ def add_train_arguments(
     parser,  # of `brain_tumor train compact`
 ) -> None:
     "Name what the command line can set."
-    parser.add_argument("--data", required=True, help="folder of the sets, each with a manifest.csv")
-    parser.add_argument("--out", required=True, help="run folder")
-    parser.add_argument("--weights", default="imagenet", help='start: "imagenet" (downloaded by Keras), an npz file, or "none"')
+    add_run_arguments(parser)
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--small-epochs", type=int, default=None, help="of them, on smaller squares (default: a bit more than half)")
     parser.add_argument("--size", type=int, default=Recipe.size, help="side of the squares, a multiple of 32")
     parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
 
 # %% ../nbs/40_compact.ipynb #c045
 def train_from_args(
@@ -366,7 +363,7 @@ def train_from_args(
         raise BrainTumorError(f"--size {args.size}: the side must be a multiple of 32, such as 192, 256 or 320")
     small = args.small_epochs if args.small_epochs is not None else round(args.epochs * Recipe.small_epochs / Recipe.epochs)
     recipe = Recipe(epochs=args.epochs, small_epochs=small, small=args.size * 3 // 4 // 32 * 32, size=args.size, batch=args.batch, seed=args.seed)
-    return train(args.data, args.out, None if args.weights == "none" else args.weights, recipe, args.resume)
+    return train(args.data, args.out, start_of(args), recipe, args.resume)
 
 # %% ../nbs/40_compact.ipynb #c045c
 OUT_OF_FOLD = Recipe(epochs=4, small_epochs=4, small=160, size=160)

@@ -8,7 +8,6 @@ __all__ = ['network_of', 'as_input', 'save_ensemble', 'Ensemble', 'load_ensemble
 # %% ../nbs/26a_ensemble.ipynb #c006
 import hashlib
 import io
-import json
 import secrets
 import shutil
 import zipfile
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .features import checked_bytes, read_manifest, start_session
-from .preprocessing import SIDES, prepare, scale, squeeze
+from .preprocessing import SIDES, eight_bit_square, scale
 from .scan import BrainTumorError, CLASSES, INTENDED_USE, Scan
 from .stacking import MARKS, METHODS, check_arrays, combine
 from .training import to_onnx, write_arrays, write_json
@@ -43,10 +42,7 @@ def as_input(
     preparation: str,  # "thesis" or "honest"
 ) -> np.ndarray:  # side x side x 3 float32
     "Lay a scan into a square and scale it, as the member's training did: through 8 bits."
-    if preparation not in ("thesis", "honest"):
-        raise BrainTumorError(f"preparation {preparation!r} is not known; known are thesis and honest")
-    square, _ = (squeeze if preparation == "thesis" else prepare)(scan.pixels, side)
-    return scale(np.round(square * 255).astype(np.uint8), network_of(network), scaling)
+    return scale(eight_bit_square(scan.pixels, side, preparation)[0], network_of(network), scaling)
 
 # %% ../nbs/26a_ensemble.ipynb #c013
 _AS = ("side", "network", "scaling", "preparation")  # what `as_input` asks of a member

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CROPS', 'SIDES', 'MEANS', 'head_box', 'head_piece', 'known_outlines', 'record_crops', 'stretch', 'Frame', 'frame',
            'into_square', 'prepare', 'restore', 'nearest', 'mask_into_square', 'restore_mask', 'side_of', 'squeeze',
-           'scale', 'Pictures', 'load_pictures']
+           'scale', 'Pictures', 'eight_bit_square', 'load_pictures']
 
 # %% ../nbs/13_preprocessing.ipynb #c004
 from collections.abc import Iterator
@@ -277,6 +277,17 @@ class Pictures:
         return Pictures(some.reset_index(drop=True), *(part[chosen] for part in (self.pictures, self.masks, self.labels, self.outlined)))
 
 # %% ../nbs/13_preprocessing.ipynb #c026c
+def eight_bit_square(
+    pixels: np.ndarray,  # H x W, 0..1
+    size: int = 256,  # side of the square, pixels
+    protocol: str = "honest",  # "honest": `prepare`; "thesis": `squeeze`
+) -> tuple[np.ndarray, Frame]:  # size x size uint8, and the way back
+    "Lay a scan into a square as a training keeps it: 0 to 255."
+    if protocol not in ("honest", "thesis"):
+        raise BrainTumorError(f"protocol {protocol!r}: pictures are prepared \"honest\" (aspect kept, exposure evened out) or as in the \"thesis\"")
+    square, plan = (prepare if protocol == "honest" else squeeze)(pixels, size)
+    return np.round(square * 255).astype(np.uint8), plan
+
 def load_pictures(
     table: "pd.DataFrame",  # from `splits.read_data`
     size: int = 256,  # side of the squares
@@ -284,15 +295,11 @@ def load_pictures(
 ) -> Pictures:
     "Read and prepare all pictures and masks of a table; `BrainTumorError` for a broken one, or a mask of another size."
     from tqdm.auto import tqdm
-    if protocol not in ("honest", "thesis"):
-        raise BrainTumorError(f"protocol {protocol!r}: pictures are prepared \"honest\" (aspect kept, exposure evened out) or as in the \"thesis\"")
-    lay = prepare if protocol == "honest" else squeeze
     pictures = np.zeros((len(table), size, size), np.uint8)
     masks = np.zeros_like(pictures)
     for i, (path, mask) in enumerate(tqdm(zip(table["path"], table["mask"]), total=len(table), desc="reading scans", mininterval=2)):
         grey = read_grey(path) / np.float32(255)
-        square, plan = lay(grey, size)
-        pictures[i] = np.round(square * 255)
+        pictures[i], plan = eight_bit_square(grey, size, protocol)
         if isinstance(mask, str):
             outline = read_mask(mask)
             if outline.shape != grey.shape:

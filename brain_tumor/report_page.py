@@ -10,7 +10,6 @@ __all__ = ['PARTS', 'SWITCHES', 'STAGES', 'NETWORKS', 'CELLS', 'HEADS', 'table_3
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from html import escape
 from itertools import combinations
 from pathlib import Path

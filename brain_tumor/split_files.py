@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .data import index, text_of, write_table
+from .audit import audit
+from .data import text_of, write_table
 from .scan import BrainTumorError, write_beside
 from .splits import fold_roles, group_folds, leaks, read_data, split, table_hash, with_sides
 
@@ -115,16 +116,12 @@ def group_pictures(
 ) -> Path:  # the manifest
     "Write a manifest with groups of copies and roles by group, for a folder that has neither."
     import os
-    from brain_tumor.copies import chain, find_copies, prints
-    table, left_out = index(folder)
-    print_ = prints(table["path"].tolist())
-    broken = list(print_.broken)
-    chains = chain(find_copies(print_), len(table))
-    table = table.assign(group=table["group"].where(table["group"].notna(), [f"{Path(out).name}{number}" for number in chains]))
-    table = table.drop(index=broken).reset_index(drop=True)
+    found = audit(folder)
+    table = found.pictures[~found.pictures["path"].isin(found.left_out["path"])].reset_index(drop=True)
+    table["group"] = table["group"].where(table["group"].notna(), [f"{Path(out).name}{number}" for number in table["copies"]])
     table["role"] = fold_roles(group_folds(table, folds, seed))
     base = Path(out).resolve()
     for column in ("image", "mask"):
         known = table["path" if column == "image" else "mask"]
         table[column] = [os.path.relpath(Path(path).resolve(), base) if isinstance(path, str) else None for path in known]
-    return write_table(table.drop(columns=["source", "path"]).dropna(axis=1, how="all"), base / "manifest.csv")
+    return write_table(table.drop(columns=["source", "path", "copies"]).dropna(axis=1, how="all"), base / "manifest.csv")

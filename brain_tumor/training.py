@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['write_json', 'write_arrays', 'append_history', 'write_history', 'read_history', 'surroundings', 'seed_everything',
-           'cosine_rate', 'batch_norm_after', 'fill_folded', 'fold_batch_norm', 'unfold_batch_norm', 'adamw',
-           'save_state', 'load_state', 'save_weights', 'load_weights', 'averaged', 'step_callback', 'train_epochs',
-           'same_padding', 'torch_convolution', 'torch_normalisation', 'torch_rules', 'half_precision_helps',
-           'through_torch', 'try_half', 'halve', 'to_onnx']
+           'add_run_arguments', 'start_of', 'cosine_rate', 'batch_norm_after', 'fill_folded', 'fold_batch_norm',
+           'unfold_batch_norm', 'adamw', 'save_state', 'load_state', 'save_weights', 'load_weights', 'averaged',
+           'step_callback', 'train_epochs', 'same_padding', 'torch_convolution', 'torch_normalisation', 'torch_rules',
+           'half_precision_helps', 'through_torch', 'try_half', 'halve', 'to_onnx']
 
 # %% ../nbs/20_training.ipynb #c004
 import csv
@@ -93,6 +93,22 @@ def seed_everything(
     "Seed Python, NumPy and Keras' backend."
     import keras
     keras.utils.set_random_seed(seed)
+
+# %% ../nbs/20_training.ipynb #c014b
+def add_run_arguments(
+    parser,  # of `brain_tumor train MODEL`
+) -> None:
+    "Name what every training asks for: data, run folder, start, and whether to go on."
+    parser.add_argument("--data", required=True, help="folder of the sets, each with a manifest.csv")
+    parser.add_argument("--out", required=True, help="run folder")
+    parser.add_argument("--weights", default="imagenet", help='start: "imagenet" (downloaded by Keras), an npz file, or "none"')
+    parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
+
+def start_of(
+    args,  # parsed, with weights
+) -> str | None:  # "imagenet", a file, or None for random numbers
+    "The start that was asked for."
+    return None if args.weights == "none" else args.weights
 
 # %% ../nbs/20_training.ipynb #c016
 def cosine_rate(

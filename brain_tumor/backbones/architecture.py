@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .common import Backbone, base_of, boundary, freeze, put_head
+from .common import Backbone, base_of, boundary, freeze, put_head, up_to
 from ..preprocessing import scale
 from ..runs import RUNS, Run, draw_curve, epoch_table, find_runs, new_figure, thesis_log
 from ..scan import BrainTumorError
@@ -21,7 +21,6 @@ from ..scan import BrainTumorError
 if TYPE_CHECKING:
     import keras
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # %% ../../nbs/21a_architecture.ipynb #c008
@@ -83,16 +82,6 @@ def multiplications(
     "Multiplications (with their additions) of a whole network."
     return int(layers_table(model)["multiplications"].sum())
 
-# %% ../../nbs/21a_architecture.ipynb #c050
-def _up_to(model: "keras.Model", name: str) -> set[str]:
-    layers, found, waiting = {layer.name: layer for layer in model.layers}, set(), [name]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += _before(layers[name])
-    return found
-
 # %% ../../nbs/21a_architecture.ipynb #c022
 def blocks_table(
     backbone: Backbone,  # which network
@@ -104,7 +93,7 @@ def blocks_table(
     table = layers_table(base).set_index("layer")
     rows, whole, before = [], table["multiplications"].sum(), 0
     for block in backbone.blocks:
-        upto = table.loc[sorted(_up_to(base, block))]
+        upto = table.loc[[layer.name for layer in up_to(base, block)]]
         share, before = (upto["multiplications"].sum() - before) / whole, upto["multiplications"].sum()
         rows.append({"block": block, **table.loc[block, ["side", "channels", "depth", "sees"]], "parameters": upto["parameters"].sum(), "share": share})
     return pd.DataFrame(rows)
@@ -144,7 +133,6 @@ def as_built(
     keras.backend.clear_session()
     whole = getattr(keras.applications, backbone.application)(weights=None)
     table, layers = layers_table(whole), layer_counts(whole)
-    top = whole.get_layer("predictions").name
     trained = sum(int(np.prod(v.shape)) for v in whole.trainable_variables)
     return {"layers": layers["longest_path"], "kernels": layers["kernels"], "parameters": int(table["parameters"].sum()), "trained": trained,
             "without_head": base_of(backbone).count_params(), "multiplications": int(table["multiplications"].sum())}
@@ -187,7 +175,6 @@ def frozen_table(
     side: int | None = None,  # of the square, pixels; None: its own
 ) -> "pd.DataFrame":  # rows: the thesis' way, the mended one; columns: frozen, cut_after, layers (kernels frozen), trained (parameters), of
     "Say what the thesis' `layers[:50]` and the mended recipe leave to be trained in phase 2."
-    import pandas as pd
     import keras
     import pandas as pd
     base, rows = base_of(backbone, side), []

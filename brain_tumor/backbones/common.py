@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HEAD', 'THESIS', 'COLUMNS', 'Backbone', 'base_of', 'put_head', 'build', 'from_imagenet', 'fill', 'Recipe', 'recipe',
            'run_table', 'shuffled', 'as_square', 'squares', 'numbers', 'weights_digest', 'faster', 'pooled_features',
-           'compile_phase', 'marks', 'order_of', 'rate_of', 'train_head', 'predict', 'freeze', 'boundary', 'cut',
-           'activations', 'describe', 'sides_of', 'train', 'lowest', 'tune', 'seconds_of', 'join', 'layer_order',
+           'compile_phase', 'marks', 'order_of', 'rate_of', 'train_head', 'predict', 'up_to', 'freeze', 'boundary',
+           'cut', 'activations', 'describe', 'sides_of', 'train', 'lowest', 'tune', 'seconds_of', 'join', 'layer_order',
            'fine_epoch', 'out_of_memory', 'finish', 'demo_set', 'add_train_arguments', 'train_from_args']
 
 # %% ../../nbs/21_backbones.ipynb #c004
@@ -23,11 +23,11 @@ from ..data import read_grey
 from ..features import embed
 from ..pipeline import balance_on_disk, balanced_rows, batches, stream
 from ..plateau import best_epoch, plateau_rate, stopped
-from ..preprocessing import SIDES, prepare, scale, squeeze
-from ..runs import write_predictions
+from ..preprocessing import SIDES, eight_bit_square, scale
+from ..runs import LOG, write_predictions
 from ..scan import BrainTumorError, CLASSES, write_beside
-from ..splits import check_split, disputed, read_data, split, split_hash
-from ..training import (cosine_rate, fill_folded, load_weights, read_history, save_weights, seed_everything, surroundings, through_torch,
+from ..splits import ROLES, check_split, disputed, read_data, split, split_hash
+from ..training import (add_run_arguments, cosine_rate, fill_folded, load_weights, read_history, save_weights, seed_everything, start_of, surroundings, through_torch,
                                   train_epochs, try_half, unfold_batch_norm, write_history, write_json)
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ class Recipe:
     batch: int = 32  # pictures a step; the thesis doesn't say
     seed: int = 0
 
-THESIS = Recipe("thesis", "thesis", "thesis", "disk", 2000, False, False, 50, 10, 10, 1e-3, 1e-3, "plateau", 0.0, False, False, 32, 42)
+THESIS = Recipe(protocol="thesis", scaling="thesis", preparation="thesis", balance="disk", healthy=False, augment=False, frozen=50,
+                fine_rate=1e-3, schedule="plateau", smoothing=0.0, shuffle=False, seed=42)
 
 def recipe(
     protocol: str = "honest",  # or "thesis"
@@ -210,8 +211,7 @@ def as_square(
     preparation: str = "honest",  # or "thesis"
 ) -> np.ndarray:  # side x side uint8
     "Lay one picture into a square, as the recipe says."
-    lay = squeeze if preparation == "thesis" else prepare
-    return np.round(lay(picture / np.float32(255), side)[0] * 255).astype(np.uint8)
+    return eight_bit_square(picture / np.float32(255), side, preparation)[0]
 
 def squares(
     table: "pd.DataFrame",  # with path
@@ -267,7 +267,7 @@ def pooled_features(
     return embed(table, look, cache)
 
 # %% ../../nbs/21_backbones.ipynb #c028
-COLUMNS = ("epoch", "accuracy", "learning_rate", "loss", "precision", "recall", "val_accuracy", "val_loss", "val_precision", "val_recall", "phase", "seconds")
+COLUMNS = (*LOG, "phase", "seconds")
 
 def compile_phase(
     model: "keras.Model",  # ends with class probabilities
@@ -333,8 +333,8 @@ def train_head(
         return batches(lambda i: (features["train"][some := rows[i * how.batch:(i + 1) * how.batch]], hot[some]), -(-len(rows) // how.batch))
     judge = lambda model: marks(predict(model, features["validation"]), labels["validation"]) | {"phase": 1}
     stop = lambda past: how.schedule == "plateau" and stopped(past)
-    steps = sum(len(epoch_data(epoch)) for epoch in range(how.epochs))
-    train_epochs(head, epoch_data, how.epochs, rate_of(replace(how, schedule="plateau"), how.rate, steps), out, judge, "-val_loss", resume, stop, COLUMNS)
+    rate = lambda step, past: plateau_rate(past, how.rate)
+    train_epochs(head, epoch_data, how.epochs, rate, out, judge, "-val_loss", resume, stop, COLUMNS)
     load_weights(Path(out) / "best.weights.npz", head)
     return head
 
@@ -349,6 +349,14 @@ def predict(
     return np.concatenate(parts).astype(np.float32)
 
 # %% ../../nbs/21_backbones.ipynb #c035
+def up_to(
+    model: "keras.Model",  # functional
+    name: str,  # of a layer
+) -> list["keras.Layer"]:  # that layer, and all before it
+    "What a layer's output depends on."
+    import keras
+    return keras.Model(model.input, model.get_layer(name).output).layers
+
 def freeze(
     model: "keras.Model",  # from `build`
     base: list[str],  # names of the base's layers, in Keras' order
@@ -357,11 +365,7 @@ def freeze(
     "Keep the first layers of the base as they are."
     if isinstance(frozen, str) and frozen not in base:
         raise BrainTumorError(f"{model.name} has no layer {frozen!r} to freeze up to; its layers are {', '.join(base[:3])}, … {base[-1]}")
-    if isinstance(frozen, str):
-        import keras
-        kept = {layer.name for layer in keras.Model(model.input, model.get_layer(frozen).output).layers}
-    else:
-        kept = set(base[:frozen])
+    kept = {layer.name for layer in up_to(model, frozen)} if isinstance(frozen, str) else set(base[:frozen])
     for layer in model.layers:
         layer.trainable = layer.name not in kept
     return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
@@ -371,11 +375,9 @@ def boundary(
     backbone: Backbone,  # which network
 ) -> str | None:  # name of the last block's end before which everything is frozen; None: there is none
     "Find where a network may be cut: what comes before it is never trained."
-    import keras
     names, place = {layer.name for layer in model.layers}, None
     for name in (block for block in backbone.blocks if block in names):
-        before = keras.Model(model.input, model.get_layer(name).output).layers
-        if any(layer.trainable and layer.weights for layer in before):
+        if any(layer.trainable and layer.weights for layer in up_to(model, name)):
             break
         place = name
     return place
@@ -433,7 +435,7 @@ def sides_of(
     out: Path,  # run folder
 ) -> dict[str, "pd.DataFrame"]:  # train, validation, test
     "The tables of the three sides; training filled up on disk where the recipe says so."
-    parts = {role: table[table["role"] == role].reset_index(drop=True) for role in ("train", "validation", "test")}
+    parts = {role: table[table["role"] == role].reset_index(drop=True) for role in ROLES}
     empty = [role for role, part in parts.items() if part.empty]
     if empty:
         raise BrainTumorError(f"no pictures for {', '.join(empty)}; a run needs all three sides")
@@ -469,7 +471,8 @@ def train(
     filled = fill(base, backbone, weights, examples)
     about = describe(backbone, how, table, said, hashed, {"weights": weights, "filled": filled, "until": until, "side": base.input_shape[1]})
     write_json(out / "run.json", about | {"finished": False})
-    features = {role: pooled_features(part, base, backbone, how, cache or out / "features") for role, part in parts.items()}
+    asked = ("train", "validation") if how.fine_epochs else ROLES  # a tuned network is asked about the test itself, not about features
+    features = {role: pooled_features(parts[role], base, backbone, how, cache or out / "features") for role in asked}
     head = train_head(features, labels, how, out / "head", resume)
     about["phases"] = [{"name": "head", "epochs": how.epochs, "trained": head.count_params()}]
     model = join(backbone, base, head)
@@ -621,10 +624,8 @@ def add_train_arguments(
     parser,  # of `brain_tumor train NETWORK`
 ) -> None:
     "Name what the command line can set."
-    parser.add_argument("--data", required=True, help="folder of the sets, each with a manifest.csv")
-    parser.add_argument("--out", required=True, help="run folder")
+    add_run_arguments(parser)
     parser.add_argument("--protocol", choices=("honest", "thesis"), default="honest", help="whose split and recipe (default: %(default)s)")
-    parser.add_argument("--weights", default="imagenet", help='start: "imagenet" (downloaded by Keras), an npz file, or "none"')
     parser.add_argument("--until", metavar="LAYER", help="last layer of the base, where a start ends early")
     parser.add_argument("--side", type=int, help="of the squares, pixels (default: the network's own)")
     parser.add_argument("--epochs", type=int, default=10, help="of each phase (default: %(default)s)")
@@ -633,7 +634,6 @@ def add_train_arguments(
     parser.add_argument("--seed", type=int, help="default: 0, under the thesis' protocol 42")
     parser.add_argument("--minutes", type=float, help="phase 2 begins no new epoch after this time")
     parser.add_argument("--cache", metavar="DIR", help="keep the features of phase 1 here (default: inside the run folder)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
 
 def train_from_args(
     args,  # parsed arguments, with `backbone`
@@ -645,5 +645,4 @@ def train_from_args(
             raise BrainTumorError(f"{name} {value:g}: give {low} or more")
     changes = {"epochs": args.epochs, "fine_epochs": args.epochs if args.fine_epochs is None else args.fine_epochs, "batch": args.batch}
     how = recipe(args.protocol, **changes | ({} if args.seed is None else {"seed": args.seed}))
-    weights = None if args.weights == "none" else args.weights
-    return train(args.backbone, args.data, args.out, how, weights, args.until, args.side, args.cache, args.resume, args.minutes)
+    return train(args.backbone, args.data, args.out, how, start_of(args), args.until, args.side, args.cache, args.resume, args.minutes)
