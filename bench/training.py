@@ -20,7 +20,8 @@ SIDES, BATCH, STEPS = (192, 256), 16, 8
 def measure(way: str) -> dict[str, float]:
     """Median milliseconds an image by side, after two steps that do not count."""
     from brain_tumor.compact import build, compile_compact, freeze
-    from brain_tumor.training import seed_everything, through_torch
+    from brain_tumor.speed import through_torch
+    from brain_tumor.training import seed_everything
 
     seed_everything(0)
     model, found = build(), {}

@@ -24,8 +24,9 @@ from .metrics import best_temperature, dice, softmax
 from .pipeline import batches
 from .preprocessing import Pictures, load_pictures
 from .scan import BrainTumorError, CLASSES, INTENDED_USE
+from .speed import through_torch
 from .splits import group_folds, read_data, split_hash
-from .training import (add_run_arguments, adamw, averaged, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, start_of, surroundings, through_torch, to_onnx,
+from .training import (add_run_arguments, adamw, averaged, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, start_of, surroundings, to_onnx,
                                   train_epochs, unfold_batch_norm, write_arrays, write_json)
 
 if TYPE_CHECKING:

@@ -114,13 +114,15 @@ def group_pictures(
     folds: int = 10,  # one of them is the test, one validation
     seed: int = 0,  # of the dealing
 ) -> Path:  # the manifest
-    "Write a manifest with groups of copies and roles by group, for a folder that has neither."
+    "Write a manifest with groups of copies and roles by group, for a folder that has neither; what can't be read is listed in left_out.csv beside it."
     import os
     found = audit(folder)
     table = found.pictures[~found.pictures["path"].isin(found.left_out["path"])].reset_index(drop=True)
     table["group"] = table["group"].where(table["group"].notna(), [f"{Path(out).name}{number}" for number in table["copies"]])
     table["role"] = fold_roles(group_folds(table, folds, seed))
     base = Path(out).resolve()
+    if len(found.left_out):
+        write_table(found.left_out, base / "left_out.csv")
     for column in ("image", "mask"):
         known = table["path" if column == "image" else "mask"]
         table[column] = [os.path.relpath(Path(path).resolve(), base) if isinstance(path, str) else None for path in known]

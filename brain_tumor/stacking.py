@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'METHODS', 'WIDTHS', 'STRENGTHS', 'EPOCHS', 'MARKS', 'made_up', 'hstack', 'shapes', 'check_arrays', 'combine',
            'log_loss', 'fit_weights', 'fit_logistic', 'folds_of', 'choose_strength', 'build_network', 'fit_network',
-           'choose_epochs', 'fit', 'stack', 'best_member', 'compare', 'verdict', 'record']
+           'choose_epochs', 'fit', 'stack', 'best_member', 'compare', 'verdict', 'record', 'members']
 
 # %% ../nbs/26_stacking.ipynb #c078
 import json
@@ -17,7 +17,9 @@ import numpy as np
 
 from .data import write_table
 from .metrics import interval, softmax
+from .runs import PROBABILITIES, RUNS, check_predictions, find_runs, read_predictions
 from .scan import BrainTumorError, CLASSES
+from .splits import group_folds
 
 if TYPE_CHECKING:
     import keras
@@ -51,49 +53,19 @@ def made_up(
     return found
 
 # %% ../nbs/26_stacking.ipynb #c083
-_COLUMNS = [f"p_{name}" for name in CLASSES]
-_ABOUT = ["source", "image", "class", "group", "role"]
-
 def _read(name: str, run: "str | Path | pd.DataFrame") -> "pd.DataFrame":
-    "One run's predictions, checked by themselves."
-    import pandas as pd
-    if not hasattr(run, "columns"):
-        path = Path(run) / "predictions.csv"
-        if not path.is_file():
-            raise BrainTumorError(f"run {name}: {path} is missing; finish the run, or leave it out")
-        try:
-            run = pd.read_csv(path, dtype={"source": str, "image": str, "group": str}, na_filter=False)
-        except ValueError as error:
-            raise BrainTumorError(f"run {name}: {path} is no table ({error}); record the run again") from None
-    missing = [column for column in (*_ABOUT, *_COLUMNS) if column not in run]
-    if missing:
-        raise BrainTumorError(f"run {name}: predictions without {', '.join(missing)}; needed are {', '.join((*_ABOUT, *_COLUMNS))}")
-    order = [column for column in run if column in _COLUMNS]
-    if order != _COLUMNS:
-        raise BrainTumorError(f"run {name}: classes in the order {', '.join(order)}, not {', '.join(_COLUMNS)}; write them in that order")
-    return run
-
-# %% ../nbs/26_stacking.ipynb #c084
-def _softmax_of(name: str, run: "pd.DataFrame") -> np.ndarray:
-    "The four probabilities of each row; refuses what is none."
+    "One run's predictions, checked by themselves; what is refused begins with the run's name."
+    if hasattr(run, "columns"):
+        return check_predictions(run, f"run {name}")
     try:
-        p = run[_COLUMNS].to_numpy(float)
-    except ValueError as error:
-        raise BrainTumorError(f"run {name}: a probability is no number ({error}); record the run again") from None
-    bad = np.flatnonzero(~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(p.sum(1) - 1) < 1e-3)))
-    if len(bad):
-        raise BrainTumorError(f"run {name}: {len(bad)} rows have no probabilities that sum to 1, first {run['image'].iloc[bad[0]]}; give a softmax, not logits")
-    strange = sorted(set(run["class"]) - set(CLASSES))
-    if strange:
-        raise BrainTumorError(f"run {name}: {', '.join(map(str, strange))} is no class; known are {', '.join(CLASSES)}")
-    return p
+        return read_predictions(Path(run) / "predictions.csv")
+    except BrainTumorError as error:
+        raise BrainTumorError(f"run {name}: {error}") from None
 
 # %% ../nbs/26_stacking.ipynb #c085
 def _same_rows(name: str, run: "pd.DataFrame", first: str, wanted: "pd.DataFrame") -> "pd.DataFrame":
     "A run's rows in the order of the first run's; refuses other pictures, and other labels, groups or roles."
     key = ["source", "image"]
-    if run.duplicated(key).any():
-        raise BrainTumorError(f"run {name}: {run[run.duplicated(key)]['image'].iloc[0]} stands there more than once; record the run again")
     here, there = run.set_index(key), wanted.set_index(key)
     lacks, extra = there.index.difference(here.index), here.index.difference(there.index)
     if len(lacks) or len(extra):
@@ -117,7 +89,7 @@ def hstack(
     tables = {name: _read(name, run) for name, run in runs.items()}
     first = next(iter(tables))
     tables = {name: _same_rows(name, table, first, tables[first]) for name, table in tables.items()}
-    return tables[first].drop(columns=["predicted", *_COLUMNS], errors="ignore"), np.hstack([_softmax_of(name, table) for name, table in tables.items()])
+    return tables[first].drop(columns=["predicted", *PROBABILITIES], errors="ignore"), np.hstack([table[list(PROBABILITIES)].to_numpy(float) for table in tables.values()])
 
 # %% ../nbs/26_stacking.ipynb #c089
 METHODS = ("vote", "average", "weighted", "logistic", "network")
@@ -223,11 +195,13 @@ def folds_of(
     seed: int = 0,  # of the draw
 ) -> list[tuple[np.ndarray, np.ndarray]]:  # rows to fit on, rows to judge
     "Folds that keep each group whole and each class spread."
-    from sklearn.model_selection import StratifiedGroupKFold
+    import pandas as pd
     few = min(len(set(np.asarray(groups)[labels == number])) for number in np.unique(labels))
     if few < 2:
         raise BrainTumorError(f"a class has {few} group to fit on: nothing can be chosen by folds; give more patients, or use average")
-    return list(StratifiedGroupKFold(min(folds, few), shuffle=True, random_state=seed).split(labels, labels, groups))
+    folds = min(folds, few)
+    fold = group_folds(pd.DataFrame({"source": "validation", "class": labels, "group": groups}), folds, seed).to_numpy()
+    return [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(1, folds + 1)]
 
 def choose_strength(
     stacked: np.ndarray,  # (N, 4 * members)
@@ -335,7 +309,7 @@ def stack(
     labels = table["class"].map(CLASSES.index).to_numpy(int)
     arrays = fit(method, stacked[seen], labels[seen], table["group"].to_numpy()[seen] if protocol == "honest" else None, epochs, seed)
     p = combine(method, arrays, stacked[test])
-    said = dict(zip(_COLUMNS, p.T)) | {"mark": MARKS[protocol if arrays else "unfitted"]}
+    said = dict(zip(PROBABILITIES, p.T)) | {"mark": MARKS[protocol if arrays else "unfitted"]}
     return table[test].assign(predicted=np.array(CLASSES)[p.argmax(1)], **said).reset_index(drop=True), arrays
 
 # %% ../nbs/26_stacking.ipynb #c116
@@ -382,7 +356,7 @@ def compare(
     for method in methods:
         for protocol in ("thesis", "honest") if shapes(method, len(runs)) else ("unfitted",):
             said, _ = stack(table, stacked, method, "honest" if protocol == "unfitted" else protocol, epochs, seed)
-            lines.append(line(method, protocol, said[_COLUMNS].to_numpy()))
+            lines.append(line(method, protocol, said[list(PROBABILITIES)].to_numpy()))
     for number, row in enumerate(lines[:len(runs)]):
         row["says"] = "the best member, chosen on validation" if number == best else ""
     return pd.DataFrame(lines).round(4)
@@ -428,3 +402,12 @@ def record(
     split = next(iter(settings.values())).get("split_sha256") or ""
     write_table(compared.assign(seed=seed, split=split[:11]), out)
     return compared
+
+# %% ../nbs/26_stacking.ipynb #c134a
+def members(
+    protocol: str,  # "thesis" or "honest"
+    folder: str | Path = RUNS,  # with run folders in it
+) -> list[Path]:  # run folders, by name
+    "Find the recorded runs of a protocol that may be stacked: whole ones, and no control with shuffled labels."
+    there = [run for run in find_runs(folder) if run.settings["protocol"] == protocol and run.predictions is not None]
+    return [run.path for run in there if run.settings["network"] != "stacking" and not run.settings.get("recipe", {}).get("shuffled_labels")]

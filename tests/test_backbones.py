@@ -28,9 +28,15 @@ def tiny(include_top, weights, input_tensor):
 
 keras.applications.MobileNetV2 = tiny
 from dataclasses import replace
+from brain_tumor import speed
+from brain_tumor.backbones import common
 from brain_tumor.backbones.common import recipe, train
 from brain_tumor.backbones.mobilenet_v2 import MOBILENET_V2
 backbone = replace(MOBILENET_V2, blocks=("block_2_add", "block_5_add", "out_relu"))
+if len(sys.argv) > 4:
+    common.LONG = 1
+    in_half = lambda model: getattr(model, "half", False) or any(layer.compute_dtype == "bfloat16" for layer in model.layers)
+    speed.seconds_a_step = lambda model, *batch: 1.0 if in_half(model) else 2.0
 how = recipe("thesis", epochs=2, fine_epochs=int(sys.argv[3]), target=12, batch=8, frozen=4)
 train(backbone, sys.argv[1], sys.argv[2], how, None, side=64, resume=True)
 """
@@ -41,8 +47,8 @@ def data(tmp_path_factory):
     return demo_set(tmp_path_factory.mktemp("data"))
 
 
-def begin(data, out, epochs=2, **more):
-    return subprocess.Popen([sys.executable, "-c", RUN, str(data), str(out), str(epochs)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+def begin(data, out, epochs=2, clock=None, **more):
+    return subprocess.Popen([sys.executable, "-c", RUN, str(data), str(out), str(epochs), *filter(None, [clock])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                             text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more)
 
 
@@ -88,6 +94,14 @@ def test_killed_and_taken_up_again(data, whole, tmp_path, after):
     assert not (tmp_path / "predictions.csv").is_file(), "it was killed too late to prove anything"
     finished(begin(data, tmp_path, 3))
     same(whole, tmp_path)
+
+
+def test_a_long_run_takes_the_precision_that_the_clock_prefers(data, tmp_path):
+    finished(begin(data, tmp_path, "1", clock="half is faster"))
+    about, history, found = json.loads((tmp_path / "run.json").read_text()), pd.read_csv(tmp_path / "history.csv"), pd.read_csv(tmp_path / "predictions.csv")
+    assert {name: about["phases"][1][name] for name in ("half", "seconds_full", "seconds_half")} == {"half": True, "seconds_full": 2.0, "seconds_half": 1.0}
+    validation, kept = found[found["role"] == "validation"], history.iloc[about["chosen_epoch"] - 1]
+    assert (validation["predicted"] == validation["class"]).mean() == pytest.approx(kept["val_accuracy"], abs=0.1), "what was trained in half precision answers in full"
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])

@@ -49,7 +49,7 @@ def test_folders_and_tables_join_alike_in_any_order(apart, tmp_path, joined):
 @pytest.mark.parametrize("spoil, words", [
     (lambda t: t.iloc[:-2], ("lacks 2 pictures", "0574")),
     (lambda t: pd.concat([t, t.iloc[:1].assign(image="new")]), ("1 pictures more", "new")),
-    (lambda t: pd.concat([t, t.iloc[:1]]), ("more than once",)),
+    (lambda t: pd.concat([t, t.iloc[:1]]), ("stands there twice",)),
     (lambda t: t.drop(columns="p_no_tumor"), ("without p_no_tumor",)),
     (lambda t: t[[*t.columns[:-4], *NAMES[::-1]]], ("order p_pituitary",)),
     (lambda t: t.assign(p_glioma=2.0), ("sum to 1",)),
@@ -68,10 +68,10 @@ def test_a_run_that_does_not_fit_is_named(apart, spoil, words):
 
 def test_missing_and_damaged_runs(apart, tmp_path):
     first = next(iter(apart.values()))
-    with pytest.raises(BrainTumorError, match="run vgg19: .*predictions.csv is missing"):
+    with pytest.raises(BrainTumorError, match="run vgg19: .*predictions.csv: there is no such file"):
         hstack({"xception": first, "vgg19": tmp_path})
     (tmp_path / "predictions.csv").write_bytes(b"")
-    with pytest.raises(BrainTumorError, match="run vgg19: .*no table"):
+    with pytest.raises(BrainTumorError, match="run vgg19: .*not a table"):
         hstack({"xception": first, "vgg19": tmp_path})
     with pytest.raises(BrainTumorError, match="at least two"):
         hstack({"xception": first})
