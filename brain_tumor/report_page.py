@@ -21,7 +21,7 @@ from . import __version__
 from .backbones.common import THESIS
 from .data import write_table
 from .drawing import image_tag
-from .reports import (auc_table, class_scores, confusion_figure, curves_beside, judged, mcnemar, readable, reliability, reliability_figure, roc_figure, told_apart)
+from .reports import (auc_table, class_scores, confusion_figure, curves_beside, judged, map_figure, mcnemar, readable, reliability, reliability_figure, roc_figure, told_apart)
 from .result import PAGE
 from .runs import LOGS, RUNS, Run, epoch_table, figure_pixels, load_run, pictures_of, thesis_log
 from .scan import BrainTumorError, CLASSES, INTENDED_USE, write_beside
@@ -275,6 +275,7 @@ HEADS = {"final": "From claim to mended run", "steps": "What each step changed",
 def _figures(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> str:
     names, few = lambda some: ", ".join(run.title for run in some), [tested[start:start + 9] for start in range(0, len(tested), 9)]
     drawn = [_drawn(make(some), f"{what} of {names(some)}") for make, what in ((confusion_figure, "Confusion matrices"), (roc_figure, "ROC curves, one class against the rest,"), (reliability_figure, "Reliability diagrams")) for some in few]
+    drawn += [_drawn(map_figure(run), f"The last features of {run.title} on the test, as a map") for run in tested if run.path and (run.path / "map.csv").is_file()]
     for run in (run for run in runs if run.epochs):
         log = thesis_log(run.settings["network"], thesis) if thesis and run.settings["network"] in LOGS and "val_loss" in run.history else None
         drawn.append(_drawn(curves_beside(run, log), f"Accuracy and loss of {run.title}, above those of the thesis' own log") if log else _drawn(run.curves(), f"Accuracy and loss of {run.title}"))

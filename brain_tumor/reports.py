@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'STYLES', 'judged', 'class_scores', 'readable', 'confusion', 'told_apart', 'confusion_figure', 'auc_table',
-           'roc_figure', 'curves_beside', 'reliability', 'reliability_figure', 'mcnemar', 'map_figure', 'save']
+           'roc_figure', 'curves_beside', 'reliability', 'reliability_figure', 'mcnemar', 'write_map', 'map_figure',
+           'save']
 
 # %% ../nbs/27_classification_report.ipynb #c007
 from collections.abc import Sequence
@@ -314,19 +315,34 @@ def _aligned(first, second):
     return tuple(replace(run, predictions=table) for run, table in zip((first, second), tables))
 
 # %% ../nbs/27_classification_report.ipynb #c047
-def map_figure(
-    features: np.ndarray,  # (N, D), one row a picture of the run, in its order
-    run: Run | tuple,  # a run whose side is chosen, or (labels, probabilities[, groups])
+def write_map(
+    table: "pd.DataFrame",  # N rows: source, image
+    features: np.ndarray,  # (N, D), one row a picture
+    path: str | Path,  # map.csv of a run folder
     seed: int = 0,  # of t-SNE
+) -> Path:  # the file: source, image, x, y
+    "Lay the last features of a network out with t-SNE and keep the points."
+    if len(features) != len(table):
+        raise BrainTumorError(f"{path}: features of {len(features)} pictures, and a table of {len(table)}; give a row for each picture, in the table's order")
+    x, y = tsne(np.asarray(features, np.float32), seed).T
+    return write_table(table[["source", "image"]].assign(x=x.round(3), y=y.round(3)), path)
+
+def map_figure(
+    runs: Run | Sequence[Run],  # one run or several, each with its side chosen
+    path: str | Path | None = None,  # as from `write_map`; None: map.csv in each run's folder
 ) -> "Figure":
-    "Draw the last features of a network as a map."
+    "Draw the last features of networks as maps."
     import pandas as pd
-    j = judged(run)
-    if len(features) != len(j.label):
-        raise BrainTumorError(f"{j.title}: features of {len(features)} pictures, and predictions of {len(j.label)}; give a row for each picture, in the run's order")
-    figure, axes = new_figure(1, j.mark, (4, 3.8))
-    points = pd.DataFrame(tsne(np.asarray(features, np.float32), seed), columns=["x", "y"]).assign(**{"class": np.array(CLASSES)[j.label]})
-    draw_map(points, j.title, axes[0])
+    key, chosen = ["source", "image"], _several(runs)
+    figure, axes = _panels([judged(run) for run in chosen], 3.6)
+    for run, axis in zip(chosen, axes):
+        file = Path(path or run.path / "map.csv")
+        if not file.is_file():
+            raise BrainTumorError(f"{file}: no map was recorded; write one with `write_map`, of what `backbones.common.last_features` gives")
+        points = run.predictions[[*key, "class"]].merge(pd.read_csv(file, dtype=dict.fromkeys(key, str), na_filter=False), on=key)
+        if len(points) != len(run.predictions):
+            raise BrainTumorError(f"{file}: has {len(points)} of the run's {len(run.predictions)} pictures; choose the side the map was made of, or write it anew")
+        draw_map(points, run.title, axis)
     return figure
 
 # %% ../nbs/27_classification_report.ipynb #c050

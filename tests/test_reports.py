@@ -15,7 +15,7 @@ from brain_tumor.metrics import calibration_error, interval  # noqa: E402
 from brain_tumor.report_page import (NETWORKS, STAGES, add_report_arguments, difference, final_table, part_scores, stage_of, steps, table_3_3, table_3_4, turned,  # noqa: E402
                                      write_report)
 from brain_tumor.reports import (auc_table, class_scores, confusion, confusion_figure, curves_beside, map_figure, mcnemar, readable,  # noqa: E402
-                                 reliability, reliability_figure, roc_figure, save, told_apart)
+                                 reliability, reliability_figure, roc_figure, save, told_apart, write_map)
 from brain_tumor.runs import PROBABILITIES, load_run, thesis_log, write_example  # noqa: E402
 from brain_tumor.scan import CLASSES, INTENDED_USE, BrainTumorError  # noqa: E402
 
@@ -179,12 +179,13 @@ def test_runs_are_compared_picture_by_picture(tested, whole):
 
 # ---- marks, plain arrays, refusals
 
-def test_every_output_carries_the_mark(tested):
+def test_every_output_carries_the_mark(tested, tmp_path):
     mark = "made up, no scan behind it (protocol honest); test: 96 pictures of 32 groups"
     for table in (class_scores(tested, 5), confusion(tested), auc_table(tested, 5), reliability(tested), mcnemar(tested, tested)):
         assert (table["mark"] == mark).all()
     other = like(tested, "B", title="other", mark="another protocol")
-    for figure in (confusion_figure(tested), roc_figure(tested), reliability_figure(tested), map_figure(np.random.default_rng(0).normal(size=(96, 5)), tested)):
+    mapped = write_map(tested.predictions, np.random.default_rng(0).normal(size=(96, 5)), tmp_path / "map.csv")
+    for figure in (confusion_figure(tested), roc_figure(tested), reliability_figure(tested), map_figure(tested, mapped)):
         assert figure.get_supxlabel().replace("\n", " ") == mark
     both = roc_figure([tested, other]).get_supxlabel().replace("\n", " ")
     assert f"A: {mark}" in both and "other: another protocol" in both

@@ -7,11 +7,12 @@ __all__ = ['HEAD', 'THESIS', 'COLUMNS', 'LONG', 'Backbone', 'base_of', 'put_head
            'recipe', 'run_table', 'shuffled', 'as_square', 'squares', 'numbers', 'weights_digest', 'faster',
            'pooled_features', 'compile_phase', 'marks', 'order_of', 'rate_of', 'train_head', 'predict', 'up_to',
            'freeze', 'boundary', 'cut', 'activations', 'describe', 'sides_of', 'train', 'lowest', 'tune', 'seconds_of',
-           'join', 'layer_order', 'fine_epoch', 'out_of_memory', 'finish', 'demo_set', 'add_train_arguments',
-           'train_from_args']
+           'join', 'layer_order', 'fine_epoch', 'out_of_memory', 'finish', 'demo_set', 'last_features',
+           'add_train_arguments', 'train_from_args']
 
 # %% ../../nbs/21_backbones.ipynb #c004
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -623,6 +624,27 @@ def demo_set(
     table = pd.read_csv(manifest)
     write_table(table.assign(split=table["role"].eq("train").map({True: "Training", False: "Testing"})), manifest)
     return Path(folder)
+
+# %% ../../nbs/21_backbones.ipynb #c050b
+def last_features(
+    backbone: Backbone,  # which network
+    out: str | Path,  # folder of a finished run, with its weights
+    data: str | Path,  # folder of the sets
+    role: str = "test",  # or "validation", "train"
+) -> tuple["pd.DataFrame", np.ndarray]:  # N rows, as `run_table` gives them, and (N, C) float32
+    "What a trained network's last layer before the head says of each picture: the largest value of each feature map."
+    import keras
+    about = json.loads((Path(out) / "run.json").read_text(encoding="utf-8"))
+    if about["network"] != backbone.name:
+        raise BrainTumorError(f"{out}: a run of {about['network']}, not of {backbone.name}; give the network that was trained")
+    if not (Path(out) / "best.weights.npz").is_file():
+        raise BrainTumorError(f"{out}: no best.weights.npz; weights are not committed: train the run again, or ask where they were kept")
+    how = Recipe(**about["recipe"])
+    table = run_table(data, how)[0].query("role == @role").reset_index(drop=True)
+    model = build(backbone, about["side"], about["until"])
+    load_weights(Path(out) / "best.weights.npz", model)
+    seen = faster(keras.Model(model.input, model.get_layer("pool").output))
+    return table, predict(seen, squares(table, about["side"], how.preparation), ready=lambda part: scale(part, backbone.application, how.scaling))
 
 # %% ../../nbs/21_backbones.ipynb #c053
 def add_train_arguments(
