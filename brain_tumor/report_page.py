@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import __version__
-from .backbones.common import THESIS
+from .backbones.common import Recipe, THESIS
 from .data import write_table
 from .drawing import image_tag
 from .reports import (auc_table, class_scores, confusion_figure, curves_beside, judged, map_figure, mcnemar, readable, reliability, reliability_figure, roc_figure, told_apart)
@@ -205,29 +205,46 @@ def difference(
 def steps(
     runs: Sequence[Run],  # recorded runs
     heads: Sequence[Run] = (),  # runs of phase 1 alone
-) -> "pd.DataFrame":  # network, step, before, after (names), accuracy_before, accuracy_after, difference with _low and _high, paired, mark
-    "What each step from the thesis' protocol to the mended run changed on Kaggle's test."
+) -> "pd.DataFrame":  # network, step, part, before, after (names), accuracy_before, accuracy_after, difference with _low and _high, paired, mark
+    "What each step from the thesis' protocol to the mended run changed on Kaggle's test, and on healthy persons where both runs were asked about them."
     import pandas as pd
-    rows = [_step(one, two) for one, two in _pairs(runs) if stage_of(one) != stage_of(two)]
-    alone = [(one, two, _changed(one, two)) for one, two in _pairs(heads)]
-    rows += [_step(one, two) | {"step": f"phase 1 alone: {changed[0]}"} for one, two, changed in alone if len(changed) == 1]
-    return pd.DataFrame(rows, columns=["network", "step", "before", "after", "accuracy_before", "accuracy_after", "difference", "difference_low", "difference_high", "paired", "mark"])
+    rows = [row for one, two in _pairs(runs) if stage_of(one) != stage_of(two) for row in _step(one, two, ", ".join(_changed(one, two)))]
+    for one, two in _pairs(heads):
+        if len(changed := _changed(one, two)) == 1:
+            values = "" if changed == ["split"] else f", {_value(one, changed[0])} to {_value(two, changed[0])}"
+            rows += _step(one, two, f"phase 1 alone: {changed[0]}{values}")
+    return pd.DataFrame(rows, columns=["network", "step", "part", "before", "after", "accuracy_before", "accuracy_after", "difference", "difference_low", "difference_high", "paired", "mark"])
+
+def _value(run: Run, name: str):
+    "A switch of the recipe; a recorded run that doesn't name it had it as the thesis."
+    return run.settings.get("recipe", {}).get(name, getattr(THESIS, name))
 
 def _pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
     "Runs of one network and start, the nearer to the thesis first."
     there = [run for run in runs if _tested(run) is not None and stage_of(run) != STAGES[4]]
     same = lambda run: [run.settings.get(name) for name in ("network", "start", "until", "side")]
-    ordered = sorted(there, key=lambda run: (STAGES.index(stage_of(run)), len(turned(run))))
+    mended = lambda run: sum(_value(run, name) == getattr(Recipe(), name) for name in SWITCHES)
+    ordered = sorted(there, key=lambda run: (STAGES.index(stage_of(run)), len(turned(run)), mended(run)))
     return [(one, two) for one, two in combinations(ordered, 2) if same(one) == same(two)]
 
 def _changed(one: Run, two: Run) -> list[str]:
-    return ["split"] * (one.settings["protocol"] != two.settings["protocol"]) + [name for name in SWITCHES if (name in turned(one)) != (name in turned(two))]
+    return ["split"] * (one.settings["protocol"] != two.settings["protocol"]) + [name for name in SWITCHES if _value(one, name) != _value(two, name)]
 
-def _step(one: Run, two: Run) -> dict:
-    before, after = _tested(one), _tested(two)
-    value, low, high, paired = difference(before, after)
-    return {"network": NETWORKS.get(one.settings["network"], one.title), "step": ", ".join(_changed(one, two)), "before": one.name, "after": two.name, "accuracy_before": _right(before), "accuracy_after": _right(after),
-            "difference": value, "difference_low": low, "difference_high": high, "paired": paired, "mark": f"before: {one.settings['mark']}; after: {two.settings['mark']}"}
+# %% ../nbs/27a_report_page.ipynb #c036a
+def _healthy(run: Run) -> Run | None:
+    "The healthy persons of a run's test; None where it was not asked about any."
+    table = run.predictions
+    return run.only(role="test", set="healthy") if ((table["role"] == "test") & (table["set"] == "healthy")).any() else None
+
+def _step(one: Run, two: Run, step: str) -> list[dict]:
+    rows = []
+    for part, chosen in (("Kaggle's test", _tested), ("healthy persons", _healthy)):
+        before, after = chosen(one), chosen(two)
+        if before is not None and after is not None:
+            value, low, high, paired = difference(before, after)
+            rows.append({"network": NETWORKS.get(one.settings["network"], one.title), "step": step, "part": part, "before": one.name, "after": two.name, "accuracy_before": _right(before), "accuracy_after": _right(after),
+                         "difference": value, "difference_low": low, "difference_high": high, "paired": paired, "mark": f"before: {one.settings['mark']}; after: {two.settings['mark']}"})
+    return rows
 
 def _right(run: Run) -> float:
     return float((run.predictions["class"] == run.predictions["predicted"]).mean())

@@ -325,7 +325,20 @@ def test_claims_are_read_not_typed(tmp_path, root):
 def test_steps_name_what_changed(whole):
     found = steps(staged(whole))
     assert found["step"].tolist() == ["split", "split, scaling", "scaling"] and found["paired"].all() and (found["difference"] == 0).all()
+    assert set(found["part"]) == {"Kaggle's test"}
     assert steps(staged(whole)[:1]).empty and steps([like(whole, "x", side=128), *staged(whole)[1:]])["after"].tolist() == ["vgg19_mended"]
+
+
+def test_a_step_that_shows_on_healthy_persons_alone(whole):
+    some = lambda t: t.assign(set=np.where((t["class"] == "no_tumor") & (t["group"].str[-1] < "5"), "healthy", "kaggle"))
+    wrong = lambda t: some(t).assign(predicted=lambda t: np.where(t["set"] == "healthy", "glioma", t["predicted"]), **{n: np.where(some(t)["set"] == "healthy", float(n == "p_glioma"), t[n]) for n in PROBABILITIES})
+    recipe = {"balance": "draws", "healthy": True}
+    without, within = (like(whole, name, change, recipe=recipe | {"healthy": name == "within"}) for name, change in (("without", wrong), ("within", some)))
+    found = steps([], [within, without]).set_index("part")
+    assert set(found["step"]) == {"phase 1 alone: healthy, False to True"} and found.loc["Kaggle's test", "difference"] == 0
+    assert found.loc["healthy persons", "accuracy_before"] == 0 < found.loc["healthy persons", "difference_low"]
+    drawn = like(whole, "drawn", some, recipe=recipe | {"balance": "none"})
+    assert set(steps([], [within, drawn])["step"]) == {"phase 1 alone: balance, none to draws"}, "two values that are both not the thesis' differ all the same"
 
 
 def test_unpaired_differences_cover_the_truth_and_paired_ones_are_narrower(tmp_path):
