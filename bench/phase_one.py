@@ -23,7 +23,9 @@ def some_of(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def plainly(backbone, base, parts, labels, how, out) -> tuple[float, list[dict]]:
     """Seconds and history of phase 1 with the whole network in every epoch."""
     import keras
-    from brain_tumor.backbones.common import COLUMNS, compile_phase, fine_epoch, marks, predict, put_head, rate_of, squares
+    from brain_tumor.backbones.common import put_head
+    from brain_tumor.backbones.phases import COLUMNS, compile_phase, fine_epoch, marks, predict
+    from brain_tumor.backbones.recipe import rate_of, squares
     from brain_tumor.preprocessing import scale
     from brain_tumor.training import seed_everything, train_epochs
 
@@ -43,7 +45,7 @@ def plainly(backbone, base, parts, labels, how, out) -> tuple[float, list[dict]]
 
 def on_features(backbone, base, parts, labels, how, out) -> tuple[float, list[dict]]:
     """Seconds and history of phase 1 on features, their computation included."""
-    from brain_tumor.backbones.common import pooled_features, train_head
+    from brain_tumor.backbones.phases import pooled_features, train_head
     from brain_tumor.training import read_history
 
     begun = time.perf_counter()
@@ -52,7 +54,8 @@ def on_features(backbone, base, parts, labels, how, out) -> tuple[float, list[di
 
 
 def main(data: str, weights: str, out: str) -> None:
-    from brain_tumor.backbones.common import base_of, fill, numbers, recipe, run_table, squares
+    from brain_tumor.backbones.common import base_of, fill
+    from brain_tumor.backbones.recipe import numbers, recipe, run_table, squares
     from brain_tumor.backbones.mobilenet_v2 import MOBILENET_V2
     from brain_tumor.preprocessing import scale
     from brain_tumor.training import surroundings, write_json

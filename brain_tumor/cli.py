@@ -291,12 +291,12 @@ def add_backbones(
     models,  # the parsers of `brain_tumor train`
 ) -> None:
     "One parser for each network of the thesis, and those beside them."
-    from brain_tumor.backbones import common, inception_v3, mobilenet_v2, resnet50, vgg19, xception
+    from brain_tumor.backbones import inception_v3, mobilenet_v2, phases, resnet50, vgg19, xception
 
     for backbone in (xception.XCEPTION, inception_v3.INCEPTION_V3, resnet50.RESNET50, vgg19.VGG19, resnet50.RESNET50_V2, mobilenet_v2.MOBILENET_V2):
         one = models.add_parser(backbone.name, help=f"{backbone.application}: {backbone.about}")
-        common.add_train_arguments(one)
-        one.set_defaults(run=run_train, train=common.train_from_args, backbone=backbone)
+        phases.add_train_arguments(one)
+        one.set_defaults(run=run_train, train=phases.train_from_args, backbone=backbone)
 
 def run_train(
     args: argparse.Namespace,  # as parsed

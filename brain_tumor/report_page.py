@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import __version__
-from .backbones.common import Recipe, THESIS
+from .backbones.recipe import Recipe, THESIS
 from .data import write_table
 from .drawing import image_tag
 from .reports import (auc_table, class_scores, confusion_figure, curves_beside, judged, map_figure, mcnemar, readable, reliability, reliability_figure, roc_figure, told_apart)

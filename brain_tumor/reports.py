@@ -338,7 +338,7 @@ def map_figure(
     for run, axis in zip(chosen, axes):
         file = Path(path or run.path / "map.csv")
         if not file.is_file():
-            raise BrainTumorError(f"{file}: no map was recorded; write one with `write_map`, of what `backbones.common.last_features` gives")
+            raise BrainTumorError(f"{file}: no map was recorded; write one with `write_map`, of what `backbones.phases.last_features` gives")
         points = run.predictions[[*key, "class"]].merge(pd.read_csv(file, dtype=dict.fromkeys(key, str), na_filter=False), on=key)
         if len(points) != len(run.predictions):
             raise BrainTumorError(f"{file}: has {len(points)} of the run's {len(run.predictions)} pictures; choose the side the map was made of, or write it anew")

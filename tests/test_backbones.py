@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brain_tumor.backbones.common import COLUMNS, Backbone, as_square, demo_set, order_of, out_of_memory, recipe, run_table, shuffled, sides_of
+from brain_tumor.backbones.common import Backbone
+from brain_tumor.backbones.phases import COLUMNS, out_of_memory
+from brain_tumor.backbones.recipe import as_square, demo_set, order_of, recipe, run_table, shuffled, sides_of
 from brain_tumor.scan import BrainTumorError, CLASSES
 
 RUN = """
@@ -29,12 +31,13 @@ def tiny(include_top, weights, input_tensor):
 keras.applications.MobileNetV2 = tiny
 from dataclasses import replace
 from brain_tumor import speed
-from brain_tumor.backbones import common
-from brain_tumor.backbones.common import recipe, train
+from brain_tumor.backbones import phases
+from brain_tumor.backbones.phases import train
+from brain_tumor.backbones.recipe import recipe
 from brain_tumor.backbones.mobilenet_v2 import MOBILENET_V2
 backbone = replace(MOBILENET_V2, blocks=("block_2_add", "block_5_add", "out_relu"))
 if len(sys.argv) > 4:
-    common.LONG = 1
+    phases.LONG = 1
     in_half = lambda model: getattr(model, "half", False) or any(layer.compute_dtype == "bfloat16" for layer in model.layers)
     speed.seconds_a_step = lambda model, *batch: 1.0 if in_half(model) else 2.0
 how = recipe("thesis", epochs=2, fine_epochs=int(sys.argv[3]), target=12, batch=8, frozen=4)
@@ -116,7 +119,8 @@ def test_other_backends(data, tmp_path, backend):
 
 def test_features_are_computed_once(data, tmp_path):
     import keras
-    from brain_tumor.backbones.common import base_of, pooled_features
+    from brain_tumor.backbones.common import base_of
+    from brain_tumor.backbones.phases import pooled_features
     from brain_tumor.backbones.mobilenet_v2 import MOBILENET_V2
     from brain_tumor.data import read_grey
     from brain_tumor.preprocessing import scale
@@ -171,7 +175,7 @@ def test_bad_input(data, tmp_path):
 
 def test_a_state_of_another_network_is_refused(data, whole, tmp_path):
     import shutil
-    from brain_tumor.backbones.common import train
+    from brain_tumor.backbones.phases import train
     from brain_tumor.backbones.vgg19 import VGG19
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "head" / "history.csv").write_text("epoch,loss\n1,0.5\n")
