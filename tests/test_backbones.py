@@ -107,6 +107,14 @@ def test_a_long_run_takes_the_precision_that_the_clock_prefers(data, tmp_path):
     assert (validation["predicted"] == validation["class"]).mean() == pytest.approx(kept["val_accuracy"], abs=0.1), "what was trained in half precision answers in full"
 
 
+def test_phase_one_alone_is_a_run_too(data, tmp_path):
+    finished(begin(data, tmp_path, 0))
+    about, history, found = json.loads((tmp_path / "run.json").read_text()), pd.read_csv(tmp_path / "history.csv"), pd.read_csv(tmp_path / "predictions.csv")
+    assert about["finished"] and [phase["name"] for phase in about["phases"]] == ["head"] and list(history["phase"]) == [1, 1] and set(found["role"]) == {"validation", "test"}
+    validation, kept = found[found["role"] == "validation"], history.iloc[about["chosen_epoch"] - 1]
+    assert (validation["predicted"] == validation["class"]).mean() == pytest.approx(kept["val_accuracy"], abs=1e-4)
+
+
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_other_backends(data, tmp_path, backend):
     if importlib.util.find_spec(backend) is None:
