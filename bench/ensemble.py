@@ -1,4 +1,4 @@
-"""An ensemble of recorded runs, asked about scans of their test: does the folder say what the runs have recorded, and how long does it take?
+"""An ensemble of recorded runs, asked about scans of their test: does the folder say what the runs have recorded?
 
     python -m bench.ensemble DATA runs/bench/ensemble.json METHOD RUN RUN...
 
@@ -6,7 +6,6 @@ DATA is the folder of the public sets; each RUN holds its weights. Every fifth p
 """
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +26,10 @@ def main(data: str, out: str, method: str, *runs: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ensemble = load_ensemble(ensemble_of(runs, Path(folder) / "ensemble", method))
         size = sum(file.stat().st_size for file in (Path(folder) / "ensemble").iterdir())
-        ensemble.probabilities(scans[:1])
-        said, seconds = [], []
-        for scan in scans:
-            begun = time.perf_counter()
-            said.append(ensemble.probabilities([scan])[0])
-            seconds.append(time.perf_counter() - begun)
+        said = [ensemble.probabilities([scan])[0] for scan in scans]
         recorded = combine(ensemble.method, ensemble.arrays, stacked[some])
     write_json(out, {"runs": [Path(run).name for run in runs], "method": method, "pictures": len(scans), "same_class": float((np.argmax(said, 1) == recorded.argmax(1)).mean()),
-                     "largest_difference": round(float(np.abs(np.array(said) - recorded).max()), 4), "milliseconds": round(1000 * float(np.median(seconds)), 1), "megabytes": round(size / 1e6, 1),
+                     "largest_difference": round(float(np.abs(np.array(said) - recorded).max()), 4), "megabytes": round(size / 1e6, 1),
                      "split": load_run(runs[0]).settings["split_sha256"], "surroundings": surroundings()})
 
 
