@@ -19,8 +19,9 @@ def main(data: str, out: str, method: str, *runs: str) -> None:
     from brain_tumor.stacking import combine, hstack
     from brain_tumor.training import surroundings, write_json
 
+    settings = load_run(runs[0]).settings
     table, stacked = hstack({Path(run).name: run for run in runs})
-    paths = run_table(data, Recipe(**load_run(runs[0]).settings["recipe"]))[0].set_index(["source", "image"])["path"]
+    paths = run_table(data, Recipe(**settings["recipe"]))[0].set_index(["source", "image"])["path"]
     some = np.flatnonzero(table["role"] == "test")[::5]
     scans = [read(paths[source, image]) for source, image in zip(table["source"].iloc[some], table["image"].iloc[some])]
     with tempfile.TemporaryDirectory() as folder:
@@ -30,7 +31,7 @@ def main(data: str, out: str, method: str, *runs: str) -> None:
         recorded = combine(ensemble.method, ensemble.arrays, stacked[some])
     write_json(out, {"runs": [Path(run).name for run in runs], "method": method, "pictures": len(scans), "same_class": float((np.argmax(said, 1) == recorded.argmax(1)).mean()),
                      "largest_difference": round(float(np.abs(np.array(said) - recorded).max()), 4), "megabytes": round(size / 1e6, 1),
-                     "split": load_run(runs[0]).settings["split_sha256"], "surroundings": surroundings()})
+                     "split": settings["split_sha256"], "surroundings": surroundings()})
 
 
 if __name__ == "__main__":

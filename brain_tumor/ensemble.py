@@ -18,10 +18,9 @@ import numpy as np
 
 from .features import checked_bytes, read_manifest, start_session
 from .preprocessing import SIDES, eight_bit_square, scale
-from .runs import load_run
 from .scan import BrainTumorError, CLASSES, INTENDED_USE, Scan
 from .stacking import MARKS, METHODS, check_arrays, combine, hstack, stack
-from .training import load_weights, to_onnx, write_arrays, write_json
+from .training import to_onnx, write_arrays, write_json
 
 # %% ../nbs/26a_ensemble.ipynb #c008
 def network_of(
@@ -199,10 +198,6 @@ def ensemble_of(
 
 def _of_run(run: Path) -> tuple[dict, str]:
     "A member for `save_ensemble`, and the run's mark."
-    from brain_tumor.backbones.common import Backbone, build
-    about = load_run(run).settings
-    if not (run / "best.weights.npz").is_file():
-        raise BrainTumorError(f"{run}: no best.weights.npz; weights are not committed: train the run again, or take another")
-    model = build(Backbone(about["network"], about["title"], (), "", ""), about["side"], about["until"])
-    load_weights(run / "best.weights.npz", model)
+    from brain_tumor.backbones.phases import recorded_network
+    model, about = recorded_network(run)
     return {"network": about["title"], "scaling": about["recipe"]["scaling"], "preparation": about["recipe"]["preparation"], "model": model}, about["mark"]

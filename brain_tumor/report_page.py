@@ -100,18 +100,21 @@ SWITCHES = ("scaling", "preparation", "balance", "healthy", "augment", "frozen",
 STAGES = ("thesis claims", "thesis protocol here", "honest protocol here", "mended here", "control: shuffled labels")
 NETWORKS = {name: LOGS[name][0] for name in ("xception", "inception_v3", "resnet50", "vgg19")} | {"mobilenet_v2": "MobileNetV2", "stacking": "Stacking"}
 
+def _value(run: Run, name: str):
+    "A switch of the recipe; a recorded run that doesn't name it had it as the thesis."
+    return run.settings.get("recipe", {}).get(name, getattr(THESIS, name))
+
 def turned(
     run: Run,  # recorded
 ) -> list[str]:  # names of switches
     "Which switches of the recipe are not as the thesis had them."
-    recipe = run.settings.get("recipe", {})
-    return [name for name in SWITCHES if recipe.get(name, getattr(THESIS, name)) != getattr(THESIS, name)]
+    return [name for name in SWITCHES if _value(run, name) != getattr(THESIS, name)]
 
 def stage_of(
     run: Run,  # recorded
 ) -> str:  # one of STAGES
     "Where a run stands between claim and mended."
-    if run.settings.get("recipe", {}).get("shuffled_labels"):
+    if run.control:
         return STAGES[4]
     return STAGES[1] if run.settings["protocol"] == "thesis" else STAGES[3] if turned(run) else STAGES[2]
 
@@ -214,10 +217,6 @@ def steps(
             values = "" if changed == ["split"] else f", {_value(one, changed[0])} to {_value(two, changed[0])}"
             rows += _step(one, two, f"phase 1 alone: {changed[0]}{values}")
     return pd.DataFrame(rows, columns=["network", "step", "part", "before", "after", "accuracy_before", "accuracy_after", "difference", "difference_low", "difference_high", "paired", "mark"])
-
-def _value(run: Run, name: str):
-    "A switch of the recipe; a recorded run that doesn't name it had it as the thesis."
-    return run.settings.get("recipe", {}).get(name, getattr(THESIS, name))
 
 def _pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
     "Runs of one network and start, the nearer to the thesis first."

@@ -210,6 +210,11 @@ class Run:
         return f"{self.settings['mark']}; {self.part}: {len(self.predictions):,} pictures of {self.predictions['group'].nunique():,} groups"
 
     @property
+    def control(self) -> bool:
+        "Whether its labels were dealt out anew: a run that answers another question, and belongs beside no other."
+        return bool(self.settings.get("recipe", {}).get("shuffled_labels"))
+
+    @property
     def epochs(self) -> int:
         "Epochs in the log."
         return len(self.history)

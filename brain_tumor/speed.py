@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['same_padding', 'torch_convolution', 'torch_normalisation', 'torch_rules', 'half_precision_helps', 'through_torch',
-           'half_twin', 'seconds_a_step', 'quicker']
+           'faster', 'half_twin', 'seconds_a_step', 'quicker']
 
 # %% ../nbs/20c_speed.ipynb #c004
 import time
@@ -110,7 +110,7 @@ def torch_rules() -> dict[str, Callable]:  # name of a layer or operation -> fun
 
 # %% ../nbs/20c_speed.ipynb #c042g
 def half_precision_helps() -> bool:
-    "Tell whether this machine multiplies matrices in bfloat16: a GPU, or a processor with AMX. One that only has the AVX-512 instructions may gain as well: `try_half` measures it."
+    "Tell whether this machine multiplies matrices in bfloat16: a GPU, or a processor with AMX. One that only has the AVX-512 instructions may gain as well: `quicker` measures it."
     import torch
     about = Path("/proc/cpuinfo")
     return torch.cuda.is_available() or (about.is_file() and "amx_bf16" in about.read_text(encoding="utf-8", errors="replace"))
@@ -143,6 +143,14 @@ def through_torch(
 
     model.call = call
     return model
+
+# %% ../nbs/20c_speed.ipynb #c042g2
+def faster(
+    model: "keras.Model",  # functional
+) -> "keras.Model":  # the same
+    "Let plain PyTorch compute, where that is Keras' backend."
+    import keras
+    return through_torch(model, half=False) if keras.backend.backend() == "torch" else model
 
 # %% ../nbs/20c_speed.ipynb #c044
 def half_twin(
@@ -188,7 +196,7 @@ def quicker(
     "Compile a network in the precision in which a training step takes less time here. It may be another network, with the same names and weights: read the trained weights back from their file."
     import keras
     torch = keras.backend.backend() == "torch"
-    full = ready(through_torch(model, half=False) if torch else model)
+    full = ready(faster(model))
     seconds = {False: seconds_a_step(full, inputs, targets)}
     if torch:
         full.half = True

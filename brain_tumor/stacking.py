@@ -410,4 +410,4 @@ def members(
 ) -> list[Path]:  # run folders, by name
     "Find the recorded runs of a protocol that may be stacked: whole ones, and no control with shuffled labels."
     there = [run for run in find_runs(folder) if run.settings["protocol"] == protocol and run.predictions is not None]
-    return [run.path for run in there if run.settings["network"] != "stacking" and not run.settings.get("recipe", {}).get("shuffled_labels")]
+    return [run.path for run in there if run.settings["network"] != "stacking" and not run.control]
