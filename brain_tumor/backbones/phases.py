@@ -193,7 +193,7 @@ def train(
     model = join(backbone, base, head)
     if how.fine_epochs:
         start = model.get_weights()
-        model, phase = tune(backbone, base, head, parts, labels, how, out, resume, minutes)
+        model, phase = tune(backbone, base, head, parts, labels, features, how, out, resume, minutes)
         about["phases"].append({"name": "fine-tuning", "epochs": how.fine_epochs} | phase)
         if lowest(out / "head") < lowest(out / "tuned"):
             model.set_weights(start)
@@ -219,6 +219,7 @@ def tune(
     head: "keras.Model",  # from `train_head`
     parts: dict[str, "pd.DataFrame"],  # train, validation, test
     labels: dict[str, np.ndarray],  # likewise: class numbers
+    features: dict[str, np.ndarray],  # of train and validation, from phase 1
     how: Recipe,  # all switches
     out: Path,  # run folder
     resume: bool,  # go on from the last whole epoch
@@ -228,10 +229,14 @@ def tune(
     model = join(backbone, base, head)
     trained = freeze(model, layer_order(backbone, base), backbone.tuned_from if how.frozen is None else how.frozen)
     place = None if how.augment else boundary(model, backbone)
-    pictures = {role: squares(parts[role], base.input_shape[1], how.preparation) for role in ("train", "validation")}
     front, rear = cut(model, place) if place else (None, model)
-    inputs = pictures if front is None else {role: activations(some, faster(front), backbone, how.scaling, out / f"{role}.{weights_digest(front)}.npy") for role, some in pictures.items()}
-    ready = (lambda part: scale(part, backbone.application, how.scaling)) if front is None else (lambda part: part.astype(np.float32))
+    if front is not None and front.output is base.output:
+        place, rear, inputs = "pool", cut(model, "pool")[1], features
+    else:
+        inputs = {role: squares(parts[role], base.input_shape[1], how.preparation) for role in ("train", "validation")}
+        if front is not None:
+            inputs = {role: activations(some, faster(front), backbone, how.scaling, out / f"{role}.{weights_digest(front)}.npy") for role, some in inputs.items()}
+    ready = (lambda part: scale(part, backbone.application, how.scaling)) if place is None else (lambda part: part.astype(np.float32))
     seed_everything(how.seed)
     compiled = lambda net: compile_phase(net, how.fine_rate, how.smoothing)
     epoch_data = lambda epoch: fine_epoch(inputs["train"], labels["train"], backbone, how, how.epochs + epoch, ready)
