@@ -18,7 +18,7 @@ import numpy as np
 
 from ..augmentation import ThesisAugmentation
 from .common import Backbone, base_of, boundary, build, cut, fill, freeze, layer_order, put_head
-from .recipe import Recipe, as_square, numbers, order_of, rate_of, recipe, run_table, sides_of, squares
+from .recipe import FROM_SCRATCH, Recipe, as_square, numbers, order_of, rate_of, recipe, run_table, sides_of, squares
 from ..features import embed
 from ..pipeline import batches, stream
 from ..plateau import best_epoch, plateau_rate, stopped
@@ -173,7 +173,9 @@ def train(
     resume: bool = False,  # go on from the last whole epoch
     minutes: float | None = None,  # phase 2 begins no new epoch after this time; None: no limit
 ) -> dict:  # run.json
-    "Train a network in two phases; afterwards the run folder holds run.json, history.csv, predictions.csv and best.weights.npz."
+    "Train a network in two phases, or in one of them alone (no epochs of the other); afterwards the run folder holds run.json, history.csv, predictions.csv and best.weights.npz."
+    if not how.epochs + how.fine_epochs:
+        raise BrainTumorError("no epochs in either phase: nothing to train; give epochs, fine_epochs, or both")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     table, said, hashed = run_table(data, how)
@@ -186,16 +188,16 @@ def train(
     filled = fill(base, backbone, weights, examples)
     about = describe(backbone, how, table, said, hashed, {"weights": weights, "filled": filled, "until": until, "side": base.input_shape[1]})
     write_json(out / "run.json", about | {"finished": False})
-    asked = ("train", "validation") if how.fine_epochs else ROLES  # a tuned network is asked about the test itself, not about features
+    asked = () if not how.epochs else ("train", "validation") if how.fine_epochs else ROLES  # a tuned network is asked about the test itself, not about features
     features = {role: pooled_features(parts[role], base, backbone, how, cache or out / "features") for role in asked}
-    head = train_head(features, labels, how, out / "head", resume)
-    about["phases"] = [{"name": "head", "epochs": how.epochs, "trained": head.count_params()}]
+    head = train_head(features, labels, how, out / "head", resume) if how.epochs else None
+    about["phases"] = [{"name": "head", "epochs": how.epochs, "trained": head.count_params()}] if head else []
     model = join(backbone, base, head)
     if how.fine_epochs:
         start = model.get_weights()
         model, phase = tune(backbone, base, head, parts, labels, features, how, out, resume, minutes)
         about["phases"].append({"name": "fine-tuning", "epochs": how.fine_epochs} | phase)
-        if lowest(out / "head") < lowest(out / "tuned"):
+        if head and lowest(out / "head") < lowest(out / "tuned"):
             model.set_weights(start)
     save_weights(out / "best.weights.npz", model)
     ready, seen, roles = (lambda part: scale(part, backbone.application, how.scaling)), base.input_shape[1], ("validation", "test")
@@ -216,10 +218,10 @@ LONG = 200  # steps of phase 2 from which on it is worth trying both precisions
 def tune(
     backbone: Backbone,  # which network
     base: "keras.Model",  # as phase 1 had it
-    head: "keras.Model",  # from `train_head`
+    head: "keras.Model | None",  # from `train_head`
     parts: dict[str, "pd.DataFrame"],  # train, validation, test
     labels: dict[str, np.ndarray],  # likewise: class numbers
-    features: dict[str, np.ndarray],  # of train and validation, from phase 1
+    features: dict[str, np.ndarray],  # of train and validation, from phase 1; empty where there was none
     how: Recipe,  # all switches
     out: Path,  # run folder
     resume: bool,  # go on from the last whole epoch
@@ -230,7 +232,7 @@ def tune(
     trained = freeze(model, layer_order(backbone, base), backbone.tuned_from if how.frozen is None else how.frozen)
     place = None if how.augment else boundary(model, backbone)
     front, rear = cut(model, place) if place else (None, model)
-    if front is not None and front.output is base.output:
+    if features and front is not None and front.output is base.output:
         place, rear, inputs = "pool", cut(model, "pool")[1], features
     else:
         inputs = {role: squares(parts[role], base.input_shape[1], how.preparation) for role in ("train", "validation")}
@@ -265,12 +267,12 @@ def seconds_of(
 def join(
     backbone: Backbone,  # which network
     base: "keras.Model",  # from `base_of`
-    head: "keras.Model",  # from `train_head`
+    head: "keras.Model | None",  # from `train_head`; None: a new one, with random weights
 ) -> "keras.Model":  # (N, side, side, 3) -> probabilities
-    "Put a trained head on a base."
+    "Put a head on a base."
     import keras
     model = keras.Model(base.input, put_head(base.output), name=backbone.name)
-    for name in ("dense", "classes"):
+    for name in ("dense", "classes") if head else ():
         model.get_layer(name).set_weights(head.get_layer(name).get_weights())
     return model
 
@@ -357,7 +359,7 @@ def add_train_arguments(
     parser.add_argument("--protocol", choices=("honest", "thesis"), default="honest", help="whose split and recipe (default: %(default)s)")
     parser.add_argument("--until", metavar="LAYER", help="last layer of the base, where a start ends early")
     parser.add_argument("--side", type=int, help="of the squares, pixels (default: the network's own)")
-    parser.add_argument("--epochs", type=int, default=10, help="of each phase (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=10, help="of each phase (default: %(default)s); from random weights, honest, there is but one: all layers at once")
     parser.add_argument("--fine-epochs", type=int, help="of phase 2 (default: as --epochs; 0: phase 1 alone)")
     parser.add_argument("--batch", type=int, default=Recipe.batch, help="pictures a step (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="default: 0, under the thesis' protocol 42")
@@ -372,6 +374,8 @@ def train_from_args(
     for name, (value, low) in least.items():
         if value is not None and value < low:
             raise BrainTumorError(f"{name} {value:g}: give {low} or more")
-    changes = {"epochs": args.epochs, "fine_epochs": args.epochs if args.fine_epochs is None else args.fine_epochs, "batch": args.batch}
+    fine = args.epochs if args.fine_epochs is None else args.fine_epochs
+    scratch = FROM_SCRATCH if start_of(args) is None and args.protocol == "honest" and fine else {}
+    changes = {"epochs": args.epochs, "fine_epochs": fine, "batch": args.batch} | scratch
     how = recipe(args.protocol, **changes | ({} if args.seed is None else {"seed": args.seed}))
     return train(args.backbone, args.data, args.out, how, start_of(args), args.until, args.side, args.cache, args.resume, args.minutes)
