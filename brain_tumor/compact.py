@@ -6,8 +6,8 @@
 __all__ = ['SKIPS', 'TOP', 'FROZEN', 'SHARES', 'OUT_OF_FOLD', 'CREDITS', 'encoder', 'convolve', 'decode', 'classify', 'build',
            'freeze', 'start_from', 'unfold_encoder', 'outline_loss', 'compile_compact', 'draw_epoch', 'grafter',
            'epoch_batches', 'answers', 'overlaps', 'marks', 'Recipe', 'train', 'begin', 'fit', 'describe_run',
-           'add_train_arguments', 'train_from_args', 'out_of_fold', 'largest_part', 'logit', 'options', 'rebuild',
-           'with_probabilities', 'pack', 'write_manifest']
+           'add_train_arguments', 'train_from_args', 'out_of_fold', 'logit', 'options', 'rebuild', 'with_probabilities',
+           'pack', 'write_manifest']
 
 # %% ../nbs/40_compact.ipynb #c004
 import json
@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from .augmentation import Augmentation, augment, graft
@@ -24,6 +23,7 @@ from .metrics import best_temperature, dice, softmax
 from .pipeline import batches
 from .preprocessing import Pictures, load_pictures
 from .scan import BrainTumorError, CLASSES, INTENDED_USE
+from .segmentation.answers import largest_part
 from .speed import through_torch
 from .splits import group_folds, read_data, split_hash
 from .training import (add_run_arguments, adamw, averaged, cosine_rate, fill_folded, fold_batch_norm, load_weights, seed_everything, start_of, surroundings, to_onnx,
@@ -396,14 +396,6 @@ def out_of_fold(
     whole = pd.concat(done).sort_values(["source", "image"], ignore_index=True)
     write_table(whole, out / "predictions.csv")
     return whole
-
-# %% ../nbs/40_compact.ipynb #c047
-def largest_part(
-    mask: np.ndarray,  # H x W bool
-) -> np.ndarray:  # H x W bool
-    "Keep the largest connected part of a mask."
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    return mask if count < 3 else parts == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
 
 # %% ../nbs/40_compact.ipynb #c050a
 def logit(

@@ -280,18 +280,20 @@ class Pictures:
 def eight_bit_square(
     pixels: np.ndarray,  # H x W, 0..1
     size: int = 256,  # side of the square, pixels
-    protocol: str = "honest",  # "honest": `prepare`; "thesis": `squeeze`
+    protocol: str = "honest",  # "honest": `prepare`; "thesis": `squeeze`; "uncropped": `squeeze` all of it, as the thesis does for outlines
 ) -> tuple[np.ndarray, Frame]:  # size x size uint8, and the way back
     "Lay a scan into a square as a training keeps it: 0 to 255."
-    if protocol not in ("honest", "thesis"):
-        raise BrainTumorError(f"protocol {protocol!r}: pictures are prepared \"honest\" (aspect kept, exposure evened out) or as in the \"thesis\"")
-    square, plan = (prepare if protocol == "honest" else squeeze)(pixels, size)
+    ways = {"honest": prepare, "thesis": squeeze, "uncropped": partial(squeeze, crop=False)}
+    if protocol not in ways:
+        raise BrainTumorError(f"protocol {protocol!r}: pictures are prepared \"honest\" (aspect kept, exposure evened out), as in the \"thesis\", or \"uncropped\", as in its part on outlines")
+    square, plan = ways[protocol](pixels, size)
     return np.round(square * 255).astype(np.uint8), plan
 
 def load_pictures(
     table: "pd.DataFrame",  # from `splits.read_data`
     size: int = 256,  # side of the squares
-    protocol: str = "honest",  # "honest": `prepare`; "thesis": `squeeze`
+    protocol: str = "honest",  # how: as `eight_bit_square` knows them
+    shades: bool = False,  # masks keep the grey that scaling gives their borders, as in the thesis; False: 0 or 255
 ) -> Pictures:
     "Read and prepare all pictures and masks of a table; `BrainTumorError` for a broken one, or a mask of another size."
     from tqdm.auto import tqdm
@@ -304,7 +306,8 @@ def load_pictures(
             outline = read_mask(mask)
             if outline.shape != grey.shape:
                 raise BrainTumorError(f"{mask}: a mask of {outline.shape}, but its picture is {grey.shape}; give both the same size")
-            masks[i] = np.where(into_square(outline, plan) > 127, 255, 0)
+            laid = into_square(outline, plan)
+            masks[i] = np.round(laid) if shades else np.where(laid > 127, 255, 0)
     labels = table["class"].map({name: i for i, name in enumerate(CLASSES)}).to_numpy()
     outlined = table["mask"].notna().to_numpy() | (labels == CLASSES.index("no_tumor"))
     return Pictures(table.reset_index(drop=True), pictures, masks, labels, outlined)
