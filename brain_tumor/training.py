@@ -6,7 +6,7 @@
 __all__ = ['write_json', 'write_arrays', 'append_history', 'write_history', 'read_history', 'surroundings', 'seed_everything',
            'add_run_arguments', 'start_of', 'cosine_rate', 'batch_norm_after', 'fill_folded', 'fold_batch_norm',
            'unfold_batch_norm', 'adamw', 'save_state', 'load_state', 'save_weights', 'load_weights', 'averaged',
-           'step_callback', 'train_epochs', 'halve', 'to_onnx']
+           'step_callback', 'train_epochs', 'out_of_memory', 'halve', 'to_onnx']
 
 # %% ../nbs/20_training.ipynb #c004
 import csv
@@ -96,11 +96,13 @@ def seed_everything(
 # %% ../nbs/20_training.ipynb #c014b
 def add_run_arguments(
     parser,  # of `brain_tumor train MODEL`
+    start: bool = True,  # whether it may begin from weights
 ) -> None:
     "Name what every training asks for: data, run folder, start, and whether to go on."
     parser.add_argument("--data", required=True, help="folder of the sets, each with a manifest.csv")
     parser.add_argument("--out", required=True, help="run folder")
-    parser.add_argument("--weights", default="imagenet", help='start: "imagenet" (downloaded by Keras), an npz file, or "none"')
+    if start:
+        parser.add_argument("--weights", default="imagenet", help='start: "imagenet" (downloaded by Keras), an npz file, or "none"')
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
 
 def start_of(
@@ -368,6 +370,17 @@ def train_epochs(
         save_state(state, model, epoch + 1)
     steps.close()
     return past
+
+# %% ../nbs/20_training.ipynb #c042i
+def out_of_memory(
+    error: Exception,  # what training raised
+    batch: int,  # pictures a step
+) -> BrainTumorError | None:  # what to say; None: it was something else
+    "Turn a backend's cry for memory into advice."
+    cries = ("out of memory", "can't allocate memory", "not enough memory", "oom when allocating", "resource exhausted")
+    if not isinstance(error, MemoryError) and not any(cry in f"{type(error).__name__} {error}".lower() for cry in (*cries, "resourceexhausted", "outofmemory")):
+        return None
+    return BrainTumorError(f"a batch of {batch} pictures doesn't fit into memory; try --batch {max(batch // 2, 1)}. Whole epochs are kept: the same command with --resume goes on from the last one")
 
 # %% ../nbs/20_training.ipynb #c061
 def halve(

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from brain_tumor.backbones.common import Backbone
-from brain_tumor.backbones.phases import COLUMNS, out_of_memory
+from brain_tumor.backbones.phases import COLUMNS
+from brain_tumor.training import out_of_memory
 from brain_tumor.backbones.recipe import as_square, demo_set, order_of, recipe, run_table, shuffled, sides_of
 from brain_tumor.scan import BrainTumorError, CLASSES
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'LONG', 'weights_digest', 'pooled_features', 'compile_phase', 'marks', 'train_head', 'predict',
-           'activations', 'describe', 'train', 'lowest', 'tune', 'seconds_of', 'join', 'fine_epoch', 'out_of_memory',
-           'finish', 'recorded_network', 'last_features', 'add_train_arguments', 'train_from_args']
+           'activations', 'describe', 'train', 'lowest', 'tune', 'join', 'fine_epoch', 'finish', 'recorded_network',
+           'last_features', 'add_train_arguments', 'train_from_args']
 
 # %% ../../nbs/21c_two_phases.ipynb #c004
 import hashlib
@@ -21,14 +21,14 @@ from .common import Backbone, base_of, boundary, build, cut, fill, freeze, layer
 from .recipe import FROM_SCRATCH, Recipe, as_square, numbers, order_of, rate_of, recipe, run_table, sides_of, squares
 from ..features import embed
 from ..pipeline import batches, stream
-from ..plateau import best_epoch, plateau_rate, stopped
+from ..plateau import best_epoch, cut_short, out_of_time, plateau_rate, seconds_of, stopped
 from ..preprocessing import scale
 from ..runs import LOG, load_run, write_predictions
 from ..scan import BrainTumorError, CLASSES, write_beside
 from ..speed import faster, quicker
 from ..splits import ROLES
-from ..training import (add_run_arguments, load_weights, read_history, save_weights, seed_everything, start_of, surroundings, train_epochs, write_history,
-                                  write_json)
+from ..training import (add_run_arguments, load_weights, out_of_memory, read_history, save_weights, seed_everything, start_of, surroundings, train_epochs,
+                                  write_history, write_json)
 
 if TYPE_CHECKING:
     import keras
@@ -246,8 +246,7 @@ def tune(
     network, tried = quicker(rear, compiled, *epoch_data(0)[0]) if steps >= LONG else (compiled(faster(rear)), {})
     about = {"trained": trained, "cut_after": place} | tried
     judge = lambda net: marks(predict(net, inputs["validation"], ready=ready), labels["validation"]) | {"phase": 2}
-    spent = lambda past: minutes is not None and seconds_of(past) > 60 * minutes
-    stop = lambda past: spent(past) or (how.schedule == "plateau" and stopped(past))
+    stop = lambda past: out_of_time(past, minutes) or (how.schedule == "plateau" and stopped(past))
     try:
         past = train_epochs(network, epoch_data, how.fine_epochs, rate_of(how, how.fine_rate, steps), out / "tuned", judge, "-val_loss", resume, stop, COLUMNS)
     except Exception as error:
@@ -256,13 +255,7 @@ def tune(
         file.unlink()
     rear.half = False
     load_weights(out / "tuned" / "best.weights.npz", rear)
-    return model, about | {"cut": f"{len(past)} of {how.fine_epochs} epochs, after {seconds_of(past) / 60:.0f} minutes" if spent(past) and len(past) < how.fine_epochs else None}
-
-def seconds_of(
-    past: list[dict],  # rows of a history
-) -> float:
-    "How long these epochs took."
-    return sum(float(row["seconds"]) for row in past)
+    return model, about | {"cut": cut_short(past, how.fine_epochs, minutes)}
 
 def join(
     backbone: Backbone,  # which network
@@ -291,16 +284,6 @@ def fine_epoch(
         return stream(inputs, labels, backbone.application, how.scaling, rows, ThesisAugmentation(), how.batch, epoch, how.seed)
     hot = np.eye(len(CLASSES), dtype=np.float32)[labels]
     return batches(lambda i: (ready(inputs[some := rows[i * how.batch:(i + 1) * how.batch]]), hot[some]), -(-len(rows) // how.batch))
-
-def out_of_memory(
-    error: Exception,  # what training raised
-    batch: int,  # pictures a step
-) -> BrainTumorError | None:  # what to say; None: it was something else
-    "Turn a backend's cry for memory into advice."
-    cries = ("out of memory", "can't allocate memory", "not enough memory", "oom when allocating", "resource exhausted")
-    if not isinstance(error, MemoryError) and not any(cry in f"{type(error).__name__} {error}".lower() for cry in (*cries, "resourceexhausted", "outofmemory")):
-        return None
-    return BrainTumorError(f"a batch of {batch} pictures doesn't fit into memory; try --batch {max(batch // 2, 1)}. Whole epochs are kept: the same command with --resume goes on from the last one")
 
 # %% ../../nbs/21c_two_phases.ipynb #c043
 def finish(
