@@ -1,1 +1,1 @@
-"""The outline of a tumour: networks that draw it, how they are trained, and how well they draw."""
+"""Networks that say of each pixel whether it is tumour: built flat, with named stages, from one contract."""
