@@ -7,6 +7,8 @@ __all__ = ['same_padding', 'torch_convolution', 'torch_normalisation', 'torch_ru
            'faster', 'half_twin', 'seconds_a_step', 'quicker']
 
 # %% ../nbs/20c_speed.ipynb #c004
+import functools
+import operator
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +39,7 @@ def same_padding(
 def _activate(layer, x):
     "Apply a layer's own activation; classes stand on axis 1 here, not on the last."
     from torch.nn import functional as F
-    known = {"linear": lambda x: x, "relu": lambda x: F.relu(x, inplace=True), "softmax": lambda x: F.softmax(x.float(), 1), "sigmoid": lambda x: F.sigmoid(x)}
+    known = {"linear": lambda x: x, "relu": lambda x: F.relu(x, inplace=True), "softmax": lambda x: F.softmax(x.float(), 1), "sigmoid": lambda x: F.sigmoid(x.float())}
     name = getattr(layer.activation, "__name__", str(layer.activation))
     if name not in known:
         raise BrainTumorError(f"{layer.name}: no rule for the activation {name}; train it through Keras alone")
@@ -55,6 +57,13 @@ def torch_convolution(
     kernel = layer.kernel.value.permute(2, 3, 0, 1) if depthwise else layer.kernel.value.permute(3, 2, 0, 1)
     bias = layer.bias.value if layer.use_bias else None
     return _activate(layer, conv2d(x, kernel, bias, layer.strides, padding, 1, x.shape[1] if depthwise else 1))
+
+def _transposed(layer, x, training: bool):
+    "An up-convolution whose windows lie side by side, as in U-Net."
+    from torch.nn.functional import conv_transpose2d
+    if layer.kernel_size != layer.strides:
+        raise BrainTumorError(f"{layer.name}: an up-convolution of {layer.kernel_size} in steps of {layer.strides} overlaps, and there is no rule for that; train it through Keras alone")
+    return _activate(layer, conv_transpose2d(x, layer.kernel.value.permute(3, 2, 0, 1), layer.bias.value if layer.use_bias else None, layer.strides))
 
 def _separable(layer, x, training: bool):
     from torch.nn.functional import conv2d
@@ -92,7 +101,7 @@ def torch_rules() -> dict[str, Callable]:  # name of a layer or operation -> fun
     import torch
     from torch.nn import functional as F
     axes = {0: 0, 1: 2, 2: 3, 3: 1, -1: 1}
-    total = lambda x: x[0] + total(x[1:]) if len(x) > 1 else x[0]
+    fold = lambda join: lambda op, x, *rest: functools.reduce(join, x if isinstance(x, (list, tuple)) else (x, rest[0]))  # a layer has a list, an operation two
     return {
         "Conv2D": torch_convolution, "DepthwiseConv2D": torch_convolution, "BatchNormalization": torch_normalisation,
         "ReLU": lambda layer, x, t: F.relu(x, inplace=True) if layer.max_value is None else F.hardtanh(x, 0.0, float(layer.max_value), inplace=True),
@@ -104,8 +113,7 @@ def torch_rules() -> dict[str, Callable]:  # name of a layer or operation -> fun
         "Concatenate": lambda layer, x, t: torch.cat(x, 1),
         "Dropout": lambda layer, x, t: F.dropout(x, layer.rate, t),
         "Dense": lambda layer, x, t: _activate(layer, F.linear(x, layer.kernel.value.T, layer.bias.value)),
-        "Add": lambda op, x, *rest: total(x) if isinstance(x, (list, tuple)) else x + rest[0],
-        "Multiply": lambda op, x, y, t: x * y, "TrueDivide": lambda op, x, y, t: x / y, "Sigmoid": lambda op, x, t: torch.sigmoid(x),
+        "Add": fold(operator.add), "Multiply": fold(operator.mul), "Conv2DTranspose": _transposed, "TrueDivide": lambda op, x, y, t: x / y, "Sigmoid": lambda op, x, t: torch.sigmoid(x),
         "StopGradient": lambda op, x, t: x.detach(), "Sum": lambda op, x, t: x.sum([axes[a] for a in op.axis])}
 
 # %% ../nbs/20c_speed.ipynb #c042g
