@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PLAIN', 'TITLES', 'AXES', 'USE', 'STATUS', 'printable', 'say', 'text_table', 'table_line', 'inputs', 'spacing_of',
            'slice_of', 'axis_of', 'run_analyze', 'with_bar', 'TableOutput', 'complain', 'JsonOutput', 'CsvOutput',
-           'demo_line', 'run_demo', 'demo_results', 'add_train', 'add_backbones', 'run_train', 'with_workbook',
-           'add_data', 'run_data', 'add_audit', 'run_audit', 'add_report', 'run_report', 'add_analyze', 'add_demo',
-           'build_parser', 'main']
+           'demo_line', 'run_demo', 'demo_results', 'add_train', 'add_backbones', 'add_outliners', 'run_train',
+           'with_workbook', 'add_data', 'run_data', 'add_audit', 'run_audit', 'add_report', 'run_report', 'add_analyze',
+           'add_demo', 'build_parser', 'main']
 
 # %% ../nbs/60_cli.ipynb #c009
 import argparse
@@ -286,6 +286,7 @@ def add_train(
     compact.add_train_arguments(one)
     one.set_defaults(run=run_train, train=compact.train_from_args)
     add_backbones(models)
+    add_outliners(models)
 
 def add_backbones(
     models,  # the parsers of `brain_tumor train`
@@ -297,6 +298,17 @@ def add_backbones(
         one = models.add_parser(backbone.name, help=f"{backbone.application}: {backbone.about}")
         phases.add_train_arguments(one)
         one.set_defaults(run=run_train, train=phases.train_from_args, backbone=backbone)
+
+def add_outliners(
+    models,  # the parsers of `brain_tumor train`
+) -> None:
+    "One parser for each network that draws an outline."
+    from brain_tumor.segmentation import comparison, training
+
+    for architecture in comparison.NETWORKS.values():
+        one = models.add_parser(architecture.name, help=f"{architecture.title}: {architecture.about}")
+        training.add_train_arguments(one)
+        one.set_defaults(run=run_train, train=training.train_from_args, architecture=architecture)
 
 def run_train(
     args: argparse.Namespace,  # as parsed
