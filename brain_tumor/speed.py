@@ -143,7 +143,8 @@ def through_torch(
     model.half = half
 
     def call(inputs, training=None, mask=None):
-        x = keras.ops.convert_to_tensor(inputs[0] if isinstance(inputs, (list, tuple)) else inputs).permute(0, 3, 1, 2)
+        x = keras.ops.convert_to_tensor(inputs[0] if isinstance(inputs, (list, tuple)) else inputs)
+        x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x
         step = lambda op: lambda *args, **kwargs: rules[type(op).__name__](op, *args, bool(training))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=model.half):
             outputs = model._run_through_graph([x], operation_fn=step)

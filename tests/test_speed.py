@@ -42,6 +42,20 @@ for training in (False, True):
         "outputs": max(float(np.abs(a - b).max() / np.ptp(a)) for a, b in zip(ours, theirs)),
         "statistics": max(float((np.abs(a - b) / (1 + np.abs(a))).max()) for a, b in zip(our_statistics, their_statistics)),
         "moved": float(max(np.abs(a - b).max() for a, b in zip(our_statistics, [v for v, w in zip(before, model.weights) if "moving" in w.path])))}
+head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5, activation="relu"), keras.layers.Dense(4, activation="softmax")])
+rows, head = np.random.default_rng(3).random((7, 6), np.float32), keras.Model(head.inputs, head.outputs)
+plain = keras.ops.convert_to_numpy(head(rows))
+found["rows"] = float(np.abs(keras.ops.convert_to_numpy(through_torch(head, half=False)(rows)) - plain).max())
+
+from brain_tumor.segmentation.comparison import NETWORKS
+for name, network in NETWORKS.items():
+    keras.utils.set_random_seed(3)
+    model, scan = network.build(side=64, filters=(4, 8, 16)), np.random.default_rng(4).random((4, 64, 64, 3), np.float32)
+    before, answers = model.get_weights(), []
+    for run in (lambda m: m, lambda m: through_torch(m, half=False)):
+        model.set_weights(before)
+        answers.append(keras.ops.convert_to_numpy(run(model)(scan, training=True)))
+    found[name] = {"spread": float(np.ptp(answers[0])), "outputs": float(np.abs(answers[0] - answers[1]).max())}
 print(json.dumps(found))
 """
 
@@ -59,6 +73,15 @@ def compared():
 def test_plain_torch_gives_what_keras_gives(compared, training):
     assert compared[training]["spread"] > 0.1, "all answers alike would prove nothing"
     assert compared[training]["outputs"] < 1e-3
+
+
+def test_a_network_of_rows_is_understood_too(compared):
+    assert compared["rows"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["unet", "attention_unet", "resunet", "resunet_published", "unet_plus_plus"])
+def test_networks_that_outline_answer_alike(compared, name):
+    assert compared[name]["spread"] > 0.05 and compared[name]["outputs"] < 1e-3
 
 
 def test_statistics_move_as_in_keras(compared):
