@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ATTENTION_UNET', 'gate', 'attention_unet', 'attention_maps']
 
-# %% ../../nbs/32_attention_unet.ipynb #c007
+# %% ../../nbs/32_attention_unet.ipynb #c038
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ from .unet import climb, encode
 if TYPE_CHECKING:
     import keras
 
-# %% ../../nbs/32_attention_unet.ipynb #c008
+# %% ../../nbs/32_attention_unet.ipynb #c039
 def gate(
     skip,  # features of this level (N, 2h, 2w, width)
     below,  # features of the level below, the gating signal (N, h, w, channels)
@@ -33,7 +33,7 @@ def gate(
     alpha = layers.UpSampling2D(2, interpolation="bilinear", name=f"{stage}_spread")(alpha)
     return layers.Multiply(name=f"{stage}_weigh")([skip, alpha])
 
-# %% ../../nbs/32_attention_unet.ipynb #c012
+# %% ../../nbs/32_attention_unet.ipynb #c043
 def attention_unet(
     side: int = 256,  # of the square, pixels; a multiple of 2 ** (levels - 1)
     filters: tuple[int, ...] = FILTERS,  # widths of the levels, top to bottom
@@ -57,7 +57,7 @@ def attention_unet(
 
 ATTENTION_UNET = Architecture("attention_unet", "Attention U-Net", attention_unet, "U-Net with a soft gate on each skip (Oktay 2018)")
 
-# %% ../../nbs/32_attention_unet.ipynb #c020
+# %% ../../nbs/32_attention_unet.ipynb #c051
 def attention_maps(
     model: "keras.Model",  # from `attention_unet`
     scans: np.ndarray,  # (N, side, side, channels) float32, 0..1

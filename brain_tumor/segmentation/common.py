@@ -6,7 +6,7 @@
 __all__ = ['FILTERS', 'Architecture', 'check_input', 'stage_of', 'level_table', 'draw_levels', 'as_batch', 'untouched',
            'draw_answer']
 
-# %% ../../nbs/30_segmentation.ipynb #c052
+# %% ../../nbs/30_segmentation.ipynb #c012
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-# %% ../../nbs/30_segmentation.ipynb #c053
+# %% ../../nbs/30_segmentation.ipynb #c013
 FILTERS = (64, 128, 256, 512, 1024)  # the thesis' widths (section 3.9), from the top level to the bridge
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Architecture:
     build: Callable[..., "keras.Model"]  # (side, filters, channels) -> (N, side, side, channels) in 0..1 to probabilities (N, side, side, K)
     about: str  # a line for the command line's help
 
-# %% ../../nbs/30_segmentation.ipynb #c055
+# %% ../../nbs/30_segmentation.ipynb #c015
 def _whole(value) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
@@ -57,7 +57,7 @@ def check_input(
         fits = [str(fit) for fit in (below, below + step) if fit >= step] or [str(step)]
         raise BrainTumorError(f"{name}: side {side}; with {len(filters)} levels it is halved {len(filters) - 1} times, so it must be a multiple of {step}: take {' or '.join(fits)}")
 
-# %% ../../nbs/30_segmentation.ipynb #c058
+# %% ../../nbs/30_segmentation.ipynb #c018
 _STAGE = re.compile(r"scan|down\d+|bridge|up\d+|gate\d+|x\d+_\d+|outline")
 
 def stage_of(
@@ -69,7 +69,7 @@ def stage_of(
         raise BrainTumorError(f"layer {name} belongs to no stage; names of layers begin with down1, bridge, up1, gate1, x0_1 or outline")
     return found[0]
 
-# %% ../../nbs/30_segmentation.ipynb #c062
+# %% ../../nbs/30_segmentation.ipynb #c022
 def level_table(
     model: "keras.Model",  # functional; names of layers begin with their stage
 ) -> "pd.DataFrame":  # one row a stage: stage, level (1: full side), side, channels (that leave it), layers (kernels), parameters
@@ -85,7 +85,7 @@ def level_table(
     rows.pop("scan", None)
     return pd.DataFrame(rows).T.rename_axis("stage").reset_index()
 
-# %% ../../nbs/30_segmentation.ipynb #c066
+# %% ../../nbs/30_segmentation.ipynb #c026
 def _place(stage: str, levels: int) -> tuple[float, float]:
     "Where a stage is drawn; a gate stands on its skip, above the stage that steers it."
     kind, *numbers = re.findall(r"[a-z]+|\d+", stage)
@@ -103,7 +103,7 @@ def _joins(model: "keras.Model") -> list[tuple[str, str]]:
     pairs = [(stage_of(tensor._keras_history.operation.name), stage_of(layer.name)) for layer in inner for tensor in keras.tree.flatten(layer.input)]
     return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
 
-# %% ../../nbs/30_segmentation.ipynb #c067
+# %% ../../nbs/30_segmentation.ipynb #c027
 def _box(axis: "Axes", row: dict, place: tuple[float, float]) -> "Patch":
     from matplotlib.patches import Circle, Rectangle
     x, y = place
@@ -118,7 +118,7 @@ def _arrow(axis: "Axes", start: "Patch", end: "Patch", ends: tuple, look: str, b
     axis.add_patch(FancyArrowPatch(*ends, patchA=start, patchB=end, shrinkA=0, shrinkB=0, arrowstyle="-|>", mutation_scale=7, linewidth=0.9, linestyle=look, color="black",
                                    connectionstyle=f"arc3,rad={bend}", zorder=1))
 
-# %% ../../nbs/30_segmentation.ipynb #c068
+# %% ../../nbs/30_segmentation.ipynb #c028
 def draw_levels(
     model: "keras.Model",  # functional; names of layers begin with their stage
 ) -> "Figure":
@@ -132,7 +132,7 @@ def draw_levels(
         if end == "outline":
             x, y = places[start]
             _arrow(axis, boxes[start], None, ((x, y), (x, y + 0.62)), "-")
-            axis.text(x, y + 0.64, "outline", ha="center", va="bottom", fontsize=6.5)
+            axis.text(x, y + 0.64, "outline", ha="center", va="bottom", fontsize=6.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         elif start in places:
             a, b = places[start], places[end]
             between = any(y == a[1] == b[1] and a[0] < x < b[0] for name, (x, y) in places.items() if not name.startswith("gate"))
@@ -142,7 +142,7 @@ def draw_levels(
     axis.axis("off")
     return figure
 
-# %% ../../nbs/30_segmentation.ipynb #c071
+# %% ../../nbs/30_segmentation.ipynb #c031
 def as_batch(
     pixels: np.ndarray,  # H x W, uint8: one grey picture
     channels: int = 3,  # copies of it, side by side
@@ -157,12 +157,13 @@ def untouched(
 ) -> list[str]:  # paths of the weights that are trained and did not move
     "Make one step of training and name what no gradient has reached; it should be nothing."
     import keras
-    before = [np.array(v) for v in model.trainable_variables]
+    values = lambda: [np.array(keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
+    before = values()
     model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", run_eagerly=True, jit_compile=False)
     model.train_on_batch(scans, np.repeat(np.float32(masks)[..., None], model.output.shape[-1], axis=-1))
-    return [v.path for old, v in zip(before, model.trainable_variables) if (old == np.array(v)).all()]
+    return [v.path for v, old, new in zip(model.trainable_variables, before, values()) if (old == new).all()]
 
-# %% ../../nbs/30_segmentation.ipynb #c074
+# %% ../../nbs/30_segmentation.ipynb #c034
 def draw_answer(
     model: "keras.Model",  # of this part
     pixels: np.ndarray,  # H x W, uint8, of the model's side

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RESUNET', 'RESUNET_PUBLISHED', 'residual', 'resunet', 'preactivated', 'resunet_published']
 
-# %% ../../nbs/33_resunet.ipynb #c040
+# %% ../../nbs/33_resunet.ipynb #c008
 from typing import TYPE_CHECKING
 
 from .common import FILTERS, Architecture, check_input
@@ -14,7 +14,7 @@ from .unet import convolve
 if TYPE_CHECKING:
     import keras
 
-# %% ../../nbs/33_resunet.ipynb #c041
+# %% ../../nbs/33_resunet.ipynb #c009
 def residual(
     x,  # features (N, h, w, channels)
     width: int,  # channels that go out
@@ -31,7 +31,7 @@ def residual(
     x = layers.BatchNormalization(name=f"{stage}_conv2_norm")(x)
     return layers.Activation("relu", name=f"{stage}_relu")(layers.Add(name=f"{stage}_add")([shortcut, x]))
 
-# %% ../../nbs/33_resunet.ipynb #c042
+# %% ../../nbs/33_resunet.ipynb #c010
 def resunet(
     side: int = 256,  # of the square, pixels; a multiple of 2 ** (levels - 1)
     filters: tuple[int, ...] = FILTERS,  # widths of the levels, top to bottom
@@ -55,7 +55,7 @@ def resunet(
 
 RESUNET = Architecture("resunet", "ResUNet", resunet, "the thesis' network: U-Net of residual blocks")
 
-# %% ../../nbs/33_resunet.ipynb #c044
+# %% ../../nbs/33_resunet.ipynb #c012
 def preactivated(
     x,  # features (N, h, w, channels)
     width: int,  # channels that go out
@@ -76,7 +76,7 @@ def preactivated(
         x = layers.Conv2D(width, 3, strides=step, name=f"{stage}_conv{number}", **conv)(x)
     return layers.Add(name=f"{stage}_add")([shortcut, x])
 
-# %% ../../nbs/33_resunet.ipynb #c045
+# %% ../../nbs/33_resunet.ipynb #c013
 def resunet_published(
     side: int = 256,  # of the square, pixels; a multiple of 2 ** (levels - 1)
     filters: tuple[int, ...] = FILTERS[:4],  # widths of the levels, top to bottom

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['UNET', 'convolve', 'convolve_twice', 'encode', 'climb', 'unet']
 
-# %% ../../nbs/31_unet.ipynb #c042
+# %% ../../nbs/31_unet.ipynb #c009
 from .common import FILTERS, Architecture, check_input
 
-# %% ../../nbs/31_unet.ipynb #c043
+# %% ../../nbs/31_unet.ipynb #c010
 def convolve(
     x,  # features (N, h, w, channels)
     width: int,  # channels that go out
@@ -30,7 +30,7 @@ def convolve_twice(
     "U-Net's block: two convolutions of 3 x 3 (Ronneberger et al. 2015, figure 1)."
     return convolve(convolve(x, width, f"{stage}_conv1", normalise), width, f"{stage}_conv2", normalise)
 
-# %% ../../nbs/31_unet.ipynb #c045
+# %% ../../nbs/31_unet.ipynb #c012
 def encode(
     scan,  # (N, side, side, channels)
     filters: tuple[int, ...],  # widths, top to bottom
@@ -45,7 +45,7 @@ def encode(
         features.append(convolve_twice(x, width, stage, normalise))
     return features
 
-# %% ../../nbs/31_unet.ipynb #c047
+# %% ../../nbs/31_unet.ipynb #c014
 def climb(
     x,  # features of the level below (N, h, w, channels)
     skip,  # features of this level (N, 2h, 2w, width)
@@ -59,7 +59,7 @@ def climb(
     x = layers.Concatenate(name=f"{stage}_join")([skip, x])
     return convolve_twice(x, width, stage, normalise)
 
-# %% ../../nbs/31_unet.ipynb #c048
+# %% ../../nbs/31_unet.ipynb #c015
 def unet(
     side: int = 256,  # of the square, pixels; a multiple of 2 ** (levels - 1)
     filters: tuple[int, ...] = FILTERS,  # widths of the levels, top to bottom

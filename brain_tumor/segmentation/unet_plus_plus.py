@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNET_PLUS_PLUS', 'node', 'outlines', 'unet_plus_plus', 'pruned']
 
-# %% ../../nbs/34_unet_plus_plus.ipynb #c007
+# %% ../../nbs/34_unet_plus_plus.ipynb #c038
 from typing import TYPE_CHECKING
 
 from ..scan import BrainTumorError
@@ -15,7 +15,7 @@ from .unet import convolve_twice
 if TYPE_CHECKING:
     import keras
 
-# %% ../../nbs/34_unet_plus_plus.ipynb #c008
+# %% ../../nbs/34_unet_plus_plus.ipynb #c039
 def node(
     row: list,  # features of X^{i,0} to X^{i,j-1}, left to right (N, 2h, 2w, width)
     below,  # features of X^{i+1,j-1} (N, h, w, channels)
@@ -37,7 +37,7 @@ def outlines(
     joined = layers.Concatenate(name="outline_join")(logits) if len(logits) > 1 else logits[0]
     return layers.Activation("sigmoid", name="outline")(joined)
 
-# %% ../../nbs/34_unet_plus_plus.ipynb #c009
+# %% ../../nbs/34_unet_plus_plus.ipynb #c040
 def unet_plus_plus(
     side: int = 256,  # of the square, pixels; a multiple of 2 ** (levels - 1)
     filters: tuple[int, ...] = FILTERS,  # widths of the rows, top to bottom
@@ -62,7 +62,7 @@ def unet_plus_plus(
 
 UNET_PLUS_PLUS = Architecture("unet_plus_plus", "U-Net++", unet_plus_plus, "nested skips and deep supervision (Zhou 2018)")
 
-# %% ../../nbs/34_unet_plus_plus.ipynb #c019
+# %% ../../nbs/34_unet_plus_plus.ipynb #c050
 def pruned(
     model: "keras.Model",  # from `unet_plus_plus`, with deep supervision
     branch: int,  # the end that is kept, 1 (shallowest) to levels - 1
