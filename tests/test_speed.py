@@ -46,16 +46,6 @@ head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5, activation="re
 rows, head = np.random.default_rng(3).random((7, 6), np.float32), keras.Model(head.inputs, head.outputs)
 plain = keras.ops.convert_to_numpy(head(rows))
 found["rows"] = float(np.abs(keras.ops.convert_to_numpy(through_torch(head, half=False)(rows)) - plain).max())
-
-from brain_tumor.segmentation.comparison import NETWORKS
-for name, network in NETWORKS.items():
-    keras.utils.set_random_seed(3)
-    model, scan = network.build(side=64, filters=(4, 8, 16)), np.random.default_rng(4).random((4, 64, 64, 3), np.float32)
-    before, answers = model.get_weights(), []
-    for run in (lambda m: m, lambda m: through_torch(m, half=False)):
-        model.set_weights(before)
-        answers.append(keras.ops.convert_to_numpy(run(model)(scan, training=True)))
-    found[name] = {"spread": float(np.ptp(answers[0])), "outputs": float(np.abs(answers[0] - answers[1]).max())}
 print(json.dumps(found))
 """
 
@@ -77,11 +67,6 @@ def test_plain_torch_gives_what_keras_gives(compared, training):
 
 def test_a_network_of_rows_is_understood_too(compared):
     assert compared["rows"] < 1e-5
-
-
-@pytest.mark.parametrize("name", ["unet", "attention_unet", "resunet", "resunet_published", "unet_plus_plus"])
-def test_networks_that_outline_answer_alike(compared, name):
-    assert compared[name]["spread"] > 0.05 and compared[name]["outputs"] < 1e-3
 
 
 def test_statistics_move_as_in_keras(compared):

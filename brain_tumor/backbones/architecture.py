@@ -34,7 +34,8 @@ def layer_multiplications(
     layer: "keras.Layer",  # a convolution or dense layer, or any without a kernel
 ) -> int:  # for one picture
     "Multiplications (with their additions) of one layer: the numbers in its kernels times the places they are laid on."
-    return int(np.prod(layer.output.shape[1:-1])) * sum(int(np.prod(shape)) for shape in kernels(layer))
+    places = layer.input if type(layer).__name__ == "Conv2DTranspose" else layer.output  # an up-convolution is laid on what comes in
+    return int(np.prod(places.shape[1:-1])) * sum(int(np.prod(shape)) for shape in kernels(layer))
 
 def _before(layer: "keras.Layer") -> list[str]:
     import keras
