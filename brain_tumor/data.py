@@ -287,10 +287,17 @@ def read_grey(
         raise BrainTumorError(f"{path}: not a picture that can be read; remove its row from the manifest or restore the file")
     return picture
 
+# %% ../nbs/10_data.ipynb #c076e
 def read_mask(
     path: str | Path,  # a mask's picture, or one of figshare's .mat files
 ) -> np.ndarray:  # H x W uint8, 0 or 255
-    "The outline behind a row of the table; `BrainTumorError` where there is none."
+    "The outline behind a row of the table; `BrainTumorError` where there is none, or where a mask holds several labels."
     if Path(path).suffix == ".mat":
         return read_mat(path).mask.astype(np.uint8) * 255
-    return np.where(read_grey(path) > 127, np.uint8(255), np.uint8(0))
+    values = read_grey(path)
+    known = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    if known[-1] == 1:
+        return values * np.uint8(255)
+    if len(known) <= 8 and (1 < known[-1] < 128 or ((known > 15) & (known < 240)).any()):
+        raise BrainTumorError(f"{path}: a mask with the labels {', '.join(map(str, known))}; an outline is 0 and 1, or 0 and 255: write the label that is tumour as a mask of its own")
+    return np.where(values > 127, np.uint8(255), np.uint8(0))

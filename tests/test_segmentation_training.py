@@ -1,0 +1,153 @@
+"""Training an outline: a whole run from the command line, killed and taken up again, on another backend; bad input."""
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from brain_tumor.phantom import write_phantoms
+from brain_tumor.scan import BrainTumorError
+from brain_tumor.segmentation.comparison import read_outlines, recorded_outliner, write_example_outlines
+from brain_tumor.segmentation.metrics import FIGURES
+from brain_tumor.segmentation.training import COLUMNS, recipe, run_pictures
+from brain_tumor.training import save_weights
+
+SMALL = {"side": 32, "filters": (2, 4, 8, 16, 32), "batch": 8}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_phantoms(folder / "figshare", n=24, seed=2, size=96)
+    return folder
+
+
+def begin(data, out, epochs, **more):
+    words = ["train", "unet", "--data", str(data), "--out", str(out), "--side", "32", "--width", "2", "--batch", "8", "--epochs", str(epochs), "--resume"]
+    return subprocess.Popen([sys.executable, "-c", "import sys; from brain_tumor.cli import main; sys.exit(main(sys.argv[1:]))", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more)
+
+
+def finished(job):
+    errors = job.communicate()[1]
+    assert job.returncode == 0, errors[-2000:]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    finished(begin(data, out, 4))
+    return out
+
+
+def test_a_run_folder_is_whole(whole):
+    about, history, outlines = json.loads((whole / "run.json").read_text()), pd.read_csv(whole / "history.csv"), read_outlines(whole)
+    assert list(history) == list(COLUMNS) and len(history) == about["epochs_done"] == 4 and about["finished"] and about["cut"] is None
+    assert about["chosen_epoch"] == history["val_dice"].idxmax() + 1 and about["task"] == "segmentation" and len(about["split_sha256"]) == 64
+    assert outlines["role"].value_counts().to_dict() == {role: about["pictures"][role] for role in ("validation", "test")}
+    options = pd.read_csv(whole / "options.csv")
+    assert set(options["option"]) == {"level", "largest", "smallest", "mirror"} and about["outline"]["level"] in set(options["value"][options["option"] == "level"].astype(float))
+    assert not list(whole.glob("**/.*")), "nothing is left half-written"
+
+
+def test_the_outlines_are_the_chosen_epochs(data, whole):
+    from brain_tumor.segmentation.training import outlines_of
+    model, about = recorded_outliner(whole)
+    held = run_pictures(data, recipe(**SMALL))[0].table.query("role == 'test'").reset_index(drop=True)
+    again, said = outlines_of(model, held, "honest", about["outline"]), read_outlines(whole).query("role == 'test'")
+    assert again["image"].tolist() == said["image"].tolist()
+    np.testing.assert_allclose(again[list(FIGURES)], said[list(FIGURES)], atol=1e-3)
+
+
+def test_killed_and_taken_up_again(data, whole, tmp_path):
+    job = begin(data, tmp_path, 4)
+    while not (tmp_path / "state.npz").is_file() and job.poll() is None:
+        time.sleep(0.02)
+    job.kill()
+    job.communicate()
+    assert not (tmp_path / "outlines.csv").is_file(), "it was killed too late to prove anything"
+    finished(begin(data, tmp_path, 4))
+    one, other = (pd.read_csv(out / "history.csv").drop(columns="seconds") for out in (whole, tmp_path))
+    np.testing.assert_allclose(one, other, rtol=5e-3, atol=2e-3)
+
+
+def test_another_backend(data, tmp_path):
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed")
+    finished(begin(data, tmp_path, 1, KERAS_BACKEND="torch"))
+    assert json.loads((tmp_path / "run.json").read_text())["backend"] == "torch" and np.isfinite(read_outlines(tmp_path)["dice"]).all()
+
+
+# ---- who stands where
+
+def test_copies_before_the_split_tear_what_belongs_together(data):
+    honest, said, _ = run_pictures(data, recipe(copies="after", **SMALL))
+    letter, torn, _ = run_pictures(data, recipe("thesis", **SMALL))
+    sides = letter.table.groupby(letter.table["image"].str.removesuffix(" (copy)"))["role"].nunique()
+    assert "no group on two sides" in said and "stand on two sides" in torn and (sides > 1).any()
+    assert (honest.table.loc[honest.table["copied"] != "", "role"] == "train").all()
+    assert (honest.table.groupby("group")["role"].nunique() == 1).all()
+
+
+# ---- bad input
+
+def with_one_mask(data, folder, values):
+    """A copy of the set's manifest whose first mask is another one."""
+    table = pd.read_csv(data / "figshare" / "manifest.csv")
+    (folder / "figshare").mkdir(parents=True)
+    for name in ("images", "masks"):
+        (folder / "figshare" / name).symlink_to(data / "figshare" / name)
+    cv2.imwrite(str(folder / "figshare" / "odd.png"), values)
+    table.loc[table["class"].ne("no_tumor").idxmax(), "mask"] = "odd.png"
+    table.to_csv(folder / "figshare" / "manifest.csv", index=False)
+    return folder
+
+
+def test_labels_and_other_sizes_are_refused_by_name(data, tmp_path):
+    labels = np.zeros((96, 96), np.uint8)
+    labels[20:40, 20:40], labels[40:60, 20:40] = 1, 2
+    with pytest.raises(BrainTumorError, match="odd.png: a mask with the labels 0, 1, 2"):
+        run_pictures(with_one_mask(data, tmp_path / "labels", labels), recipe(**SMALL))
+    with pytest.raises(BrainTumorError, match=r"odd.png: a mask of \(48, 48\), but its picture is \(96, 96\)"):
+        run_pictures(with_one_mask(data, tmp_path / "small", labels[:48, :48] // 2 * 255), recipe(**SMALL))
+
+
+def test_a_set_without_outlines_is_refused(tmp_path):
+    write_phantoms(tmp_path / "kaggle", n=12, seed=1, size=64)
+    with pytest.raises(BrainTumorError, match="no set named figshare with outlines"):
+        run_pictures(tmp_path, recipe(**SMALL))
+
+
+def test_batches_of_empty_masks_have_a_finite_loss():
+    from keras import ops
+    from brain_tumor.segmentation.losses import LOSSES
+    nothing, found = np.zeros((4, 16, 16, 1), np.float32), np.random.default_rng(0).random((4, 16, 16, 1)).astype(np.float32)
+    for loss in LOSSES.values():
+        values = [ops.convert_to_numpy(loss(nothing, p)) for p in (found, nothing)]
+        assert all(np.isfinite(value).all() and value.shape == (4,) for value in values)
+        assert values[1].max() < values[0].min() or loss.__name__ == "dice_loss", "nothing found where nothing is must be better than a guess"
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    from brain_tumor.segmentation.comparison import NETWORKS
+    run = write_example_outlines(tmp_path / "run", "unet")
+    save_weights(run / "best.weights.npz", NETWORKS["resunet"].build(side=128, filters=(16, 32)))
+    with pytest.raises(BrainTumorError, match="belongs to another network"):
+        recorded_outliner(run)
+
+
+@pytest.mark.parametrize("damage, cry", [(lambda t: t.drop(columns="hd95"), "no column hd95"), (lambda t: pd.concat([t, t[:1]]), "stands there twice"),
+                                         (lambda t: t.assign(dice=t["dice"].where(t.index > 0)), "no number"), (lambda t: t.assign(dice=1.2), "outside 0 to 1"), (lambda t: t[:0], "no slice in it")])
+def test_damaged_outlines_are_refused(tmp_path, damage, cry):
+    run = write_example_outlines(tmp_path / "run")
+    damage(pd.read_csv(run / "outlines.csv")).to_csv(run / "outlines.csv", index=False)
+    with pytest.raises(BrainTumorError, match=cry):
+        read_outlines(run)
+    with pytest.raises(BrainTumorError, match="can't be read"):
+        read_outlines(tmp_path)
