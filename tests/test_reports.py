@@ -291,7 +291,9 @@ def test_stages_follow_from_the_settings(whole):
 def test_the_final_table_has_a_row_for_what_is_missing(whole):
     table = final_table(staged(whole), stacking=None)
     assert table["stage"].drop_duplicates().tolist() == list(STAGES)
-    assert table["network"][table["stage"] == STAGES[1]].tolist() == list(NETWORKS.values())
+    assert table["network"][table["stage"] == STAGES[1]].tolist() == [title for title in NETWORKS.values() if title != "ResNet50V2"]
+    second = final_table([like(whole, "v2", network="resnet50_v2", title="ResNet50V2", protocol="honest", recipe=AS_THESIS | {"scaling": "imagenet"})], stacking=None)
+    assert second["network"][second["stage"] == STAGES[3]].tolist()[2] == "ResNet50V2" and "ResNet-50" not in second["network"][second["stage"] == STAGES[3]].tolist()
     empty = table[table["run"] == "not recorded yet"]
     assert len(empty) == 5 + 5 and empty["accuracy"].isna().all()
     ours = table.set_index("run").loc[["vgg19_thesis", "vgg19_honest", "vgg19_mended", "shuffled_labels"]]
