@@ -279,10 +279,10 @@ def _need_predictions(run: Run) -> "pd.DataFrame":
 
 # %% ../nbs/20a_runs.ipynb #c028
 def _history(folder: Path, settings: dict) -> "pd.DataFrame":
-    "history.csv; a stack of networks is trained without validation, or not at all."
+    "history.csv; a stack of networks is trained without validation, or not at all, and an engine that was judged here was trained elsewhere."
     import pandas as pd
     path, ensemble = folder / "history.csv", settings["network"] == "stacking"
-    if ensemble and not path.exists():
+    if (ensemble or "trained_in" in settings) and not path.exists():
         return pd.DataFrame({"epoch": pd.Series(dtype=int)})
     if settings.get("finished") is False and not path.exists():
         raise BrainTumorError(f"{folder}: this run is not finished, no history.csv yet; wait for it, or go on with it (--resume)")
