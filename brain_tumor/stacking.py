@@ -408,6 +408,7 @@ def members(
     protocol: str,  # "thesis" or "honest"
     folder: str | Path = RUNS,  # with run folders in it
 ) -> list[Path]:  # run folders, by name
-    "Find the recorded runs of a protocol that may be stacked: whole ones, and no control with shuffled labels."
+    "Find the recorded runs of a protocol that may be stacked: whole ones, of its own recipe, and no control with shuffled labels."
     there = [run for run in find_runs(folder) if run.settings["protocol"] == protocol and run.predictions is not None]
-    return [run.path for run in there if run.settings["network"] != "stacking" and not run.control]
+    own = lambda run: run.settings.get("recipe", {}).get("preparation", protocol) == protocol  # not the thesis' recipe on an honest split
+    return [run.path for run in there if run.settings["network"] != "stacking" and not run.control and own(run)]
