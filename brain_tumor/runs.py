@@ -227,9 +227,9 @@ class Run:
 
     @property
     def second(self) -> int | None:
-        "The first epoch of the second phase."
+        "The first epoch of the second phase; None where there was but one phase, of either kind."
         later = self.history["epoch"][self.history["phase"] > 1] if "phase" in self.history else ()
-        return int(later.iloc[0]) if len(later) else None
+        return int(later.iloc[0]) if 0 < len(later) < self.epochs else None
 
     def only(
         self,

@@ -224,3 +224,14 @@ def test_logs_have_the_columns_of_the_thesis(root):
     for name in ("xception", "inception_v3", "resnet50", "vgg19"):
         assert tuple(read_log(root / "runs" / "thesis" / f"{name}.csv")) == LOG
     assert RUNS == root / "runs"
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_a_run_of_one_phase_has_no_second(tmp_path, phase):
+    folder = write_example(tmp_path / "one")
+    history = pd.read_csv(folder / "history.csv").assign(phase=phase)
+    history.to_csv(folder / "history.csv", index=False)
+    run = load_run(folder)
+    row = epoch_table([run]).iloc[0]
+    assert run.second is None and row["first_phase"] == row["val_accuracy"] and row["gained"] == 0
+    assert run.curves() is not None
