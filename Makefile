@@ -16,7 +16,7 @@ demo: install  ## analyse the bundled sample scans and show where the results ar
 
 test: install-all  ## run the tests in the notebooks, then pytest
 	@status=0; $(BIN)/nbdev_test --n_workers 2 || status=$$?; \
-	NOTEBOOK_TESTS=$$status $(BIN)/python -m pytest
+	NOTEBOOK_TESTS=$$status $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: install-all  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=nbs
