@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUNS', 'SETTINGS', 'LOG', 'OUTLINE_LOG', 'PROBABILITIES', 'WORDS', 'PREDICTIONS', 'LOGS', 'read_log',
            'check_predictions', 'write_predictions', 'read_predictions', 'draw_curve', 'figure_pixels', 'new_figure',
-           'Run', 'load_run', 'write_example', 'find_runs', 'thesis_log', 'epoch_table', 'pictures_of']
+           'Run', 'load_run', 'write_example', 'kept_weights', 'find_runs', 'thesis_log', 'epoch_table', 'pictures_of']
 
 # %% ../nbs/20a_runs.ipynb #c007
 import json
@@ -328,6 +328,16 @@ def write_example(
     write_json(folder / "run.json", {"network": network, "title": folder.name, "task": "classification", "protocol": protocol, "mark": f"made up, no scan behind it (protocol {protocol})",
                                      "recipe": {"distance": distance, "seed": seed}, "chosen_epoch": 7})
     return folder
+
+# %% ../nbs/20a_runs.ipynb #c037x
+def kept_weights(
+    out: str | Path,  # folder of a finished run
+) -> Path:  # best.weights.npz
+    "Where a run's weights lie; `BrainTumorError` where they were not kept."
+    weights = Path(out) / "best.weights.npz"
+    if not weights.is_file():
+        raise BrainTumorError(f"{out}: no best.weights.npz; weights are not committed: train the run again, or ask where they were kept")
+    return weights
 
 # %% ../nbs/20a_runs.ipynb #c039
 def find_runs(

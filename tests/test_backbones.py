@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from jobs import finished, kill_after
 
 from brain_tumor.backbones.common import Backbone
 from brain_tumor.backbones.phases import COLUMNS
@@ -56,11 +57,6 @@ def begin(data, out, epochs=2, clock=None, **more):
                             text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more)
 
 
-def finished(job):
-    errors = job.communicate()[1]
-    assert job.returncode == 0, errors[-2000:]
-
-
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
@@ -91,10 +87,7 @@ def test_a_run_folder_is_whole(whole):
 @pytest.mark.parametrize("after", ["run.json", "head/state.npz", "tuned/state.npz"])
 def test_killed_and_taken_up_again(data, whole, tmp_path, after):
     job = begin(data, tmp_path, 3)
-    while not (tmp_path / after).is_file() and job.poll() is None:
-        time.sleep(0.05)
-    job.kill()
-    job.communicate()
+    kill_after(job, tmp_path / after)
     assert not (tmp_path / "predictions.csv").is_file(), "it was killed too late to prove anything"
     finished(begin(data, tmp_path, 3))
     same(whole, tmp_path)

@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from jobs import finished, kill_after
 
 from brain_tumor.phantom import write_phantoms
 from brain_tumor.scan import BrainTumorError
@@ -30,13 +30,8 @@ def data(tmp_path_factory):
 
 def begin(data, out, epochs, **more):
     words = ["train", "unet", "--data", str(data), "--out", str(out), "--side", "32", "--width", "2", "--batch", "8", "--epochs", str(epochs), "--resume"]
-    return subprocess.Popen([sys.executable, "-c", "import sys; from brain_tumor.cli import main; sys.exit(main(sys.argv[1:]))", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    return subprocess.Popen([sys.executable, "-m", "brain_tumor", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more)
-
-
-def finished(job):
-    errors = job.communicate()[1]
-    assert job.returncode == 0, errors[-2000:]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +62,7 @@ def test_the_outlines_are_the_chosen_epochs(data, whole):
 
 def test_killed_and_taken_up_again(data, whole, tmp_path):
     job = begin(data, tmp_path, 4)
-    while not (tmp_path / "state.npz").is_file() and job.poll() is None:
-        time.sleep(0.02)
-    job.kill()
-    job.communicate()
+    kill_after(job, tmp_path / "state.npz")
     assert not (tmp_path / "outlines.csv").is_file(), "it was killed too late to prove anything"
     finished(begin(data, tmp_path, 4))
     one, other = (pd.read_csv(out / "history.csv").drop(columns="seconds") for out in (whole, tmp_path))

@@ -23,7 +23,7 @@ from ..features import embed
 from ..pipeline import batches, stream
 from ..plateau import best_epoch, cut_short, out_of_time, plateau_rate, seconds_of, stopped
 from ..preprocessing import scale
-from ..runs import LOG, load_run, write_predictions
+from ..runs import LOG, kept_weights, load_run, write_predictions
 from ..scan import BrainTumorError, CLASSES, write_beside
 from ..speed import LONG, faster, quicker
 from ..splits import ROLES
@@ -308,9 +308,7 @@ def recorded_network(
     out: str | Path,  # folder of a finished run, with its weights
 ) -> tuple["keras.Model", dict]:  # scaled squares -> class probabilities; what run.json says
     "Build the network of a recorded run again, with the weights it kept."
-    about, weights = load_run(out).settings, Path(out) / "best.weights.npz"
-    if not weights.is_file():
-        raise BrainTumorError(f"{out}: no best.weights.npz; weights are not committed: train the run again, or ask where they were kept")
+    about, weights = load_run(out).settings, kept_weights(out)
     model = build(Backbone(about["network"], about["title"], (), "", ""), about["side"], about["until"])
     load_weights(weights, model)
     return model, about

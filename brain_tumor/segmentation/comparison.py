@@ -8,6 +8,7 @@ __all__ = ['NETWORKS', 'AREAS', 'LOOKS', 'read_outlines', 'write_example_outline
            'area_figure', 'thesis_table', 'recorded_outliner']
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c004
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +17,13 @@ import numpy as np
 
 from ..data import write_table
 from ..metrics import interval
-from ..runs import Run, load_run, new_figure, thesis_log
+from ..runs import Run, kept_weights, load_run, new_figure, thesis_log
 from ..scan import BrainTumorError, CLASSES, Scan, read
 from .answers import truths
 from .attention_unet import ATTENTION_UNET
 from .metrics import FIGURES, score_table
 from .resunet import RESUNET, RESUNET_PUBLISHED
-from .training import OUTLINES
+from .training import OUTLINES, with_outline
 from .unet import UNET
 from .unet_plus_plus import UNET_PLUS_PLUS
 from ..splits import check_split, read_data, split_hash
@@ -100,7 +101,7 @@ def judge_engine(
     if missing:
         raise BrainTumorError(f"{out}: an engine without {', '.join(missing)}; say what was judged, and which run made it")
     everything = read_data(data, copies=True)
-    table = everything[(everything["source"] == "figshare") & everything["mask"].notna() & everything["role"].ne("train") & everything["class"].ne("no_tumor")].reset_index(drop=True)
+    table = with_outline(everything).query("role != 'train'").reset_index(drop=True)
     found = [answer(read(path)) for path in tqdm(table["path"], desc="outlining", mininterval=2, disable=len(table) < 100)]
     write_table(score_table(table[list(OUTLINES)], found, truths(table)).round(5), Path(out) / "outlines.csv")
     said = f"protocol honest: {check_split(table)}; an engine, judged as it ships"
@@ -180,7 +181,7 @@ def box_figure(
     tables = [slices_of(run, role) for run in runs]
     names = ["small", "middle", "large"] if by == "third" else sorted(set(tables[0][by]))
     width = 0.8 / len(runs)
-    for place, (run, table, (fill, hatch)) in enumerate(zip(runs, tables, LOOKS)):
+    for place, (run, table, (fill, hatch)) in enumerate(zip(runs, tables, itertools.cycle(LOOKS))):
         at = np.arange(len(names)) + (place - (len(runs) - 1) / 2) * width
         drawn = axis.boxplot([table["dice"][table[by] == name] for name in names], positions=at, widths=0.85 * width, whis=(5, 95), showfliers=False, showmeans=True, patch_artist=True,
                              medianprops={"color": "black"}, meanprops={"marker": "o", "markersize": 3, "markerfacecolor": "black", "markeredgecolor": "black"})
@@ -268,11 +269,10 @@ def recorded_outliner(
     run: str | Path,  # folder of a finished run, with its weights
 ) -> tuple["keras.Model", dict]:  # squares -> probabilities; what run.json says
     "Build the network of a recorded run again, with the weights it kept."
-    about, weights = load_run(run).settings, Path(run) / "best.weights.npz"
+    about = load_run(run).settings
     if about["network"] not in NETWORKS:
         raise BrainTumorError(f"{run}: a run of {about['network']}; outlines are drawn by {', '.join(NETWORKS)}")
-    if not weights.is_file():
-        raise BrainTumorError(f"{run}: no best.weights.npz; weights are not committed: train the run again, or ask where they were kept")
+    weights = kept_weights(run)
     model = NETWORKS[about["network"]].build(side=about["recipe"]["side"], filters=tuple(about["recipe"]["filters"]))
     load_weights(weights, model)
     return model, about
