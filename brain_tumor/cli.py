@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'TITLES', 'AXES', 'USE', 'STATUS', 'printable', 'say', 'text_table', 'table_line', 'inputs', 'spacing_of',
-           'slice_of', 'axis_of', 'run_analyze', 'with_bar', 'TableOutput', 'complain', 'JsonOutput', 'CsvOutput',
-           'demo_line', 'run_demo', 'demo_results', 'add_train', 'add_backbones', 'add_outliners', 'run_train',
-           'with_workbook', 'add_data', 'run_data', 'add_audit', 'run_audit', 'add_report', 'run_report', 'add_analyze',
-           'add_demo', 'build_parser', 'main']
+           'slice_of', 'axis_of', 'engine_of', 'run_analyze', 'with_bar', 'TableOutput', 'complain', 'JsonOutput',
+           'CsvOutput', 'demo_line', 'run_demo', 'demo_results', 'add_train', 'add_backbones', 'add_outliners',
+           'run_train', 'with_workbook', 'add_data', 'run_data', 'add_audit', 'run_audit', 'add_report', 'run_report',
+           'add_analyze', 'add_demo', 'build_parser', 'main']
 
 # %% ../nbs/60_cli.ipynb #c009
 import argparse
@@ -113,6 +113,16 @@ def axis_of(
 AXES = ("sagittal", "coronal", "axial")
 
 # %% ../nbs/60_cli.ipynb #c026
+def engine_of(
+    args: argparse.Namespace,  # with engine and segmenter
+):  # a name or folder, or a running engine
+    "Which engine was asked for."
+    if not args.segmenter:
+        return args.engine
+    from brain_tumor.engines import load_engine
+
+    return load_engine(args.engine, segmenter=args.segmenter)
+
 def run_analyze(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
@@ -121,7 +131,7 @@ def run_analyze(
     from brain_tumor.result import Analysis
 
     sources = inputs(args.paths)
-    options = {"slice": args.slice, "axis": args.axis, "spacing": args.spacing, "engine": args.engine}
+    options = {"slice": args.slice, "axis": args.axis, "spacing": args.spacing, "engine": engine_of(args)}
     batch = analyze(sources, progress=False, **options)
     show = {"json": JsonOutput, "csv": CsvOutput}.get(args.show, TableOutput)(batch)
     try:
@@ -368,9 +378,10 @@ def add_report(
 ) -> None:
     "Let the report's chapter say which options it has."
     from brain_tumor.report_page import add_report_arguments
+    from brain_tumor.segmentation.report import tell_outlines
 
     add_report_arguments(parser)
-    parser.set_defaults(run=run_report)
+    parser.set_defaults(run=run_report, pages={"segmentation": tell_outlines})
 
 def run_report(
     args: argparse.Namespace,  # as parsed
@@ -389,6 +400,7 @@ def add_analyze(
     parser.add_argument("--slice", type=slice_of, metavar="K", help="which slice, where a file holds many; K,V in volume V of a 4-D file")
     parser.add_argument("--axis", type=axis_of, choices=(*range(3), *AXES), help="of a volume: which way --slice counts")
     parser.add_argument("--engine", default="compact", help="name of a model or folder of a trained one (default: compact)")
+    parser.add_argument("--segmenter", metavar="DIR", help="folder of a saved segmenter, to draw the outlines instead")
     show = parser.add_mutually_exclusive_group()
     show.add_argument("--json", dest="show", action="store_const", const="json", help="print everything as one JSON list")
     show.add_argument("--csv", dest="show", action="store_const", const="csv", help="print the table as CSV")

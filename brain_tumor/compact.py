@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SKIPS', 'TOP', 'FROZEN', 'SHARES', 'OUT_OF_FOLD', 'CREDITS', 'encoder', 'convolve', 'decode', 'classify', 'build',
-           'freeze', 'start_from', 'unfold_encoder', 'outline_loss', 'compile_compact', 'draw_epoch', 'grafter',
+           'freeze', 'start_from', 'unfold_start', 'outline_loss', 'compile_compact', 'draw_epoch', 'grafter',
            'epoch_batches', 'answers', 'overlaps', 'marks', 'Recipe', 'train', 'begin', 'fit', 'describe_run',
            'add_train_arguments', 'train_from_args', 'out_of_fold', 'logit', 'options', 'rebuild', 'with_probabilities',
            'pack', 'write_manifest']
@@ -112,10 +112,10 @@ def freeze(
 # %% ../nbs/40_compact.ipynb #c017
 def start_from(
     model: "keras.Model",  # from `build`
-    weights: str | Path | None,  # "imagenet" (Keras downloads 9 MB), an npz file with folded normalisation, or None for random
+    weights: str | Path | None,  # "imagenet" (Keras downloads 9 MB), an npz file with folded normalisation (an encoder's, or a whole network's as `pack` writes it), or None for random
     examples: np.ndarray,  # (N, S, S, 1) in 0..1, some prepared scans
 ) -> int:  # number of layers filled
-    "Fill the encoder from ImageNet and freeze its first levels."
+    "Fill the encoder from ImageNet, or the whole network from one that was trained before, and freeze its first levels."
     if weights is None:
         return 0
     if weights == "imagenet":
@@ -126,19 +126,21 @@ def start_from(
             layer.set_weights([v.sum(-2, keepdims=True) if layer.name == "Conv1" else v for v in values])
         filled = len(pairs)
     else:
-        filled = len(fill_folded(model, weights))
-        unfold_encoder(model, examples)
+        names = fill_folded(model, weights)
+        filled = len(names)
+        unfold_start(model, names, examples)
     freeze(model)
     return filled
 
 # %% ../nbs/40_compact.ipynb #c018
-def unfold_encoder(
+def unfold_start(
     model: "keras.Model",  # from `build`, filled
+    names: list[str],  # of the layers that were filled
     examples: np.ndarray,  # (N, S, S, 1) in 0..1
 ) -> None:
-    "Give the encoder's batch normalisation true statistics; the decoder's starts from its own."
+    "Give batch normalisation true statistics: of the whole network where the start was one, else of the encoder; the decoder's starts from its own."
     import keras
-    unfold_batch_norm(keras.Model(model.input, model.get_layer(TOP).output), examples)
+    unfold_batch_norm(model if "outline" in names else keras.Model(model.input, model.get_layer(TOP).output), examples)
 
 # %% ../nbs/40_compact.ipynb #c020
 def outline_loss(
@@ -305,7 +307,7 @@ def begin(
     import keras
     seed_everything(recipe.seed)
     model, step = build(), max(len(data.pictures) // 64, 1)
-    filled = start_from(model, weights, data.pictures[::step, ::2, ::2, None][:64].astype(np.float32) / 255)
+    filled = start_from(model, weights, data.pictures[::step, ..., None][:64].astype(np.float32) / 255)
     compile_compact(model, recipe.rate, recipe.decay)
     if keras.backend.backend() == "torch":
         through_torch(model)

@@ -237,13 +237,14 @@ def roc_figure(
 def curves_beside(
     run: Run,  # ours
     log: Run,  # the thesis', from `thesis_log`
+    what: Sequence[str] = ("accuracy", "loss"),  # columns of both histories, a panel each
 ) -> "Figure":
-    "Draw accuracy and loss of a run and of the thesis' log on one scale."
-    figure, axes = new_figure(2, f"above: {run.settings['mark']}; below: {log.settings['mark']}", (3.4, 2.3), rows=2)
+    "Draw the curves of a run and of the thesis' log on one scale."
+    figure, axes = new_figure(len(what), f"above: {run.settings['mark']}; below: {log.settings['mark']}", (3.4, 2.3), rows=2)
     for place, one in enumerate((run, log)):
-        for axis, what in zip(axes[2 * place:], ("accuracy", "loss")):
-            draw_curve(axis, one, what).set_title(f"{one.title}, {'here' if one is run else 'thesis'}", fontsize=9)
-            columns = [t.history[c] for t in (run, log) for c in (what, f"val_{what}") if c in t.history]
+        for axis, name in zip(axes[len(what) * place:], what):
+            draw_curve(axis, one, name).set_title(f"{one.title}, {'here' if one is run else 'thesis'}", fontsize=9)
+            columns = [t.history[c] for t in (run, log) for c in (name, f"val_{name}") if c in t.history]
             axis.set(xlim=(0.5, max(run.epochs, log.epochs) + 0.5), ylim=(min(map(min, columns)) - 0.03, max(map(max, columns)) + 0.03))
     axes[0].legend(fontsize=6)
     return figure

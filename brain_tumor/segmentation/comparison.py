@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'AREAS', 'LOOKS', 'read_outlines', 'write_example_outlines', 'judge_engine', 'third_of', 'slices_of',
-           'mean_of', 'outline_table', 'dice_by', 'box_figure', 'outline_difference', 'order_of', 'area_agreement',
-           'area_figure', 'thesis_table', 'recorded_outliner']
+           'mean_of', 'outline_table', 'readers', 'dice_by', 'box_figure', 'outline_difference', 'order_of',
+           'area_agreement', 'area_figure', 'thesis_table', 'recorded_outliner']
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c004
 import itertools
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..data import write_table
 from ..metrics import interval
-from ..runs import Run, kept_weights, load_run, new_figure, thesis_log
+from ..runs import RUNS, Run, kept_weights, load_run, new_figure, thesis_log
 from ..scan import BrainTumorError, CLASSES, Scan, read
 from .answers import truths
 from .attention_unet import ATTENTION_UNET
@@ -150,12 +150,21 @@ def outline_table(
                     | {"missed": int((table["dice"] == 0).sum()), "slices": len(table), "groups": table["group"].nunique(), "mark": run.settings["mark"]})
     return pd.DataFrame(rows)
 
+# %% ../../nbs/35_segmentation_comparison.ipynb #c031
+def readers(
+    folder: str | Path = RUNS / "readers",  # with agreement.csv
+) -> "pd.Series":  # class -> median Dice of two readers; empty where it isn't known
+    "How far two readers agree on the figshare slices (Cheng, 2017, against BRISC 2025): the ceiling of any network that learned from one of them."
+    import pandas as pd
+    path = Path(folder) / "agreement.csv"
+    return pd.read_csv(path).set_index("class")["median_dice"] if path.is_file() else pd.Series(dtype=float, name="median_dice")
+
 # %% ../../nbs/35_segmentation_comparison.ipynb #c014
 def dice_by(
     runs: Sequence[Run],  # segmentation runs with a folder
     by: str = "class",  # or "plane", "third" (of area), "group"
     role: str = "test",  # or "validation"
-) -> "pd.DataFrame":  # run, `by`, dice with _low and _high, slices, groups
+) -> "pd.DataFrame":  # run, `by`, dice with _low and _high, slices, groups; by class: readers, the median between two of them
     "Mean Dice of each part of the slices."
     import pandas as pd
     rows = []
@@ -166,7 +175,8 @@ def dice_by(
         for name, part in table.groupby(by):
             dice, low, high = mean_of(part)
             rows.append({"run": run.name, by: name, "dice": dice, "dice_low": low, "dice_high": high, "slices": len(part), "groups": part["group"].nunique()})
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    return found.assign(readers=found[by].map(readers())) if by == "class" else found
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c016
 LOOKS = (("white", ""), ("0.75", ""), ("0.45", ""), ("white", "///"), ("0.75", "\\\\\\"), ("white", "..."))  # fill and hatching, readable in black and white
@@ -176,7 +186,7 @@ def box_figure(
     by: str = "class",  # or "plane", "third"
     role: str = "test",  # or "validation"
 ) -> "Figure":
-    "Box plots of Dice, runs side by side within each part: the box holds the middle half of the slices, the whiskers 5 to 95 %, the dot is the mean."
+    "Box plots of Dice, runs side by side within each part: the box holds the middle half of the slices, the whiskers 5 to 95 %, the dot is the mean; by class, a dotted line where two readers agree."
     figure, (axis,) = new_figure(1, "; ".join(dict.fromkeys(run.settings["mark"] for run in runs)), (1.5 + 1.9 * 3, 3.2))
     tables = [slices_of(run, role) for run in runs]
     names = ["small", "middle", "large"] if by == "third" else sorted(set(tables[0][by]))
@@ -188,6 +198,8 @@ def box_figure(
         for box in drawn["boxes"]:
             box.set(facecolor=fill, hatch=hatch)
         drawn["boxes"][0].set_label(run.name)
+    for place, agreed in enumerate(readers().reindex(names) if by == "class" else ()):
+        axis.plot([place - 0.45, place + 0.45], [agreed] * 2, "k:", linewidth=1.5, label="_" if place else "two readers (median)")
     axis.set_xticks(range(len(names)), names)
     axis.set(ylabel="Dice of a slice", ylim=(-0.02, 1.02))
     axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)

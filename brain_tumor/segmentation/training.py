@@ -8,6 +8,7 @@ __all__ = ['THESIS', 'KNOWN', 'COLUMNS', 'OUTLINES', 'Recipe', 'recipe', 'with_o
            'judge_said', 'add_train_arguments', 'train_from_args']
 
 # %% ../../nbs/30d_outline_training.ipynb #c004
+import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -296,6 +297,7 @@ def add_train_arguments(
     parser.add_argument("--batch", type=int, help=f"pictures a step (default: {Recipe.batch})")
     parser.add_argument("--loss", help="dice, bce_dice or focal_tversky (default: the recipe's)")
     parser.add_argument("--seed", type=int, help=f"default: {Recipe.seed}, under the thesis' protocol {THESIS.seed}")
+    parser.add_argument("--rising", action=argparse.BooleanOptionalAction, default=None, help="under the thesis' protocol: the plateau rule as it was meant (a gain is a higher Dice), or, the default, as it ran")
     parser.add_argument("--minutes", type=float, help="no new epoch begins after this time")
 
 def train_from_args(
@@ -306,6 +308,6 @@ def train_from_args(
         value = getattr(args, name)
         if value is not None and value < least:
             raise BrainTumorError(f"--{name} {value:g}: give {least} or more")
-    asked = {name: getattr(args, name) for name in ("side", "epochs", "batch", "loss", "seed") if getattr(args, name) is not None}
+    asked = {name: getattr(args, name) for name in ("side", "epochs", "batch", "loss", "seed", "rising") if getattr(args, name) is not None}
     asked |= {"filters": tuple(args.width * 2**level for level in range(5))} if args.width else {}
     return train(args.architecture, args.data, args.out, recipe(args.protocol, **asked), args.resume, args.minutes)
