@@ -1,0 +1,221 @@
+"""Segmenters that draw for analyze, and the report on outlines."""
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras", reason="Keras comes with the extra `workbook`")
+pytest.importorskip("tf2onnx", reason="tf2onnx comes with the extra `workbook`")
+
+from brain_tumor import analyze  # noqa: E402
+from brain_tumor.cli import main  # noqa: E402
+from brain_tumor.engines import load_engine  # noqa: E402
+from brain_tumor.metrics import interval, interval_apart  # noqa: E402
+from brain_tumor.phantom import samples  # noqa: E402
+from brain_tumor.runs import load_run, write_example  # noqa: E402
+from brain_tumor.scan import BrainTumorError, INTENDED_USE, Scan, read  # noqa: E402
+from brain_tumor.segmentation.answers import clean, probabilities  # noqa: E402
+from brain_tumor.segmentation.comparison import NETWORKS, box_figure, dice_by, outline_table, readers, recorded_outliner, slices_of, write_example_outlines  # noqa: E402
+from brain_tumor.segmentation.report import case_figure, cases, ladder, outline_curves, rung, write_outline_report  # noqa: E402
+from brain_tumor.segmentation.segmenter import Segmenter, save_segmenter  # noqa: E402
+from brain_tumor.preprocessing import eight_bit_square  # noqa: E402
+from brain_tumor.training import save_weights, write_json  # noqa: E402
+
+PLAIN = {"level": 0.5, "largest": False, "smallest": 0.0, "mirror": False}
+
+
+def recorded(folder, network, seed=0, **outline):
+    """A run folder with weights: untrained, with statistics of batch normalisation that do something."""
+    run = write_example_outlines(folder, network)
+    said = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", said | {"recipe": {"side": 64, "filters": [4, 8, 16], "preparation": "honest"}, "outline": PLAIN | outline})
+    keras.utils.set_random_seed(seed)
+    model = NETWORKS[network].build(side=64, filters=(4, 8, 16))
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_variance.assign(rng.uniform(0.5, 2, layer.moving_variance.shape))
+    save_weights(run / "best.weights.npz", model)
+    return run
+
+
+@pytest.fixture(scope="module")
+def scans():
+    return [read(path) for path in samples() if path.suffix == ".png"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("segmenter")
+    return save_segmenter(recorded(folder / "run", "resunet"), folder / "saved")
+
+
+def refused(what, *words):
+    with pytest.raises(BrainTumorError) as told:
+        what()
+    assert all(word in str(told.value) for word in words), told.value
+
+
+# ---- segmenters
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_segmenter_says_what_its_network_says(network, tmp_path, scans):
+    run = recorded(tmp_path / "run", network)
+    segmenter, model = Segmenter(save_segmenter(run, tmp_path / "saved")), recorded_outliner(run)[0]
+    squares = np.stack([eight_bit_square(scan.pixels, 64)[0] for scan in scans])
+    wanted, found = probabilities(model, squares), segmenter._said(squares)
+    assert np.ptp(wanted, axis=(1, 2)).min() > 0.02, "an answer that is the same everywhere proves little"
+    assert np.abs(wanted - found).max() < 5e-3
+    assert [p.shape for p in segmenter.probabilities(scans)] == [scan.pixels.shape for scan in scans]
+
+
+def test_mirror_averaging_is_the_mean_of_both_ways(saved, tmp_path):
+    scans = [Scan(np.random.default_rng(seed).uniform(0.2, 0.8, (64, 64)).astype(np.float32)) for seed in range(3)]  # fills its square, so mirroring moves no border
+    shutil.copytree(saved, tmp_path / "mirrored")
+    manifest = json.loads((saved / "manifest.json").read_text())
+    write_json(tmp_path / "mirrored" / "manifest.json", manifest | {"outline": PLAIN | {"mirror": True}})
+    one, both = Segmenter(saved), Segmenter(tmp_path / "mirrored")
+    flipped = [Scan(np.ascontiguousarray(scan.pixels[:, ::-1])) for scan in scans]
+    again = both.probabilities(flipped)
+    for straight, mirrored, p, other in zip(one.probabilities(scans), one.probabilities(flipped), both.probabilities(scans), again):
+        assert np.abs((straight + mirrored[:, ::-1]) / 2 - p).max() < 0.01
+        assert np.abs(p - other[:, ::-1]).max() < 0.01 and np.abs(p - straight).max() > 0.05  # an 8-bit grey more or less
+
+
+def test_clean_up_is_in_what_is_drawn(saved, tmp_path, monkeypatch):
+    shutil.copytree(saved, tmp_path / "strict")
+    manifest = json.loads((saved / "manifest.json").read_text())
+    write_json(tmp_path / "strict" / "manifest.json", manifest | {"outline": {"level": 0.4, "largest": False, "smallest": 30.0, "mirror": False}})
+    segmenter = Segmenter(tmp_path / "strict")
+    p = np.zeros((40, 40), np.float32)
+    p[2:4, 2:4], p[10:20, 10:20] = 0.9, 0.7  # 4 and 100 pixels
+    monkeypatch.setattr(segmenter, "probabilities", lambda scans: [p] * len(scans))
+    fine, coarse, none = (segmenter.draw([Scan(p, spacing=spacing)])[0] > 0.4 for spacing in ((1.0, 1.0), (4.0, 2.0), None))
+    assert fine.sum() == 100 and coarse.sum() == 104 and none.sum() == 104, "4 pixels are 4 mm², 32 mm², or nobody knows"
+    assert (fine == clean(p, 0.4, smallest=30.0)).all()
+
+
+@pytest.mark.parametrize("change, word", [
+    ({"kind": "ensemble"}, "no segmenter"), ({"format": 2}, "format 1"), ({"side": "64"}, "side"), ({"outline": {"level": 0.5}}, "outline"), ({"outline": PLAIN | {"level": "high"}}, "outline"),
+    ({"sha256": {}}, "the sum"), ({"sha256": {"outline.onnx": "0" * 64}}, "SHA-256"), ({"side": 32}, "expected squares of 32"), ({"mark": None}, "mark")])
+def test_a_manifest_that_means_something_else_is_refused(saved, tmp_path, change, word):
+    shutil.copytree(saved, tmp_path / "changed")
+    manifest = json.loads((saved / "manifest.json").read_text())
+    write_json(tmp_path / "changed" / "manifest.json", manifest | change)
+    refused(lambda: Segmenter(tmp_path / "changed"), "changed", word)
+
+
+def test_saving_is_whole_or_not_at_all(saved, tmp_path, monkeypatch):
+    run = recorded(tmp_path / "run", "unet")
+    refused(lambda: save_segmenter(run, saved), "exists already")
+    (run / "best.weights.npz").rename(run / "elsewhere.npz")
+    refused(lambda: save_segmenter(run, tmp_path / "new"), "best.weights.npz")
+    (run / "elsewhere.npz").rename(run / "best.weights.npz")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("brain_tumor.segmentation.segmenter.to_onnx", full)
+    refused(lambda: save_segmenter(run, tmp_path / "new"), "No space left")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_analyze_takes_the_outline_from_a_segmenter(saved, scans, capsys, tmp_path):
+    engine, compact = load_engine(saved), load_engine("compact")
+    assert engine is load_engine(saved)
+    paths = [path for path in samples() if path.suffix == ".png"]
+    for path, scan, drawn in zip(paths, scans, engine.segmenter.draw(scans)):
+        result = analyze(path, engine=saved)
+        assert np.allclose(list(result.probabilities.values()), compact(scan).probabilities, atol=1e-4)
+        assert (result.mask == ((drawn > 0.5) & (result.predicted_class != "no_tumor"))).all()
+    assert main(["analyze", str(paths[0]), "--segmenter", str(saved), "--json"]) == 0
+    model = json.loads(capsys.readouterr().out)[0]["model"]
+    assert model["segmenter"] == "run" and "made up" in model["segmenter_mark"] and model["name"] == "compact and run"
+    assert main(["analyze", str(paths[0]), "--segmenter", str(tmp_path)]) == 2
+    refused(lambda: load_engine(saved, segmenter=saved), "compact and run")
+
+
+def test_drawing_needs_no_training_library(saved):
+    code = ("import sys\nfrom brain_tumor import analyze\nfrom brain_tumor.phantom import samples\n"
+            "analyze(samples()[0], engine=sys.argv[1])\nprint({'keras', 'tensorflow', 'torch', 'onnx', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules))")
+    assert subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+# ---- steps, cases, readers
+
+def run_of(folder, name, quality, seed=0, patients=40, protocol="honest", **switches):
+    path = write_example_outlines(folder / name, "resunet", quality, seed, patients, protocol)
+    said = json.loads((path / "run.json").read_text())
+    write_json(path / "run.json", said | {"recipe": said["recipe"] | {"seed": 0, "protocol": protocol} | switches})
+    return load_run(path)
+
+
+def test_a_step_is_paired_where_the_slices_are_the_same(tmp_path):
+    slipped, mended = run_of(tmp_path, "slipped", 0.70, 1, protocol="thesis", rising=False), run_of(tmp_path, "mended", 0.76, 2, protocol="thesis", rising=True)
+    step, tables = rung(slipped, mended), [slices_of(run) for run in (slipped, mended)]
+    wanted = interval(tables[1]["dice"] - tables[0]["dice"], tables[0]["group"])
+    assert step["paired"] and step["changed"] == "rising False to True" and np.allclose([step["difference"], step["difference_low"], step["difference_high"]], wanted)
+    fewer = run_of(tmp_path, "fewer", 0.6, 3, patients=20, rising=True)
+    step, table = rung(mended, fewer), slices_of(fewer)
+    wanted = interval_apart(tables[1]["dice"], tables[1]["group"], table["dice"], table["group"])
+    assert not step["paired"] and np.allclose([step["difference"], step["difference_low"], step["difference_high"]], wanted)
+    assert step["mark"].count("made up") == 2
+    assert ladder([fewer, mended, slipped])["after"].tolist() == ["mended", "fewer"] and ladder([mended]).empty
+
+
+def test_the_interval_of_means_apart_holds_what_it_should():
+    rng, held = np.random.default_rng(0), 0
+    for seed in range(200):
+        sides = [(rng.normal(centre, 0.1, 40)[np.repeat(np.arange(40), 3)] + rng.normal(0, 0.03, 120), np.repeat(np.arange(40), 3)) for centre in (0.5, 0.6)]
+        _, low, high = interval_apart(*sides[0], *sides[1], draws=400, seed=seed)
+        held += low <= 0.1 <= high
+    assert 0.90 <= held / 200 <= 0.985
+    refused(lambda: interval_apart([], [], [1.0], [0]), "at least one")
+
+
+def test_cases_are_chosen_and_drawn():
+    assert cases([0.2, 0.9, 0.0, 0.5, 0.9]) == {"best": 1, "median": 3, "worst": 2} and cases([0.3]) == {"best": 0, "median": 0, "worst": 0}
+    refused(lambda: cases([]), "no slice")
+    rng = np.random.default_rng(0)
+    masks = [np.pad(np.ones((n, n), bool), ((2, 30 - n), (2, 30 - n))) for n in (6, 10, 14)]
+    figure = case_figure([rng.random((32, 32)) for _ in masks], [masks[1]] * 3, masks, "made up")
+    assert [axis.get_title() for axis in figure.axes] == ["best: Dice 1.00", "median: Dice 0.68", "worst: Dice 0.53"] and figure._supxlabel.get_text() == "made up"
+    refused(lambda: case_figure([masks[0]], masks, masks, ""), "1 pictures", "3 outlines")
+
+
+def test_the_readers_stand_beside_each_class(tmp_path):
+    run = run_of(tmp_path, "one", 0.7)
+    assert dice_by([run], "class").set_index("class")["readers"].to_dict() == readers().to_dict() and "readers" not in dice_by([run], "plane")
+    lines = [line for line in box_figure([run], "class").axes[0].get_lines() if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[0] for line in lines] == readers().sort_index().tolist()
+    assert not [line for line in box_figure([run], "plane").axes[0].get_lines() if line.get_linestyle() == ":"]
+
+
+# ---- the page
+
+def test_both_kinds_of_runs_get_their_page(tmp_path, capsys):
+    outlines, classes = run_of(tmp_path, "drawn", 0.7), write_example(tmp_path / "named", patients=16)
+    assert main(["report", str(outlines.path), str(classes), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    row = outline_table([outlines]).iloc[0]
+    assert f"drawn: Dice {row['dice']:.3f}" in said and "named, Kaggle's test" in said
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("*.html")}
+    assert set(pages) == {"report.html", "outlines.html"} and all(INTENDED_USE in page for page in pages.values())
+    assert f"{row['dice']:.3f} ({row['dice_low']:.3f} to {row['dice_high']:.3f})" in pages["outlines.html"] and "0.7604" not in said
+
+
+def test_a_page_without_the_thesis_and_without_curves(tmp_path):
+    run = run_of(tmp_path, "engine", 0.7)
+    said = json.loads((run.path / "run.json").read_text())
+    (run.path / "history.csv").unlink()
+    for key in ("chosen_epoch", "epochs_done", "epochs_asked", "recipe"):
+        said.pop(key)
+    write_json(run.path / "run.json", said | {"network": "compact", "title": "compact", "trained_in": "elsewhere"})
+    text = write_outline_report([load_run(run.path)], tmp_path / "out", tmp_path / "nowhere").read_text(encoding="utf-8")
+    assert "as it ships, from elsewhere" in text and text.count("<img") == text.count('alt="') == 4 and "In the thesis" not in text
+    refused(lambda: outline_curves(load_run(run.path)), "no curve")
+    refused(lambda: write_outline_report([], tmp_path), "no run")
+    with open(tmp_path / "out" / "outline_missed.csv") as table:
+        assert len(table.readlines()) - 1 == (slices_of(load_run(run.path))["dice"] == 0).sum() > 0
