@@ -15,12 +15,13 @@ from brain_tumor.scan import BrainTumorError, CLASSES, read
 
 COMPACT = MODELS / "compact"
 RUN = Path(__file__).parent.parent / "runs" / "compact"
+SIZE = json.loads((COMPACT / "manifest.json").read_text(encoding="utf-8"))["size"]
 
 
 @pytest.fixture(scope="module")
 def squares():
     pictures = [read(path).pixels for path in samples() if path.suffix == ".png"]
-    return np.stack([prepare(p, 256)[0] for p in pictures])[..., None]
+    return np.stack([prepare(p, SIZE)[0] for p in pictures])[..., None]
 
 
 def test_all_of_it_is_at_most_twelve_megabytes():
@@ -67,7 +68,7 @@ def test_onnx_says_what_keras_says(squares):
     pytest.importorskip("tensorflow", reason="TensorFlow comes with the extra `workbook`")
     from brain_tumor.compact import rebuild, with_probabilities
     engine = load_engine("compact")
-    model = with_probabilities(rebuild(COMPACT / "weights.npz"), engine.manifest["temperature"], 256)
+    model = with_probabilities(rebuild(COMPACT / "weights.npz"), engine.manifest["temperature"], SIZE)
     wanted, outlines = model.predict(squares, verbose=0)
     found, drawn = engine.session.run(None, {engine.input: squares})
     assert np.ptp(wanted, axis=0).max() > 0.5, "the pictures must not all get the same answer, or this proves nothing"
@@ -148,3 +149,22 @@ def test_a_slice_through_a_volume_and_its_png_get_the_same_answer(tmp_path, axis
     assert max(abs(volume_says.probabilities[c] - png_says.probabilities[c]) for c in CLASSES) < 0.02
     assert volume_says.mask.shape == png_says.mask.shape
     assert (volume_says.mask != png_says.mask).mean() < 0.002
+
+
+@pytest.mark.parametrize("words, expected", [
+    ([], dict(epochs=44, small_epochs=22, small=192, size=256, rate=1.2e-3)), (["--epochs", "10", "--size", "320"], dict(epochs=10, small_epochs=5, small=224, size=320)),
+    (["--further"], dict(epochs=13, small_epochs=0, small=320, size=320, rate=5e-4, grafts=0.4)), (["--further", "--epochs", "3", "--size", "256", "--seed", "4"], dict(epochs=3, small_epochs=0, small=256, size=256, seed=4))])
+def test_the_command_line_has_two_stages(monkeypatch, words, expected):
+    import argparse
+    from brain_tumor import compact
+    asked = []
+    monkeypatch.setattr(compact, "train", lambda data, out, weights, recipe, resume: asked.append((weights, recipe)))
+    parser = argparse.ArgumentParser()
+    compact.add_train_arguments(parser)
+    start = str(MODELS / "compact" / "weights.npz") if "--further" in words else "imagenet"
+    compact.train_from_args(parser.parse_args(["--data", "data", "--out", "run", "--weights", start, *words]))
+    weights, recipe = asked[0]
+    assert weights == start and {name: getattr(recipe, name) for name in expected} == expected
+    for wrong in (["--further"], ["--size", "300"]):
+        with pytest.raises(BrainTumorError, match=wrong[0]):
+            compact.train_from_args(parser.parse_args(["--data", "data", "--out", "run", *wrong]))

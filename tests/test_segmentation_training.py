@@ -143,3 +143,21 @@ def test_damaged_outlines_are_refused(tmp_path, damage, cry):
         read_outlines(run)
     with pytest.raises(BrainTumorError, match="can't be read"):
         read_outlines(tmp_path)
+
+
+@pytest.mark.parametrize("words, rising", [([], False), (["--rising"], True), (["--no-rising"], False)])
+def test_the_plateau_rule_can_be_turned_round_from_the_command_line(monkeypatch, words, rising):
+    import argparse
+    from brain_tumor.segmentation import training
+    from brain_tumor.segmentation.unet import UNET
+    asked = []
+    monkeypatch.setattr(training, "train", lambda network, data, out, how, resume, minutes: asked.append(how))
+    parser = argparse.ArgumentParser()
+    training.add_train_arguments(parser)
+    args = parser.parse_args(["--data", "data", "--out", "run", "--protocol", "thesis", "--side", "128", "--width", "16", *words])
+    args.architecture = UNET
+    training.train_from_args(args)
+    assert asked[0].rising is rising and asked[0].filters == (16, 32, 64, 128, 256) and asked[0].loss == "dice"
+    begin = training.rules(asked[0], 100, None)[0]
+    past = [{"epoch": n + 1, "learning_rate": 1e-4, "val_dice_coef": 0.1 + 0.05 * n} for n in range(8)]
+    assert np.isclose(begin(0, past), 1e-4 if rising else 1e-5), "eight epochs of gain: the rule as it ran takes them for none"
