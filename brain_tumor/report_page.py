@@ -137,7 +137,7 @@ def _start(run: Run) -> str:
     "What a figure must not be read without: the start, the size, and whether the run was cut short."
     said = run.settings
     if "trained_in" in said:
-        return f"as it ships, from {said['trained_in']}"
+        return f"an engine, from {said['trained_in']}"
     until, pixels = f" to {said['until']}" if said.get("until") else "", said.get("side") or (said["recipe"]["side"] if said["task"] == "segmentation" else None)
     side, cut = f", {pixels} px" if pixels else "", f"; cut: {said['cut']}" if said.get("cut") else ""
     return f"{said.get('start') or 'random weights'}{until}{side}{cut}"

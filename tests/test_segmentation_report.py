@@ -214,7 +214,7 @@ def test_a_page_without_the_thesis_and_without_curves(tmp_path):
         said.pop(key)
     write_json(run.path / "run.json", said | {"network": "compact", "title": "compact", "trained_in": "elsewhere"})
     text = write_outline_report([load_run(run.path)], tmp_path / "out", tmp_path / "nowhere").read_text(encoding="utf-8")
-    assert "as it ships, from elsewhere" in text and text.count("<img") == text.count('alt="') == 4 and "In the thesis" not in text
+    assert "an engine, from elsewhere" in text and text.count("<img") == text.count('alt="') == 4 and "In the thesis" not in text
     refused(lambda: outline_curves(load_run(run.path)), "no curve")
     refused(lambda: write_outline_report([], tmp_path), "no run")
     with open(tmp_path / "out" / "outline_missed.csv") as table:

@@ -104,7 +104,7 @@ def judge_engine(
     table = with_outline(everything).query("role != 'train'").reset_index(drop=True)
     found = [answer(read(path)) for path in tqdm(table["path"], desc="outlining", mininterval=2, disable=len(table) < 100)]
     write_table(score_table(table[list(OUTLINES)], found, truths(table)).round(5), Path(out) / "outlines.csv")
-    said = f"protocol honest: {check_split(table)}; an engine, judged as it ships"
+    said = f"protocol honest: {check_split(table)}; an engine, asked as its users ask it"
     write_json(Path(out) / "run.json", {"task": "segmentation", "protocol": "honest", "mark": said, "split_sha256": split_hash(everything), "finished": True} | about)
     return read_outlines(out)
 
@@ -256,7 +256,7 @@ def area_figure(
         for name, line in (("bias", "-"), ("low", "--"), ("high", "--")):
             axis.axhline(said[name], color="black", linestyle=line, linewidth=1)
         axis.set(xscale="log", yscale="log", xlabel="area, mm² (mean of both)", ylabel="found / true")
-        axis.set_title(f"{run.name}: bias x {said['bias']:.2f}, nothing found in {said['missed']}", fontsize=8)
+        axis.set_title(f"{run.name}\nbias x {said['bias']:.2f}, nothing found in {said['missed']}", fontsize=8)
     axes[0].legend(fontsize=6)
     return figure
 
