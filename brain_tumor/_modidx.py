@@ -1210,6 +1210,7 @@ d = { 'settings': { 'branch': 'main',
                                       'brain_tumor.training.train_epochs': ('training.html#train_epochs', 'brain_tumor/training.py'),
                                       'brain_tumor.training.unfold_batch_norm': ( 'training.html#unfold_batch_norm',
                                                                                   'brain_tumor/training.py'),
+                                      'brain_tumor.training.whole_folder': ('training.html#whole_folder', 'brain_tumor/training.py'),
                                       'brain_tumor.training.write_arrays': ('training.html#write_arrays', 'brain_tumor/training.py'),
                                       'brain_tumor.training.write_history': ('training.html#write_history', 'brain_tumor/training.py'),
                                       'brain_tumor.training.write_json': ('training.html#write_json', 'brain_tumor/training.py')}}}

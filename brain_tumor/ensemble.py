@@ -8,7 +8,6 @@ __all__ = ['network_of', 'as_input', 'save_ensemble', 'Ensemble', 'load_ensemble
 # %% ../nbs/26a_ensemble.ipynb #c006
 import hashlib
 import io
-import secrets
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from .features import checked_bytes, read_manifest, start_session
 from .preprocessing import SIDES, eight_bit_square, scale
 from .scan import BrainTumorError, CLASSES, INTENDED_USE, Scan
 from .stacking import MARKS, METHODS, check_arrays, combine, hstack, stack
-from .training import to_onnx, write_arrays, write_json
+from .training import to_onnx, whole_folder, write_arrays, write_json
 
 # %% ../nbs/26a_ensemble.ipynb #c008
 def network_of(
@@ -88,21 +87,14 @@ def save_ensemble(
     check_arrays(method, arrays, len(members))
     if protocol not in ("honest", "thesis", "unfitted") or (protocol == "unfitted") != (not arrays):
         raise BrainTumorError(f"protocol {protocol!r} for method {method}: a fitted method is \"honest\" or \"thesis\", vote and average are \"unfitted\"")
-    if len(members) < 2 or folder.exists():
-        raise BrainTumorError(f"{folder}: " + ("it exists already; choose another folder, or remove this one" if folder.exists() else f"{len(members)} member; an ensemble needs at least two"))
-    beside = folder.with_name(f".{secrets.token_hex(4)}-{folder.name}")
-    try:
-        beside.mkdir(parents=True)
+    if len(members) < 2:
+        raise BrainTumorError(f"{folder}: {len(members)} member; an ensemble needs at least two")
+    with whole_folder(folder) as beside:
         manifest = {"kind": "ensemble", "format": 1, "name": name, "version": version, "classes": list(CLASSES), "method": method, "protocol": protocol,
                     "mark": "; ".join(filter(None, [MARKS[protocol] if arrays else "nothing is fitted", mark])), "members": [_member(i + 1, m, beside) for i, m in enumerate(members)], "intended_use": INTENDED_USE}
         write_arrays(beside / "combiner.npz", arrays)
         manifest["combiner"] = {"file": "combiner.npz", "sha256": hashlib.sha256((beside / "combiner.npz").read_bytes()).hexdigest()}
         write_json(beside / "manifest.json", manifest)
-        beside.rename(folder)
-    except OSError as error:
-        raise BrainTumorError(f"{folder}: it could not be written ({error.strerror or error}); choose a folder that may be written to and has room") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return folder
 
 # %% ../nbs/26a_ensemble.ipynb #c017

@@ -7,8 +7,6 @@ __all__ = ['ASKS', 'one_answer', 'save_segmenter', 'check_segmenter', 'Segmenter
 
 # %% ../../nbs/35a_segmenter.ipynb #c004
 import hashlib
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +17,7 @@ from ..features import checked_bytes, read_manifest, start_session
 from ..preprocessing import eight_bit_square, restore, scale
 from ..scan import BrainTumorError, INTENDED_USE, Scan
 from .answers import PLAIN, clean
-from ..training import to_onnx, write_json
+from ..training import to_onnx, whole_folder, write_json
 
 if TYPE_CHECKING:
     import keras
@@ -42,20 +40,11 @@ def save_segmenter(
     "Save a recorded network as a segmenter; `BrainTumorError` where the weights were not kept, or something is in the way."
     from brain_tumor.segmentation.comparison import recorded_outliner
     folder, (model, about) = Path(folder), recorded_outliner(run)
-    if folder.exists():
-        raise BrainTumorError(f"{folder}: it exists already; choose another folder, or remove this one")
-    beside = folder.with_name(f".{secrets.token_hex(4)}-{folder.name}")
-    try:
-        beside.mkdir(parents=True)
+    with whole_folder(folder) as beside:
         to_onnx(one_answer(model), beside / "outline.onnx")
         sums = {"outline.onnx": hashlib.sha256((beside / "outline.onnx").read_bytes()).hexdigest()}
         write_json(beside / "manifest.json", {"kind": "segmenter", "format": 1, "name": Path(run).name, "version": version, "network": about["title"], "protocol": about["protocol"], "mark": about["mark"],
                                               "side": about["recipe"]["side"], "preparation": about["recipe"]["preparation"], "outline": about["outline"], "sha256": sums, "intended_use": INTENDED_USE})
-        beside.rename(folder)
-    except OSError as error:
-        raise BrainTumorError(f"{folder}: it could not be written ({error.strerror or error}); choose a folder that may be written to and has room") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return folder
 
 # %% ../../nbs/35a_segmenter.ipynb #c012
