@@ -34,7 +34,13 @@ class Prediction:
         return self.mask_probability > self.threshold
 
 # %% ../nbs/41_engines.ipynb #c016
-class CompactEngine:
+class _OneByOne:
+    "One scan is several of which there is one."
+    def __call__(self, scan: Scan) -> Prediction:
+        "Predict one scan."
+        return self.predict_many([scan])[0]
+
+class CompactEngine(_OneByOne):
     "The compact network on onnxruntime: class and outline in one pass."
     name = "compact"
 
@@ -70,12 +76,8 @@ class CompactEngine:
         "The class alone, of several scans; the outline is drawn in the same pass."
         return np.stack([prediction.probabilities for prediction in self.predict_many(scans)])
 
-    def __call__(self, scan: Scan) -> Prediction:
-        "Predict one scan."
-        return self.predict_many([scan])[0]
-
 # %% ../nbs/41_engines.ipynb #c031
-class EnsembleEngine:
+class EnsembleEngine(_OneByOne):
     "Class from a saved ensemble, outline from the compact network; all of it on onnxruntime."
 
     def __init__(
@@ -111,12 +113,8 @@ class EnsembleEngine:
         scans = list(scans)
         return [replace(drawn, probabilities=p) for drawn, p in zip(self.segmenter.predict_many(scans), self.probabilities(scans))]
 
-    def __call__(self, scan: Scan) -> Prediction:
-        "Predict one scan."
-        return self.predict_many([scan])[0]
-
 # %% ../nbs/41_engines.ipynb #c037
-class SegmenterEngine:
+class SegmenterEngine(_OneByOne):
     "Class from one engine, outline from a saved segmenter; all of it on onnxruntime."
 
     def __init__(
@@ -144,10 +142,6 @@ class SegmenterEngine:
         "Predict several scans in one pass."
         scans = list(scans)
         return [Prediction(p, drawn, self.segmenter.how["level"]) for p, drawn in zip(self.classifier.probabilities(scans), self.segmenter.draw(scans))]
-
-    def __call__(self, scan: Scan) -> Prediction:
-        "Predict one scan."
-        return self.predict_many([scan])[0]
 
 # %% ../nbs/41_engines.ipynb #c021
 @lru_cache(maxsize=4)

@@ -16,7 +16,7 @@ import numpy as np
 from ..features import checked_bytes, read_manifest, start_session
 from ..preprocessing import eight_bit_square, restore, scale
 from ..scan import BrainTumorError, INTENDED_USE, Scan
-from .answers import PLAIN, clean
+from .answers import PLAIN, both_ways, clean
 from ..training import to_onnx, whole_folder, write_json
 
 if TYPE_CHECKING:
@@ -87,9 +87,7 @@ class Segmenter:
         "What the network says of each pixel; averaged with the mirror image's answer where that was chosen."
         pairs = [eight_bit_square(scan.pixels, self.side, self.manifest["preparation"]) for scan in scans]
         squares = np.stack([square for square, _ in pairs])
-        said = self._said(squares)
-        if self.how["mirror"]:
-            said = (said + self._said(np.ascontiguousarray(squares[:, :, ::-1]))[:, :, ::-1]) / 2
+        said = both_ways(self._said, squares) if self.how["mirror"] else self._said(squares)
         return [restore(square, plan) for square, (_, plan) in zip(said, pairs)]
 
     def draw(
