@@ -18,7 +18,7 @@ from brain_tumor.phantom import samples  # noqa: E402
 from brain_tumor.runs import load_run, write_example  # noqa: E402
 from brain_tumor.scan import BrainTumorError, INTENDED_USE, Scan, read  # noqa: E402
 from brain_tumor.segmentation.answers import clean, probabilities  # noqa: E402
-from brain_tumor.segmentation.comparison import NETWORKS, box_figure, dice_by, outline_table, readers, recorded_outliner, slices_of, write_example_outlines  # noqa: E402
+from brain_tumor.segmentation.comparison import NETWORKS, PLAN, box_figure, climbed, dice_by, outline_table, readers, recorded_outliner, slices_of, write_example_outlines  # noqa: E402
 from brain_tumor.segmentation.report import case_figure, cases, ladder, outline_curves, rung, write_outline_report  # noqa: E402
 from brain_tumor.segmentation.segmenter import Segmenter, save_segmenter  # noqa: E402
 from brain_tumor.preprocessing import eight_bit_square  # noqa: E402
@@ -219,3 +219,24 @@ def test_a_page_without_the_thesis_and_without_curves(tmp_path):
     refused(lambda: write_outline_report([], tmp_path), "no run")
     with open(tmp_path / "out" / "outline_missed.csv") as table:
         assert len(table.readlines()) - 1 == (slices_of(load_run(run.path))["dice"] == 0).sum() > 0
+
+
+def test_the_copies_go_with_the_split(tmp_path):
+    runs = {}
+    for name, switches in {"before": {"protocol": "thesis", "copies": "before"}, "after": {"copies": "after"}, "none": {"copies": "none"}}.items():
+        path = write_example_outlines(tmp_path / name, "resunet", protocol=switches.get("protocol", "honest"))
+        said = json.loads((path / "run.json").read_text())
+        write_json(path / "run.json", said | {"recipe": {"protocol": "honest", "seed": 0} | switches})
+        runs[name] = load_run(path)
+    steps = ladder(list(runs.values())).set_index("after")["before"].to_dict()
+    assert steps == {"after": "before", "none": "after"}, "the thesis' copies against none at all are two steps"
+
+
+def test_what_was_planned_and_is_there(tmp_path):
+    run = write_example_outlines(tmp_path / "unet_256", "unet")
+    said = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", said | {"cut": "3 of 30 epochs", "chosen_epoch": 2, "recipe": {"side": 256, "seed": 1}})
+    table = climbed([load_run(run)])
+    there = table[table["run"] != ""].set_index("planned")
+    assert there.index.tolist() == ["U-Net, 256 px", "a second seed"] and (there["epochs"] == "3 of 30 epochs").all() and (there["best_epoch"] == "2").all()
+    assert table["planned"].drop_duplicates().tolist() == list(PLAN)

@@ -35,9 +35,14 @@ def changed(
     before, after = (run.settings.get("recipe", {}) for run in (one, two))
     return [f"{name} {before.get(name)} to {after.get(name)}" for name in {**before, **after} if before.get(name) != after.get(name)]
 
-def _same_slices(one: Run, two: Run, role: str) -> bool:
-    keys = [set(zip(table["source"], table["image"])) for table in (slices_of(run, role) for run in (one, two))]
-    return keys[0] == keys[1]
+def _slices_named(table: "pd.DataFrame") -> set[tuple[str, str]]:
+    return set(zip(table["source"], table["image"]))
+
+def _steps(one: Run, two: Run) -> int:
+    "How many switches differ; copies made before the split go with the thesis' split, since no honest one allows them."
+    names = [step.split(" ")[0] for step in changed(one, two)]
+    copies = {run.settings["recipe"].get("copies") for run in (one, two)}
+    return len(names) - ("protocol" in names and copies == {"before", "after"})
 
 def rung(
     one: Run,  # segmentation run with a folder
@@ -46,7 +51,7 @@ def rung(
 ) -> dict:  # network, changed, before, after (names), dice_before, dice_after, difference with _low and _high, paired, mark
     "What came of the step from one run to another."
     tables = [slices_of(run, role) for run in (one, two)]
-    paired = _same_slices(one, two, role)
+    paired = _slices_named(tables[0]) == _slices_named(tables[1])
     if paired:
         found = outline_difference(two, one, role)
         values = found["difference"], found["difference_low"], found["difference_high"]
@@ -63,7 +68,7 @@ def ladder(
     "The steps between runs of one network, those under the thesis' protocol first."
     import pandas as pd
     ordered = sorted((run for run in runs if "recipe" in run.settings), key=lambda run: (run.settings["protocol"] != "thesis", run.settings["recipe"].get("rising") is not False))
-    rows = [rung(one, two, role) for one, two in combinations(ordered, 2) if one.settings["network"] == two.settings["network"] and 0 < len(changed(one, two)) <= most]
+    rows = [rung(one, two, role) for one, two in combinations(ordered, 2) if one.settings["network"] == two.settings["network"] and 0 < _steps(one, two) <= most]
     return pd.DataFrame(rows, columns=["network", "changed", "before", "after", "dice_before", "dice_after", "difference", "difference_low", "difference_high", "paired", "mark"])
 
 # %% ../../nbs/35b_outline_report.ipynb #c011
@@ -137,11 +142,10 @@ def outline_tables(
 ) -> dict[str, "pd.DataFrame"]:  # by their name in HEADS; none without rows
     "All tables of the page."
     import pandas as pd
-    kinds: list[list[Run]] = []
+    kinds: dict[frozenset, list[Run]] = {}
     for run in runs:
-        kind = next((kind for kind in kinds if _same_slices(kind[0], run, "test")), None)
-        kinds.append([run]) if kind is None else kind.append(run)
-    pairs = [order_of(kind) for kind in kinds if len(kind) > 1]
+        kinds.setdefault(frozenset(_slices_named(slices_of(run))), []).append(run)
+    pairs = [order_of(kind) for kind in kinds.values() if len(kind) > 1]
     found = {"outlines": outline_table(runs), "validation": outline_table(runs, "validation"), "readers": readers().reset_index(), "order": pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(),
              "steps": ladder(runs), **{by: dice_by(runs, by) for by in ("class", "plane", "third")}, "area": _by_name(runs, lambda run: pd.DataFrame([area_agreement(run)[1]])),
              "thesis": thesis_table(runs, thesis) if thesis else pd.DataFrame(), "options": _by_name(runs, _options), "missed": _by_name(runs, _missed)}
@@ -174,8 +178,9 @@ def tell_outlines(
     say: Callable,  # takes a line
 ) -> Path:  # the page
     "Write the page on outlines and say its figures."
+    import pandas as pd
     page = write_outline_report(runs, out, thesis)
-    for row in outline_table(runs).to_dict("records"):
+    for row in pd.read_csv(page.with_name("outline_outlines.csv")).to_dict("records"):
         say(f"{row['run']}: Dice {row['dice']:.3f} ({row['dice_low']:.3f} to {row['dice_high']:.3f}), gliomas {row['glioma']:.3f}, missed {row['missed']} of {row['slices']} slices of {row['groups']} groups")
         say(f"  {row['mark']}")
     return page
