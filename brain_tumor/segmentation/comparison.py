@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NETWORKS', 'AREAS', 'LOOKS', 'PLAN', 'read_outlines', 'write_example_outlines', 'judge_engine', 'third_of',
            'slices_of', 'mean_of', 'outline_table', 'readers', 'dice_by', 'box_figure', 'outline_difference',
-           'order_of', 'area_agreement', 'area_figure', 'thesis_table', 'recorded_outliner', 'climbed']
+           'order_of', 'area_agreement', 'area_figure', 'thesis_table', 'recorded_outliner', 'climbed', 'mixtures']
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c004
 import itertools
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data import write_table
-from ..metrics import interval
+from ..metrics import dice, interval
 from ..runs import RUNS, Run, kept_weights, load_run, new_figure, thesis_log
 from ..scan import BrainTumorError, CLASSES, Scan, read
 from .answers import truths
@@ -311,4 +311,27 @@ def climbed(
         there = [run for run, settings in said if all(settings.get(name) == value for name, value in asked.items())]
         rows += [{"planned": planned, "run": run.name if run else "", "epochs": run.settings.get("cut") or f"{run.epochs}" if run else "", "best_epoch": str(run.settings.get("chosen_epoch", "")) if run else "",
                   "protocol": run.settings["protocol"] if run else ""} for run in there or [None]]
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/35_segmentation_comparison.ipynb #c036k
+def mixtures(
+    said: dict[str, np.ndarray],  # by name: N x H x W logits for the same slices; the first is what the others are measured against
+    mixes: Sequence[tuple[str, ...]],  # names whose logits are averaged
+    wanted: np.ndarray,  # N x H x W bool
+    groups: Sequence[str],  # N: whose slice it is
+    levels: Sequence[float] = (0.2, 0.3, 0.4, 0.5),  # thresholds to try, probabilities
+    faint: float = 0.3,  # share of the highest probability that the threshold falls to where that is lower
+) -> "pd.DataFrame":  # a row a mixture and rule: answers, threshold ("fixed", "gives way"), level, dice, gain with _low and _high, missed (Dice below 0.1)
+    "What averaging answers, and a threshold that gives way, are worth: each at its best level."
+    import pandas as pd
+    def scores(names, level, way):
+        p = 1 / (1 + np.exp(-sum(np.float32(said[name]) for name in names) / len(names)))
+        return np.array([dice(one > (min(level, faint * one.max()) if way else level), mask) for one, mask in zip(p, wanted)])
+    best = lambda names, way: max(((level, scores(names, level, way)) for level in levels), key=lambda pair: pair[1].mean())
+    first, rows = best((next(iter(said)),), False)[1], []
+    for names in mixes:
+        for way in (False, True):
+            level, found = best(names, way)
+            gain, low, high = interval(found - first, groups)
+            rows.append({"answers": " + ".join(names), "threshold": "gives way" if way else "fixed", "level": level, "dice": found.mean(), "gain": gain, "gain_low": low, "gain_high": high, "missed": int((found < 0.1).sum())})
     return pd.DataFrame(rows)
