@@ -18,7 +18,7 @@ import numpy as np
 from .data import write_table
 from .features import draw_map, tsne
 from .metrics import calibration_error, interval
-from .runs import PROBABILITIES, Run, draw_curve, new_figure
+from .runs import PROBABILITIES, Run, draw_curve, new_figure, new_grid
 from .scan import BrainTumorError, CLASSES, write_beside
 
 if TYPE_CHECKING:
@@ -154,13 +154,7 @@ def told_apart(
 
 def _panels(judgements: Sequence[_Judged], width: float) -> tuple["Figure", list]:
     "A panel for each, three in a row."
-    count = len(judgements)
-    if not count:
-        raise BrainTumorError("a figure of no run: give at least one")
-    figure, axes = new_figure(min(count, 3), _marks(judgements), (width, width), rows=-(-count // 3))
-    for axis in axes[count:]:
-        axis.remove()
-    return figure, axes[:count]
+    return new_grid(len(judgements), _marks(judgements), (width, width))
 
 def confusion_figure(
     runs: Run | tuple | Sequence,  # one run or several, each with its side chosen

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RUNS', 'SETTINGS', 'LOG', 'OUTLINE_LOG', 'PROBABILITIES', 'WORDS', 'PREDICTIONS', 'LOGS', 'read_log',
            'check_predictions', 'write_predictions', 'read_predictions', 'draw_curve', 'figure_pixels', 'new_figure',
-           'Run', 'load_run', 'write_example', 'kept_weights', 'find_runs', 'thesis_log', 'epoch_table', 'pictures_of']
+           'new_grid', 'Run', 'load_run', 'write_example', 'kept_weights', 'find_runs', 'thesis_log', 'epoch_table',
+           'pictures_of']
 
 # %% ../nbs/20a_runs.ipynb #c007
 import json
@@ -182,6 +183,20 @@ def new_figure(
     figure.supxlabel("\n".join(textwrap.wrap(mark, max(40, int(panels * size[0] * 18)))), fontsize=7, color="0.2")
     figure._repr_png_ = lambda: png(figure_pixels(figure), 6)
     return figure, list(figure.subplots(rows, panels, squeeze=False).flat)
+
+def new_grid(
+    count: int,  # panels, 1 and up
+    mark: str,  # of the protocol; it stands below
+    size: tuple[float, float] = (3.4, 2.7),  # width and height of a panel, inches
+    across: int = 3,  # at most, in a row
+) -> tuple["Figure", list["Axes"]]:  # `count` panels, row by row
+    "An empty figure whose panels stand in rows; `BrainTumorError` for none."
+    if count < 1:
+        raise BrainTumorError("a figure of no run: give at least one")
+    figure, axes = new_figure(min(count, across), mark, size, rows=-(-count // across))
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]
 
 # %% ../nbs/20a_runs.ipynb #c026
 @dataclass(frozen=True, eq=False, repr=False)

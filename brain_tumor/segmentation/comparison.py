@@ -17,7 +17,7 @@ import numpy as np
 
 from ..data import write_table
 from ..metrics import dice, interval
-from ..runs import RUNS, Run, kept_weights, load_run, new_figure, thesis_log
+from ..runs import RUNS, Run, kept_weights, load_run, new_figure, new_grid, thesis_log
 from ..scan import BrainTumorError, CLASSES, Scan, read
 from .answers import truths
 from .attention_unet import ATTENTION_UNET
@@ -180,14 +180,14 @@ def dice_by(
     return found.assign(readers=found[by].map(readers())) if by == "class" else found
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c016
-LOOKS = (("white", ""), ("0.75", ""), ("0.45", ""), ("white", "///"), ("0.75", "\\\\\\"), ("white", "..."))  # fill and hatching, readable in black and white
+LOOKS = (("white", ""), ("0.75", ""), ("0.45", ""), ("white", "///"), ("0.75", "\\\\\\"), ("white", "..."), ("0.75", "..."), ("white", "xxx"))  # fill and hatching, readable in black and white
 
 def box_figure(
     runs: Sequence[Run],  # segmentation runs with a folder
     by: str = "class",  # or "plane", "third"
     role: str = "test",  # or "validation"
 ) -> "Figure":
-    "Box plots of Dice, runs side by side within each part: the box holds the middle half of the slices, the whiskers 5 to 95 %, the dot is the mean; by class, a dotted line where two readers agree."
+    "Box plots of Dice, runs side by side within each part: the box holds the middle half of the slices, the whiskers 5 to 95 %, the white dot is the mean; by class, a dotted line where two readers agree."
     figure, (axis,) = new_figure(1, "; ".join(dict.fromkeys(run.settings["mark"] for run in runs)), (1.5 + 1.9 * 3, 3.2))
     tables = [slices_of(run, role) for run in runs]
     names = ["small", "middle", "large"] if by == "third" else sorted(set(tables[0][by]))
@@ -195,7 +195,7 @@ def box_figure(
     for place, (run, table, (fill, hatch)) in enumerate(zip(runs, tables, itertools.cycle(LOOKS))):
         at = np.arange(len(names)) + (place - (len(runs) - 1) / 2) * width
         drawn = axis.boxplot([table["dice"][table[by] == name] for name in names], positions=at, widths=0.85 * width, whis=(5, 95), showfliers=False, showmeans=True, patch_artist=True,
-                             medianprops={"color": "black"}, meanprops={"marker": "o", "markersize": 3, "markerfacecolor": "black", "markeredgecolor": "black"})
+                             medianprops={"color": "black"}, meanprops={"marker": "o", "markersize": 4, "markerfacecolor": "white", "markeredgecolor": "black"})
         for box in drawn["boxes"]:
             box.set(facecolor=fill, hatch=hatch)
         drawn["boxes"][0].set_label(run.name)
@@ -247,9 +247,12 @@ def area_figure(
     runs: Sequence[Run],  # segmentation runs with a folder
     role: str = "test",  # or "validation"
 ) -> "Figure":
-    "Found against true areas, a panel a run."
-    figure, axes = new_figure(len(runs), "; ".join(dict.fromkeys(run.settings["mark"] for run in runs)), (3.1, 2.8))
+    "Found against true areas, a panel a run, all on one scale."
+    figure, axes = new_grid(len(runs), "; ".join(dict.fromkeys(run.settings["mark"] for run in runs)), (3.1, 2.8))
     for axis, run in zip(axes, runs):
+        if axis is not axes[0]:
+            axis.sharex(axes[0])
+            axis.sharey(axes[0])
         points, said = area_agreement(run, role)
         for name, marker in zip(sorted(set(points["class"])), "ox^s"):
             part = points[points["class"] == name]

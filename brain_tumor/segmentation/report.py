@@ -152,9 +152,9 @@ def outline_tables(
     return {name: table for name, table in found.items() if len(table)}
 
 def _figures(runs: Sequence[Run], thesis: str | Path | None) -> str:
-    names, few = ", ".join(run.title for run in runs), [runs[start:start + 3] for start in range(0, len(runs), 3)]
+    names = ", ".join(run.title for run in runs)
     drawn = [figure_html(box_figure(runs, by), f"Box plots of Dice by {by} for {names}") for by in ("class", "third", "plane")]
-    drawn += [figure_html(area_figure(some), f"Found against true area for {', '.join(run.title for run in some)}") for some in few]
+    drawn += [figure_html(area_figure(runs), f"Found against true area for {names}")]
     drawn += [figure_html(outline_curves(run, thesis) if thesis else run.curves(), f"Accuracy, Dice and loss of {run.title} by epoch") for run in runs if run.epochs]
     return "".join(drawn)
 
