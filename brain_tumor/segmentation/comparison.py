@@ -323,13 +323,13 @@ def mixtures(
     wanted: np.ndarray,  # N x H x W bool
     groups: Sequence[str],  # N: whose slice it is
     levels: Sequence[float] = (0.2, 0.3, 0.4, 0.5),  # thresholds to try, probabilities
-    faint: float = 0.3,  # share of the highest probability that the threshold falls to where that is lower
+    faint: float = 0.3,  # share of the highest probability that the threshold falls to where nothing reaches it
 ) -> "pd.DataFrame":  # a row a mixture and rule: answers, threshold ("fixed", "gives way"), level, dice, gain with _low and _high, missed (Dice below 0.1)
     "What averaging answers, and a threshold that gives way, are worth: each at its best level."
     import pandas as pd
     def scores(names, level, way):
         p = 1 / (1 + np.exp(-sum(np.float32(said[name]) for name in names) / len(names)))
-        return np.array([dice(one > (min(level, faint * one.max()) if way else level), mask) for one, mask in zip(p, wanted)])
+        return np.array([dice(one > (faint * one.max() if way and one.max() <= level else level), mask) for one, mask in zip(p, wanted)])
     best = lambda names, way: max(((level, scores(names, level, way)) for level in levels), key=lambda pair: pair[1].mean())
     first, rows = best((next(iter(said)),), False)[1], []
     for names in mixes:
