@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'AREAS', 'LOOKS', 'PLAN', 'read_outlines', 'write_example_outlines', 'judge_engine', 'third_of',
-           'slices_of', 'mean_of', 'outline_table', 'readers', 'dice_by', 'box_figure', 'outline_difference',
-           'order_of', 'area_agreement', 'area_figure', 'thesis_table', 'recorded_outliner', 'climbed', 'mixtures']
+           'slices_of', 'mean_of', 'same_recipe', 'outline_table', 'readers', 'dice_by', 'box_figure',
+           'outline_difference', 'order_of', 'area_agreement', 'area_figure', 'thesis_table', 'recorded_outliner',
+           'climbed', 'mixtures']
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c004
 import itertools
@@ -135,6 +136,15 @@ def mean_of(
     "Mean over slices with a bootstrap interval over groups."
     return interval(table[what], table["group"]) if len(table) else (np.nan,) * 3
 
+def same_recipe(
+    runs: Sequence[Run],  # segmentation runs
+) -> list[Run]:  # those under the honest protocol that may be set side by side
+    "Leave out what was trained under the thesis' protocol, or by the thesis' recipe on the honest split."
+    return [run for run in runs if run.settings["protocol"] == "honest" and run.settings.get("recipe", {}).get("preparation", "honest") == "honest"]
+
+def _length(run: Run) -> str:
+    return run.settings.get("cut") or str(run.epochs or "")
+
 def outline_table(
     runs: Sequence[Run],  # segmentation runs with a folder
     role: str = "test",  # or "validation"
@@ -146,7 +156,7 @@ def outline_table(
         table = slices_of(run, role)
         parts = {"dice": table, "glioma": table[table["class"] == "glioma"], "small": table[table["third"] == "small"]}
         values = {name: mean_of(part) for name, part in parts.items()} | {name: mean_of(table, name) for name in ("hd95", "nsd")}
-        rows.append({"run": run.name, "network": run.title, "parameters": run.settings.get("parameters"), "epochs": run.settings.get("cut") or str(run.epochs or "")}
+        rows.append({"run": run.name, "network": run.title, "parameters": run.settings.get("parameters"), "epochs": _length(run)}
                     | {f"{name}{end}": value for name, three in values.items() for end, value in zip(("", "_low", "_high"), three)}
                     | {"missed": int((table["dice"] == 0).sum()), "slices": len(table), "groups": table["group"].nunique(), "mark": run.settings["mark"]})
     return pd.DataFrame(rows)
@@ -308,12 +318,12 @@ def climbed(
 ) -> "pd.DataFrame":  # a row for each run of PLAN: planned, run (empty: not recorded), epochs (or where it was cut), best_epoch, protocol
     "Which of the planned runs are recorded, and whether they are whole."
     import pandas as pd
-    rows = []
+    settings = lambda run: run.settings | run.settings.get("recipe", {})
+    fits = lambda run, asked: all(settings(run).get(name) == value for name, value in asked.items())
+    facts = lambda run: {"run": run.name, "epochs": _length(run), "best_epoch": str(run.settings.get("chosen_epoch", "")), "protocol": run.settings["protocol"]}
+    missing, rows = dict.fromkeys(("run", "epochs", "best_epoch", "protocol"), ""), []
     for planned, asked in PLAN.items():
-        said = [(run, {**run.settings, **run.settings.get("recipe", {})}) for run in runs]
-        there = [run for run, settings in said if all(settings.get(name) == value for name, value in asked.items())]
-        rows += [{"planned": planned, "run": run.name if run else "", "epochs": run.settings.get("cut") or f"{run.epochs}" if run else "", "best_epoch": str(run.settings.get("chosen_epoch", "")) if run else "",
-                  "protocol": run.settings["protocol"] if run else ""} for run in there or [None]]
+        rows += [{"planned": planned} | row for row in [facts(run) for run in runs if fits(run, asked)] or [missing]]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c036k
@@ -327,14 +337,14 @@ def mixtures(
 ) -> "pd.DataFrame":  # a row a mixture and rule: answers, threshold ("fixed", "gives way"), level, dice, gain with _low and _high, missed (Dice below 0.1)
     "What averaging answers, and a threshold that gives way, are worth: each at its best level."
     import pandas as pd
-    def scores(names, level, way):
-        p = 1 / (1 + np.exp(-sum(np.float32(said[name]) for name in names) / len(names)))
-        return np.array([dice(one > (faint * one.max() if way and one.max() <= level else level), mask) for one, mask in zip(p, wanted)])
-    best = lambda names, way: max(((level, scores(names, level, way)) for level in levels), key=lambda pair: pair[1].mean())
-    first, rows = best((next(iter(said)),), False)[1], []
+    mean = lambda names: 1 / (1 + np.exp(-sum(np.float32(said[name]) for name in names) / len(names)))
+    scores = lambda p, level, way: np.array([dice(one > (faint * one.max() if way and one.max() <= level else level), mask) for one, mask in zip(p, wanted)])
+    best = lambda p, way: max(((level, scores(p, level, way)) for level in levels), key=lambda pair: pair[1].mean())
+    first, rows = best(mean((next(iter(said)),)), False)[1], []
     for names in mixes:
+        p = mean(names)
         for way in (False, True):
-            level, found = best(names, way)
+            level, found = best(p, way)
             gain, low, high = interval(found - first, groups)
             rows.append({"answers": " + ".join(names), "threshold": "gives way" if way else "fixed", "level": level, "dice": found.mean(), "gain": gain, "gain_low": low, "gain_high": high, "missed": int((found < 0.1).sum())})
     return pd.DataFrame(rows)

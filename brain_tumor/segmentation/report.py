@@ -27,22 +27,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/35b_outline_report.ipynb #c006
+def _differ(one: Run, two: Run) -> dict[str, tuple]:
+    before, after = (run.settings.get("recipe", {}) for run in (one, two))
+    return {name: (before.get(name), after.get(name)) for name in {**before, **after} if before.get(name) != after.get(name)}
+
 def changed(
     one: Run,  # segmentation run
     two: Run,  # likewise
 ) -> list[str]:  # such as "rising False to True"
     "Which switches of their recipes differ, and from what to what."
-    before, after = (run.settings.get("recipe", {}) for run in (one, two))
-    return [f"{name} {before.get(name)} to {after.get(name)}" for name in {**before, **after} if before.get(name) != after.get(name)]
+    return [f"{name} {before} to {after}" for name, (before, after) in _differ(one, two).items()]
 
 def _slices_named(table: "pd.DataFrame") -> set[tuple[str, str]]:
     return set(zip(table["source"], table["image"]))
 
 def _steps(one: Run, two: Run) -> int:
     "How many switches differ; copies made before the split go with the thesis' split, since no honest one allows them."
-    names = [step.split(" ")[0] for step in changed(one, two)]
-    copies = {run.settings["recipe"].get("copies") for run in (one, two)}
-    return len(names) - ("protocol" in names and copies == {"before", "after"})
+    differ = _differ(one, two)
+    return len(differ) - ("protocol" in differ and set(differ.get("copies", ())) == {"before", "after"})
 
 def rung(
     one: Run,  # segmentation run with a folder
