@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'AREAS', 'LOOKS', 'PLAN', 'read_outlines', 'write_example_outlines', 'judge_engine', 'third_of',
-           'slices_of', 'mean_of', 'same_recipe', 'outline_table', 'readers', 'dice_by', 'box_figure',
-           'outline_difference', 'order_of', 'area_agreement', 'area_figure', 'thesis_table', 'recorded_outliner',
-           'climbed', 'mixtures']
+           'slices_of', 'mean_of', 'ways', 'by_seed', 'same_recipe', 'outline_table', 'readers', 'dice_by',
+           'box_figure', 'difference', 'outline_difference', 'order_of', 'area_agreement', 'area_figure',
+           'thesis_table', 'recorded_outliner', 'climbed', 'mixtures']
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c004
 import itertools
@@ -136,11 +136,30 @@ def mean_of(
     "Mean over slices with a bootstrap interval over groups."
     return interval(table[what], table["group"]) if len(table) else (np.nan,) * 3
 
+def ways(
+    run: Run,  # segmentation run
+) -> dict:  # its recipe; an older record, or an engine, has not all switches
+    "How a run was made."
+    return {"preparation": "honest", "fold": 0} | run.settings.get("recipe", {})
+
+def _all_but_seed(run: Run) -> tuple:
+    return run.settings["network"], *sorted((name, str(value)) for name, value in ways(run).items() if name != "seed"), "" if "recipe" in run.settings else run.name
+
+def by_seed(
+    runs: Sequence[Run],  # segmentation runs
+) -> list[list[Run]]:  # runs that differ in their seed alone, the lowest seed first
+    "Put runs together that repeat one another."
+    alike: dict[tuple, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: ways(run).get("seed", 0)):
+        alike.setdefault(_all_but_seed(run), []).append(run)
+    return list(alike.values())
+
 def same_recipe(
     runs: Sequence[Run],  # segmentation runs
-) -> list[Run]:  # those under the honest protocol that may be set side by side
-    "Leave out what was trained under the thesis' protocol, or by the thesis' recipe on the honest split."
-    return [run for run in runs if run.settings["protocol"] == "honest" and run.settings.get("recipe", {}).get("preparation", "honest") == "honest"]
+) -> list[Run]:  # those under the honest protocol that may be set side by side, one seed each
+    "Leave out what was trained under the thesis' protocol, by the thesis' recipe on the honest split, on other patients (a fold), or once more with another seed."
+    fair = [alike[0] for alike in by_seed(runs) if alike[0].settings["protocol"] == "honest" and ways(alike[0])["preparation"] == "honest" and not ways(alike[0])["fold"]]
+    return [run for run in runs if any(run is one for one in fair)]
 
 def _length(run: Run) -> str:
     return run.settings.get("cut") or str(run.epochs or "")
@@ -217,19 +236,26 @@ def box_figure(
     return figure
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c019
+def difference(
+    names: tuple[str, str],  # of the two
+    tables: "tuple[pd.DataFrame, pd.DataFrame]",  # slices of each, as from `slices_of`: the same ones
+    what: str = "dice",  # or another of FIGURES
+) -> dict:  # one, two: names; difference, difference_low, difference_high; shown: whether the interval leaves out 0; slices, groups
+    "Mean difference over the same slices, the first less the second, with a paired bootstrap interval over groups."
+    ours, theirs = (table.set_index(["source", "image"]).sort_index() for table in tables)
+    if not ours.index.equals(theirs.index):
+        raise BrainTumorError(f"{names[0]} and {names[1]} judged {len(ours)} and {len(theirs)} slices, {len(ours.index.intersection(theirs.index))} of them the same; only the same slices can be compared")
+    gain, low, high = interval(ours[what] - theirs[what], ours["group"])
+    return {"one": names[0], "two": names[1], "difference": gain, "difference_low": low, "difference_high": high, "shown": low > 0 or high < 0, "slices": len(ours), "groups": ours["group"].nunique()}
+
 def outline_difference(
     one: Run,  # segmentation run with a folder
     two: Run,  # likewise, on the same slices
     role: str = "test",  # or "validation"
     what: str = "dice",  # or another of FIGURES
-) -> dict:  # better, worse: names; difference, low, high; shown: whether the interval leaves out 0; slices, groups
-    "Mean difference of two runs over the same slices, `one` less `two`, with a paired bootstrap interval over groups."
-    tables = [slices_of(run, role).set_index(["source", "image"]).sort_index() for run in (one, two)]
-    if not tables[0].index.equals(tables[1].index):
-        shared = tables[0].index.intersection(tables[1].index)
-        raise BrainTumorError(f"{one.name} and {two.name} judged {len(tables[0])} and {len(tables[1])} slices, {len(shared)} of them the same; only the same slices can be compared")
-    gain, low, high = interval(tables[0][what] - tables[1][what], tables[0]["group"])
-    return {"one": one.name, "two": two.name, "difference": gain, "difference_low": low, "difference_high": high, "shown": low > 0 or high < 0, "slices": len(tables[0]), "groups": tables[0]["group"].nunique()}
+) -> dict:  # as from `difference`
+    "The same of two runs."
+    return difference((one.name, two.name), (slices_of(one, role), slices_of(two, role)), what)
 
 def order_of(
     runs: Sequence[Run],  # segmentation runs on the same slices
@@ -237,8 +263,8 @@ def order_of(
 ) -> "pd.DataFrame":  # a row for each pair, the better one first
     "Compare every pair, from the best mean down."
     import pandas as pd
-    ranked = sorted(runs, key=lambda run: -slices_of(run, role)["dice"].mean())
-    return pd.DataFrame([outline_difference(one, two, role) for place, one in enumerate(ranked) for two in ranked[place + 1:]])
+    ranked = sorted(((run.name, slices_of(run, role)) for run in runs), key=lambda pair: -pair[1]["dice"].mean())
+    return pd.DataFrame([difference(*zip(one, two)) for one, two in itertools.combinations(ranked, 2)])
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c024
 def area_agreement(
@@ -311,15 +337,15 @@ PLAN = {"U-Net, 128 px": {"network": "unet", "side": 128}, "Attention U-Net, 128
         "the same, on the project's split": {"network": "resunet", "protocol": "honest", "loss": "dice", "rising": True},
         "U-Net, 256 px": {"network": "unet", "side": 256}, "Attention U-Net, 256 px": {"network": "attention_unet", "side": 256}, "ResUNet, 256 px": {"network": "resunet", "protocol": "honest", "side": 256},
         "U-Net++, 256 px": {"network": "unet_plus_plus", "side": 256}, "a second seed": {"protocol": "honest", "seed": 1}, "a third seed": {"protocol": "honest", "seed": 2},
-        "the thesis' width": {"filters": list(FILTERS)}, "the author's five folds": {"protocol": "folds"}}  # what is asked of a run's settings
+        "the thesis' width": {"filters": list(FILTERS)}, **{f"the author's fold {fold}": {"fold": fold} for fold in range(1, 6)}}  # what is asked of a run's settings; nothing said: no fold, the first seed
 
 def climbed(
     runs: Sequence[Run],  # segmentation runs
 ) -> "pd.DataFrame":  # a row for each run of PLAN: planned, run (empty: not recorded), epochs (or where it was cut), best_epoch, protocol
     "Which of the planned runs are recorded, and whether they are whole."
     import pandas as pd
-    settings = lambda run: run.settings | run.settings.get("recipe", {})
-    fits = lambda run, asked: all(settings(run).get(name) == value for name, value in asked.items())
+    settings, firsts = lambda run: run.settings | ways(run), [alike[0] for alike in by_seed(runs)]
+    fits = lambda run, asked: ("seed" in asked or any(run is one for one in firsts)) and all(settings(run).get(name) == value for name, value in ({"fold": 0} | asked).items())
     facts = lambda run: {"run": run.name, "epochs": _length(run), "best_epoch": str(run.settings.get("chosen_epoch", "")), "protocol": run.settings["protocol"]}
     missing, rows = dict.fromkeys(("run", "epochs", "best_epoch", "protocol"), ""), []
     for planned, asked in PLAN.items():

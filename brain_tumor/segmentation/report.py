@@ -20,7 +20,7 @@ from ..report_page import figure_html, table_html, write_page
 from ..reports import curves_beside, told_apart
 from ..runs import LOGS, RUNS, Run, new_figure, thesis_log
 from ..scan import BrainTumorError
-from .comparison import area_agreement, area_figure, box_figure, dice_by, order_of, outline_difference, outline_table, readers, slices_of, thesis_table
+from .comparison import area_agreement, area_figure, box_figure, dice_by, difference, order_of, outline_table, readers, slices_of, thesis_table, ways
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/35b_outline_report.ipynb #c006
 def _differ(one: Run, two: Run) -> dict[str, tuple]:
-    before, after = (run.settings.get("recipe", {}) for run in (one, two))
+    before, after = ways(one), ways(two)
     return {name: (before.get(name), after.get(name)) for name in {**before, **after} if before.get(name) != after.get(name)}
 
 def changed(
@@ -55,7 +55,7 @@ def rung(
     tables = [slices_of(run, role) for run in (one, two)]
     paired = _slices_named(tables[0]) == _slices_named(tables[1])
     if paired:
-        found = outline_difference(two, one, role)
+        found = difference((two.name, one.name), (tables[1], tables[0]))
         values = found["difference"], found["difference_low"], found["difference_high"]
     else:
         values = interval_apart(*(table[name] for table in tables for name in ("dice", "group")))
@@ -70,7 +70,8 @@ def ladder(
     "The steps between runs of one network, those under the thesis' protocol first."
     import pandas as pd
     ordered = sorted((run for run in runs if "recipe" in run.settings), key=lambda run: (run.settings["protocol"] != "thesis", run.settings["recipe"].get("rising") is not False))
-    rows = [rung(one, two, role) for one, two in combinations(ordered, 2) if one.settings["network"] == two.settings["network"] and 0 < _steps(one, two) <= most]
+    comparable = lambda one, two: one.settings["network"] == two.settings["network"] and ways(one)["fold"] == ways(two)["fold"]
+    rows = [rung(one, two, role) for one, two in combinations(ordered, 2) if comparable(one, two) and 0 < _steps(one, two) <= most]
     return pd.DataFrame(rows, columns=["network", "changed", "before", "after", "dice_before", "dice_after", "difference", "difference_low", "difference_high", "paired", "mark"])
 
 # %% ../../nbs/35b_outline_report.ipynb #c011
