@@ -232,7 +232,7 @@ class Predicting(Opening):
     def predict(self) -> Future | None:
         "Start; wait for it with `.result()`. None where there is nothing to do."
         with self.lock:
-            numbers = self.waiting()
+            numbers = sorted(self.waiting(), key=lambda number: number != self.file)  # the one in view first
             if self.busy:
                 return self.job
             try:
@@ -297,8 +297,8 @@ class Predicting(Opening):
             self.refresh()
 
 # %% ../nbs/50_app.ipynb #a051
-OUTLINE_WORDS = "How likely the network finds each pixel to be tumour. The outline runs where this passes the threshold. It doesn't show what the class was decided by."
-HEAT = [("How likely each pixel is tumour", "outline")] + [("What the class was decided by", "class")] * hasattr(Analysis, "explain")
+OUTLINE_WORDS = "Heat map: how likely the network finds each pixel to be tumour. The outline runs where this passes the threshold. It doesn't show what the class was decided by."
+HEAT = [("the outline", "outline")] + [("the class", "class")] * hasattr(Analysis, "explain")
 
 class Correcting(Predicting):
     "The outline under the brush, the heat map, and two answers side by side."
@@ -353,7 +353,7 @@ class Correcting(Predicting):
             self.worker.submit(self.explain_now, entry.number)
             return
         heat, words = (result.mask_probability, OUTLINE_WORDS) if outcome.heat_of.value == "outline" else (entry.heat.heat, entry.heat.sentence)
-        outcome.heat.value = views.heat_picture(result, heat, dict(map(reversed, HEAT))[outcome.heat_of.value].lower())
+        outcome.heat.value = views.heat_picture(result, heat, f"heat of the {outcome.heat_of.value}")
         outcome.heat_words.value = f'<p class="bt-quiet">{views.escape(words)}</p>'
 
     def explain_now(self, number: int) -> None:

@@ -104,13 +104,13 @@ function render({model, el}) {
   };
   const finish = () => {
     if (!state.points) return;
-    model.send({kind: "stroke", points: state.points}); state.sent = state.points; state.points = null;
+    model.send({kind: "stroke", points: state.points}); state.points = null;
   };
   const paint = () => show(canvas, model, (image) => { state.image = image; fit(canvas, image); redraw(); });
   const say = () => canvas.setAttribute("aria-label", model.get("words"));
   mouse(canvas, state, redraw, finish); keys(canvas, model, state, redraw, finish);
   canvas.onfocus = canvas.onblur = redraw;
-  model.on("change:picture", paint); model.on("change:words", say); model.on("change:radius change:erase", redraw);
+  model.on("change:picture", paint); model.on("change:words", say); model.on("change:radius", redraw); model.on("change:erase", redraw);
   say(); paint();
 }
 export default {render};

@@ -58,20 +58,20 @@ class Intake(w.VBox):
 
     def __init__(self, samples: list, zone: dict):
         self.zone = DropZone(title="Drop scans here", hint="PNG, JPEG, TIFF, DICOM, NIfTI or NRRD; several at once; up to 200 MB each", **zone)
-        self.sample = field(w.Dropdown, "Or a bundled sample (a drawn head)", "bt-sample", options=[(name, name) for name in samples])
-        self.open_sample = named(w.Button(description="Open sample", tooltip="Open the chosen sample"), "bt-open-sample")
+        self.sample = field(w.Dropdown, "Or a sample (a drawn head)", "bt-sample", options=[(name, name) for name in samples])
+        self.open_sample = named(w.Button(description="Open", tooltip="Open the chosen sample"), "bt-open-sample")
         self.files = named(Cards(label="Opened files"), "bt-files")
         self.preview = named(w.HTML(), "bt-preview")
         self.slice = field(w.IntSlider, "Slice", "bt-slice", min=0, max=1, continuous_update=True)
         self.plane = field(w.Dropdown, "Plane", "bt-plane", options=[(name.capitalize(), axis) for axis, name in enumerate(AXES)])
-        self.spacing = field(w.Text, "Pixel spacing, in mm (leave empty if unknown)", "bt-spacing", placeholder="unknown", continuous_update=False)
+        self.spacing = field(w.Text, "Pixel spacing, in mm", "bt-spacing", placeholder="unknown", continuous_update=False)
         self.spacing_hint = named(w.HTML(), "bt-spacing-hint")
         self.engine = field(w.Dropdown, "Engine", "bt-engine", options=[("compact (the network that ships)", "compact"), ("a trained model's folder …", "folder")])
         self.folder = field(w.Text, "Folder of a trained model, ensemble or segmenter", "bt-folder", placeholder="saved/ensemble", continuous_update=True)
         self.predict = named(w.Button(description="Predict", button_style="primary", tooltip="Analyse the scans that wait, or the one in view"), "bt-predict")
         self.message = w.HTML()
         super().__init__([
-            self.zone, self.sample, self.open_sample, self.files, self.preview, self.slice, self.plane,
+            self.zone, named(w.Box([self.sample, self.open_sample]), "bt-row"), self.files, self.preview, self.slice, self.plane,
             self.spacing, self.spacing_hint, self.engine, self.folder, self.predict, self.message,
         ])  # fmt: skip
         named(self, "bt-panel", "bt-intake")
@@ -97,15 +97,15 @@ class Outcome(w.VBox):
         self.scan, self.overlay, self.mask, self.heat, self.heat_words = (w.HTML() for _ in range(5))
         self.opacity = field(w.FloatSlider, "Opacity of the green", "bt-opacity", value=0.4, min=0, max=1, step=0.05, readout_format=".2f")
         self.threshold = field(w.FloatSlider, "Threshold of the outline", "bt-threshold", value=0.5, min=0.01, max=0.99, step=0.01, readout_format=".2f")
-        self.heat_of = field(w.Dropdown, "Shows", "bt-heat-of", options=[("How likely each pixel is tumour", "outline")])
+        self.heat_of = field(w.Dropdown, "Heat of", "bt-heat-of", options=[("the outline", "outline")])
         self.downloads = Downloads(give, FILES)
         self.correct = named(w.ToggleButton(description="Correct the outline", tooltip="Show or hide the brush"), "bt-correct-toggle")
         self.compare = field(w.Dropdown, "Compare with", "bt-compare-with", options=[("nothing", 0)])
         self.bench = bench
-        panes = [pane("Scan", self.scan), pane("Overlay", self.overlay, self.opacity), pane("Mask", self.mask, self.threshold), pane("Heat map", self.heat, self.heat_of, self.heat_words)]
+        panes = [pane("Scan", self.scan), pane("Overlay", self.overlay, self.opacity), pane("Mask", self.mask, self.threshold), pane("Heat map", self.heat, self.heat_of)]
         actions = w.VBox([w.HTML("<h3>Take it home</h3>"), self.downloads, self.compare, self.correct])
         self.found = w.VBox([
-            named(w.Box([self.head, self.bars]), "bt-head"), named(w.Box(panes), "bt-panes"), self.notes,
+            named(w.Box([self.head, self.bars]), "bt-head"), named(w.Box(panes), "bt-panes"), self.heat_words, self.notes,
             named(w.Box([self.sizes, named(actions, "bt-tools")]), "bt-lower"), bench, self.comparison,
         ])  # fmt: skip
         super().__init__([self.empty, named(self.found, "bt-found")])
@@ -125,13 +125,13 @@ class Bench(w.VBox):
         self.tool = field(w.ToggleButtons, "Tool", "bt-tool", options=[("Brush", False), ("Eraser", True)])
         self.size = field(w.FloatSlider, "Size of the brush", "bt-size", value=2, min=0.3, max=10, step=0.1, readout_format=".1f")
         self.undo = named(w.Button(description="Undo", tooltip="Take the last stroke back"), "bt-undo")
-        self.again = named(w.Button(description="Back to the network's outline", tooltip="Drop all corrections"), "bt-again")
+        self.again = named(w.Button(description="Start over", tooltip="Back to the network's outline"), "bt-again")
         self.sizes = named(w.HTML(), "bt-live-sizes")
         w.link((self.tool, "value"), (self.canvas, "erase"))
         w.link((self.size, "value"), (self.canvas, "radius"), (lambda percent: percent / 100, lambda radius: min(10, max(0.3, 100 * radius))))
         self.undo.on_click(lambda _: undo())
         self.again.on_click(lambda _: start_over())
-        tools = w.VBox([self.tool, self.size, w.HBox([self.undo, self.again], layout=w.Layout(flex_flow="row wrap")), self.sizes, w.HTML(f'<p class="bt-quiet">{KEYS}</p>')])
+        tools = w.VBox([self.tool, self.size, named(w.Box([self.undo, self.again]), "bt-wrap"), self.sizes, w.HTML(f'<p class="bt-quiet">{KEYS}</p>')])
         super().__init__([w.HTML("<h3>Correct the outline</h3>"), named(w.Box([self.canvas, named(tools, "bt-tools")]), "bt-correct")])
         named(self, "bt-bench")
 
@@ -143,6 +143,8 @@ def page(
 ) -> list[w.Widget]:  # what the page is made of, from top to bottom
     "Put the panels in their places."
     past = named(w.VBox([w.HTML("<h3>History of this session</h3>"), history]), "bt-panel", "bt-history")
+    history.observe(lambda change: shown(past, bool(change.new)), "cards")
+    shown(past, bool(history.cards))
     use = w.HTML(f'<p class="bt-use"><b>No medical device.</b> {INTENDED_USE}</p>')
     right = w.VBox([outcome, past], layout=w.Layout(grid_gap="16px"))
     return [w.HTML(f"<style>{STYLE}</style>"), Labels(), use, named(w.Box([intake, right]), "bt-columns")]

@@ -168,7 +168,7 @@ def compared(
 ) -> str:  # a piece of HTML
     "Two results beside each other, and what differs."
     sides = "".join(f'<div class="bt-side">{headline(each)}{overlay_picture(each)}{class_bars(each)}</div>' for each in (one, two))
-    return f'<div class="bt-compare">{sides}</div>{size_differences(one, two)}'
+    return f'<h3>Comparison</h3><div class="bt-compare">{sides}</div>{size_differences(one, two)}'
 
 def size_differences(
     one: Analysis,  # the first
@@ -261,7 +261,7 @@ def summed_up(
     "What a click on Predict has led to."
     text = f"{done} scans analysed." if done != 1 else "Done."
     if refused and done != 1:
-        text += f" {len(refused)} files were refused; the list says why."
+        text += f" {len(refused)} {'files were' if len(refused) > 1 else 'file was'} refused; the list says why."
     return (" ".join([text, *failed]), "bad" if failed else "")
 
 def live_sizes(
@@ -282,13 +282,13 @@ STYLE = """
 .bt-app .widget-html-content{width:100%}
 .bt-app h2,.bt-app h3{margin:0;color:var(--ink);font-weight:650}.bt-app h2{font-size:26px;line-height:1.2}.bt-app h3{font-size:15px;margin:0 0 6px}
 .bt-app p{margin:0}.bt-app .bt-quiet,.bt-app .bt-of{color:var(--soft);font-size:13.5px}
-.bt-app .bt-use{background:#fff;border-left:4px solid var(--accent);padding:8px 14px;font-size:14px}
+.bt-app .bt-use{margin-bottom:16px!important;background:#fff;border-left:4px solid var(--accent);padding:8px 14px;font-size:14px}
 .bt-app .bt-columns{display:grid!important;grid-template-columns:320px minmax(0,1fr);gap:16px;align-items:start;overflow:visible}
 .bt-app .bt-panel{background:#fff;border:1px solid var(--line);border-radius:10px;padding:16px;gap:12px;overflow:visible;min-width:0}
 .bt-app .widget-vbox,.bt-app .widget-hbox,.bt-app .widget-box{overflow:visible;min-width:0}.bt-app .jupyter-widgets{margin:0}
 .bt-app .bt-panes{display:grid!important;grid-template-columns:repeat(4,minmax(0,1fr));gap:14px;align-items:start}
 .bt-app .bt-pane{gap:6px;min-width:0}.bt-app .bt-pane img,.bt-app .bt-preview img{width:100%;height:auto;display:block;border-radius:6px;background:#000}
-.bt-app .bt-preview img{max-height:260px;object-fit:contain}
+.bt-app .bt-preview img{max-height:180px;object-fit:contain}.bt-app .bt-found{gap:18px}
 """
 
 # %% ../nbs/49_views.ipynb #v062
@@ -311,26 +311,27 @@ STYLE += """
 
 # %% ../nbs/49_views.ipynb #v063
 STYLE += """
-.bt-app .bt-drop{border:2px dashed #9fb0bd;border-radius:10px;padding:16px;text-align:center;display:flex;flex-direction:column;gap:8px;align-items:center;background:var(--ground)}
+.bt-app .bt-drop{border:2px dashed #9fb0bd;border-radius:10px;padding:12px;text-align:center;display:flex;flex-direction:column;gap:6px;align-items:center;background:var(--ground)}
 .bt-app .bt-drop.bt-over{border-color:var(--accent);background:#e6f2f3}.bt-app .bt-drop-title{font-weight:600}.bt-app .bt-drop-hint,.bt-app .bt-drop-now{font-size:13px;color:var(--soft)}
 .bt-app .bt-drop-now:empty{display:none}
 .bt-app .bt-button,.bt-app .jupyter-button{font:inherit;font-size:14.5px;line-height:1.2;height:auto;min-height:36px;padding:7px 14px;border:1px solid #9fb0bd;border-radius:7px;background:#fff;color:var(--ink);cursor:pointer;width:auto;box-shadow:none}
 .bt-app .bt-button:hover,.bt-app .jupyter-button:hover:enabled{border-color:var(--accent);box-shadow:none}
 .bt-app .jupyter-button.mod-active,.bt-app .jupyter-button.mod-primary{background:var(--accent);border-color:var(--accent);color:#fff}
 .bt-app .jupyter-button:disabled{background:#e3e8ec;color:#4b5863;border-color:#cfd7dd;opacity:1}
-.bt-app .bt-predict{width:100%;font-weight:600;font-size:16px;min-height:44px}
+.bt-app .bt-predict{width:100%;font-weight:600;font-size:16px;min-height:44px;flex:none}
+.bt-app .bt-row{display:grid!important;grid-template-columns:minmax(0,1fr) auto;gap:8px;align-items:end}.bt-app .bt-wrap{display:flex!important;flex-wrap:wrap;gap:8px}
 .bt-app :is(button,canvas,input,select,.noUi-handle):focus-visible{outline:3px solid #e08a00;outline-offset:2px}
 .bt-app .bt-field{display:flex;flex-direction:column;align-items:stretch;width:100%}
 .bt-app .bt-field .widget-label{width:auto;max-width:none;text-align:left;justify-content:flex-start;height:auto;line-height:1.4;font-size:13.5px;color:var(--soft);margin:0}
-.bt-app :is(.widget-text,.widget-dropdown) :is(input,select){height:36px;border:1px solid #9fb0bd!important;border-radius:7px;background:#fff;color:var(--ink);font-size:14.5px;width:100%}
+.bt-app :is(.widget-text,.widget-dropdown) :is(input,select){height:36px;border:1px solid #9fb0bd!important;border-radius:7px;background-color:#fff;padding:0 8px;color:var(--ink);font-size:14.5px;width:100%;flex:none}
 .bt-app .widget-text,.bt-app .widget-dropdown{height:auto;width:100%}
-.bt-app .bt-field.widget-hslider{height:auto;width:100%}.bt-app .bt-field.widget-hslider .widget-readout{align-self:flex-end;margin:-22px 0 0;height:20px;line-height:20px;min-width:36px;text-align:right;color:var(--ink)}
-.bt-app .bt-field .slider-container{margin:10px 8px 8px;width:auto;flex:none}.bt-app .noUi-connect{background:var(--accent)}.bt-app .noUi-handle{background:#fff;border:2px solid var(--accent)}
+.bt-app .bt-field.widget-hslider{height:auto;width:100%}.bt-app .bt-field.widget-hslider{position:relative}.bt-app .bt-field.widget-hslider .widget-readout{position:absolute;top:0;right:0;margin:0;height:20px;line-height:20px;min-width:36px;text-align:right;color:var(--ink);border:0;background:none}
+.bt-app .bt-field.widget-hslider .widget-label{padding-right:44px}.bt-app .bt-field .slider-container{margin:10px 8px 8px;width:auto;height:16px;flex:none}.bt-app .noUi-connect{background:var(--accent)}.bt-app .noUi-handle{background:#fff;border:2px solid var(--accent)}
 """
 
 # %% ../nbs/49_views.ipynb #v064
 STYLE += """
-.bt-app .bt-cards{display:flex;gap:8px;overflow:auto;padding:3px}.bt-app .bt-files .bt-cards,.bt-app .bt-files.bt-cards{flex-direction:column;max-height:190px}
+.bt-app .bt-cards{display:flex;gap:8px;overflow:auto;padding:3px}.bt-app .bt-files .bt-cards,.bt-app .bt-files.bt-cards{flex-direction:column;max-height:164px}
 .bt-app .bt-card{display:flex;gap:10px;align-items:center;text-align:left;border:1px solid var(--line);border-radius:8px;background:#fff;padding:6px 10px 6px 6px;font:inherit;font-size:13.5px;color:var(--ink);cursor:pointer;flex:none;min-height:44px;max-width:100%}
 .bt-app .bt-card img{width:44px;height:44px;object-fit:cover;border-radius:5px;background:#000;flex:none}.bt-app .bt-card>span{display:flex;flex-direction:column;min-width:0;line-height:1.3}
 .bt-app .bt-card b,.bt-app .bt-card>span>span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}.bt-app .bt-card>span>span{color:var(--soft);font-size:13px}

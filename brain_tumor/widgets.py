@@ -144,7 +144,8 @@ function render({model, el}) {
     const at = document.activeElement?.dataset?.id, mine = el.contains(document.activeElement);
     el.replaceChildren(...model.get("cards").map((item) => card(model, item)));
     if (mine) [...el.children].find((one) => one.dataset.id === at)?.focus();
-    el.querySelector(".bt-chosen")?.scrollIntoView?.({block: "nearest", inline: "nearest"});
+    const one = el.querySelector(".bt-chosen");
+    if (one) el.scrollTo({top: one.offsetTop - el.offsetTop - 8, left: one.offsetLeft - el.offsetLeft - 8});
   };
   model.on("change:cards", draw); model.on("change:chosen", draw); draw();
 }
