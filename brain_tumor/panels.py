@@ -70,10 +70,9 @@ class Intake(w.VBox):
         self.folder = field(w.Text, "Folder of a trained model, ensemble or segmenter", "bt-folder", placeholder="saved/ensemble", continuous_update=True)
         self.predict = named(w.Button(description="Predict", button_style="primary", tooltip="Analyse the scans that wait, or the one in view"), "bt-predict")
         self.message = w.HTML()
-        super().__init__([
-            self.zone, named(w.Box([self.sample, self.open_sample]), "bt-row"), self.files, self.preview, self.slice, self.plane,
-            self.spacing, self.spacing_hint, self.engine, self.folder, self.predict, self.message,
-        ])  # fmt: skip
+        bring = w.VBox([self.zone, named(w.Box([self.sample, self.open_sample]), "bt-row"), self.files, self.preview])
+        ask = w.VBox([self.slice, self.plane, self.spacing, self.spacing_hint, self.engine, self.folder, self.predict, self.message])
+        super().__init__([named(bring, "bt-part"), named(ask, "bt-part")])
         named(self, "bt-panel", "bt-intake")
         for widget in (self.files, self.preview, self.slice, self.plane, self.spacing, self.spacing_hint, self.folder):
             shown(widget, False)

@@ -319,7 +319,10 @@ def test_every_control_has_a_name(app):
 
 @pytest.fixture(scope="module")
 def browser():
+    pytest.importorskip("playwright", reason="needs playwright: pip install -e .[workbook,dev]")
     path = chromium()
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium, or set CHROMIUM to its path")
     from playwright.sync_api import sync_playwright
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
