@@ -15,7 +15,7 @@ from pathlib import Path
 import ipywidgets as w
 
 from . import views
-from .analysis import about, conclude, find_engine
+from .analysis import analyze, find_engine
 from .drawing import overlay, png, shrunk
 from .panels import Bench, Intake, Outcome, choices, named, page, shown
 from .phantom import samples
@@ -282,8 +282,7 @@ class Predicting(Opening):
 
     def ask(self, engine, opened: Opened, which: str) -> int:
         "Ask the engine, and remember what it says; its number."
-        result = conclude(opened.scan, engine(opened.scan), about(engine))
-        entry = self.session.keep(result, opened)
+        entry = self.session.keep(analyze(opened.scan, engine=engine), opened, which)
         key = [opened.number, repr(opened.scan.slice_index), opened.scan.axis, which]
         self.past[entry.number] = views.answer_card(entry.number, entry.result) | {"file": opened.number, "asked": key}
         return entry.number
@@ -298,7 +297,7 @@ class Predicting(Opening):
 
 # %% ../nbs/50_app.ipynb #a051
 OUTLINE_WORDS = "Heat map: how likely the network finds each pixel to be tumour. The outline runs where this passes the threshold. It doesn't show what the class was decided by."
-HEAT = [("the outline", "outline")] + [("the class", "class")] * hasattr(Analysis, "explain")
+HEAT = [("the outline", "outline"), ("the class", "class")]
 
 class Correcting(Predicting):
     "The outline under the brush, the heat map, and two answers side by side."
@@ -360,7 +359,7 @@ class Correcting(Predicting):
         "Ask for the explanation, in the worker's thread."
         entry = self.session.answers.get(number)
         try:
-            entry.heat = entry.heat or entry.base.explain()
+            entry.heat = entry.heat or analyze(entry.base.scan, engine=entry.which).explain()
             self.session.answers.put(number, entry)
         except Exception as problem:
             self.say(f"The class can't be explained here: {problem}", "bad")
