@@ -3,7 +3,7 @@
     python bench/app.py            some minutes; the record is runs/bench/app.json
     python bench/app.py --quick    a first look; the record is out/bench/app.json
 
-Opening is measured in turns under one Voila, in one browser: from the request until the last widget stands on the page.
+Opening is measured in turns under one Voila, in one browser: from the request until the button Predict, or the one line, is seen.
 Memory and the time of a prediction are those of the process behind the page, which makes them without a browser.
 """
 import argparse
@@ -28,26 +28,26 @@ def opening(rounds: int) -> dict[str, list[float]] | None:
         return None
     from playwright.sync_api import sync_playwright
 
-    seconds = {"page": [], "empty": []}
+    seconds, stands = {"page": [], "empty": []}, {"page": ".bt-predict", "empty": "text=nothing here"}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         notebook(Path(folder) / "page.ipynb", "from brain_tumor.app import App", "App()")
-        notebook(Path(folder) / "empty.ipynb", "import ipywidgets", "ipywidgets.Button(description='nothing').add_class('bt-predict')")
+        notebook(Path(folder) / "empty.ipynb", "print('nothing here')")
         browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
         with voila(folder, Path(folder) / "voila.log") as address:
             for number in range(rounds + 1):
                 for name in seconds:
-                    took = until_it_stands(browser, address(f"{name}.ipynb"))
+                    took = until_it_stands(browser, address(f"{name}.ipynb"), stands[name])
                     seconds[name] += [took] * (number > 0)  # the first round fills caches
         browser.close()
     return seconds
 
 
-def until_it_stands(browser, address: str) -> float:
-    """Seconds from the request until the button is there."""
+def until_it_stands(browser, address: str, last: str) -> float:
+    """Seconds from the request until the last thing on the page is seen."""
     page = browser.new_page()
     start = time.perf_counter()
     page.goto(address, timeout=120_000)
-    page.locator(".bt-predict").wait_for(timeout=120_000)
+    page.locator(last).wait_for(timeout=120_000)
     seconds = time.perf_counter() - start
     page.close()
     time.sleep(0.5)  # the kernel of this page goes
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     made = json.loads(python(Path(__file__).resolve(), "--predict", count)[1].splitlines()[-1])
     memory, later = [value / 1e6 for value in made["memory"]], made["seconds"][1:]
     table = [judge("the page opens, against an empty notebook", compare(opened["page"], opened["empty"]), most=2)] if opened else []
-    table.append(judge("the second prediction, against the first", {"ratio": made["seconds"][1] / made["seconds"][0]}, most=1))
+    table.append(judge("a later prediction (the median), against the first", {"ratio": median(later) / made["seconds"][0]}, most=1))
     half = memory[len(memory) // 2 - 1]
     table.append(judge(f"memory after {count} predictions, against half of them", {"ratio": memory[-1] / half}, most=1.05))
     record = {"what": "the page", "surroundings": about, "table": table, "predictions": count, "memory_mb": {str(EVERY * (i + 1)): round(value, 1) for i, value in enumerate(memory)},

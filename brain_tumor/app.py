@@ -131,14 +131,14 @@ class Painted(Desk):
     def paint_result(self, entry: Entry, result: Analysis) -> None:
         "An answer, with everything that hangs on it."
         outcome = self.outcome
-        outcome.head.value, outcome.bars.value = views.headline(result), views.class_bars(result)
-        outcome.scan.value, outcome.mask.value = views.scan_picture(result.scan), views.mask_picture(result)
+        outcome.bars.value, outcome.scan.value, outcome.mask.value = views.class_bars(result), views.scan_picture(result.scan), views.mask_picture(result)
         outcome.overlay.value = views.overlay_picture(result, outcome.opacity.value)
         outcome.sizes.value, outcome.notes.value = views.sizes_view(result), views.notes_view(result)
         outcome.threshold.value, outcome.threshold.disabled = entry.outline.threshold, not entry.outline.drawn
         self.paint_heat(entry, result)
         self.paint_bench(entry, result)
         self.paint_comparison(entry, result)
+        outcome.head.value = views.headline(result)  # last: who sees it sees the rest
 
 # %% ../nbs/50_app.ipynb #a031
 class Opening(Painted):
@@ -296,8 +296,8 @@ class Predicting(Opening):
             self.refresh()
 
 # %% ../nbs/50_app.ipynb #a051
-OUTLINE_WORDS = "Heat map: how likely the network finds each pixel to be tumour. The outline runs where this passes the threshold. It doesn't show what the class was decided by."
-HEAT = [("the outline", "outline"), ("the class", "class")]
+OUTLINE_WORDS = "Heat map, by the network's outline: how likely the network finds each pixel to be tumour. The outline runs where this passes the threshold. It doesn't show what the class was decided by."
+HEAT = [("class decision", "class"), ("outline probability", "outline")]
 
 class Correcting(Predicting):
     "The outline under the brush, the heat map, and two answers side by side."
@@ -351,8 +351,8 @@ class Correcting(Predicting):
             outcome.heat.value, outcome.heat_words.value = views.message("Working it out …"), ""
             self.worker.submit(self.explain_now, entry.number)
             return
-        heat, words = (result.mask_probability, OUTLINE_WORDS) if outcome.heat_of.value == "outline" else (entry.heat.heat, entry.heat.sentence)
-        outcome.heat.value = views.heat_picture(result, heat, f"heat of the {outcome.heat_of.value}")
+        heat, words = (result.mask_probability, OUTLINE_WORDS) if outcome.heat_of.value == "outline" else (entry.heat.heat, f"Heat map, by {entry.heat.method}: {entry.heat.sentence}")
+        outcome.heat.value = views.heat_picture(result, heat, dict(map(reversed, HEAT))[outcome.heat_of.value])
         outcome.heat_words.value = f'<p class="bt-quiet">{views.escape(words)}</p>'
 
     def explain_now(self, number: int) -> None:
