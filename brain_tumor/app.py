@@ -17,7 +17,7 @@ import ipywidgets as w
 from . import views
 from .analysis import analyze, find_engine
 from .drawing import overlay, png, shrunk
-from .panels import Bench, Intake, Outcome, choices, named, page, shown
+from .panels import KEYS, Bench, Intake, Outcome, choices, named, page, shown
 from .phantom import samples
 from .result import Analysis
 from .scan import BrainTumorError
@@ -340,7 +340,7 @@ class Correcting(Predicting):
         shown(bench, self.outcome.correct.value)
         if self.outcome.correct.value:
             picture = overlay(shrunk(result.scan.pixels, 1024), views.small_mask(result.mask, 1024), self.outcome.opacity.value)
-            bench.canvas.picture, bench.canvas.words = png(picture), f"The outline to correct: {views.where_is(result.mask)}."
+            bench.canvas.picture, bench.canvas.words = png(picture), f"The outline to correct: {views.where_is(result.mask)}. {KEYS}"
             bench.sizes.value, bench.undo.disabled = views.live_sizes(result, entry.outline.by_hand), not entry.outline.past
 
     def paint_heat(self, entry: Entry, result: Analysis) -> None:

@@ -643,6 +643,9 @@ def test_in_jupyterlab(browser, visit, notebooks, tmp_path):
         page.locator(".bt-live-sizes", has_text="added by hand").wait_for()
         told = json.loads(downloaded(page, "JSON")[1])
         assert told["model"]["outline"] == "corrected by hand" and told["predicted_class"] == "meningioma"
+        canvas.focus()
+        page.keyboard.press("z")
+        page.locator(".bt-live-sizes", has_text="as the network drew it").wait_for()
         upload_page = visit(address("upload.ipynb"))
         run_all(upload_page)
         one_message_of_15_megabytes(upload_page, tmp_path)

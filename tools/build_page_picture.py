@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from browsers import chromium, voila  # noqa: E402
 
-WIDTH, HEIGHT, COLOURS = 1280, 1150, 64
+WIDTH, HEIGHT, COLOURS = 1280, 1240, 192
 
 
 def take(address):
@@ -41,7 +41,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder, voila(ROOT / "nbs", Path(folder) / "voila.log") as address:
         picture = Image.open(io.BytesIO(take(address("app.ipynb")))).convert("RGB")
     target = ROOT / "nbs" / "images" / "page.png"
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(target, optimize=True)
     print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1000:.0f} kB")
 
 
