@@ -6,7 +6,7 @@ RUN    ?= runs/compact
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab docs readme bench train-compact clean install install-all
+.PHONY: help demo test app lab docs readme bench train-compact clean install install-all
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,13 @@ demo: install  ## analyse the bundled sample scans and show where the results ar
 test: install-all  ## run the tests in the notebooks, then pytest
 	@status=0; $(BIN)/nbdev_test --n_workers 2 || status=$$?; \
 	NOTEBOOK_TESTS=$$status $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# where the servers find their settings: uploads of 200 MB, and a page that fetches nothing from elsewhere
+app lab: export JUPYTER_PATH := $(CURDIR)/tools/jupyter
+app lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/tools/jupyter
+
+app: install-all  ## open the page: upload, predict, correct, take home
+	$(BIN)/voila nbs/app.ipynb
 
 lab: install-all  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=nbs
@@ -31,6 +38,7 @@ readme: install-all  ## write README.md from nbs/index.ipynb
 bench: install-all  ## measure speed, as ratios in one run
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/pipeline.py
+	$(BIN)/python bench/app.py
 
 train-compact: install-all  ## train the network that ships: make train-compact DATA=folder RUN=folder
 	$(BIN)/brain_tumor train compact --data $(DATA) --out $(RUN)

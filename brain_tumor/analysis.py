@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from html import escape
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .explanation import explain
 from .morphology import THESIS_SPACING, Features, measure
 from .result import COLUMNS, Analysis, Names, row, save_analysis, short
 from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, expand, is_batch, read, spacing_pair, write_beside
@@ -229,7 +231,7 @@ def stations(
     def last(thing, answer):
         (source, scan), (prediction, name) = thing, answer
         result = scan if isinstance(scan, Analysis) else _settle(source, scan, prediction, facts, spacing)
-        result = replace(result, path=shown(source, root))
+        result = replace(result, path=shown(source, root), asked=partial(explain, engine=engine))
         return save_analysis(result, names.folder, name) if names else result
 
     return first, middle, last
@@ -396,4 +398,4 @@ def analyze(
     if is_batch(source):
         return Batch(source, engine, reading, progress, batch_size)
     scan = read_scan(source, **reading)
-    return conclude(scan, engine(scan), about(engine), spacing)
+    return replace(conclude(scan, engine(scan), about(engine), spacing), asked=partial(explain, engine=engine))

@@ -128,8 +128,10 @@ def run_analyze(
 ) -> int:  # exit status
     "Analyse what was named, print it, save it, and name what was refused."
     from brain_tumor.analysis import analyze
-    from brain_tumor.result import Analysis
+    from brain_tumor.scan import BrainTumorError
 
+    if args.explain and not args.out:
+        raise BrainTumorError("--explain: a heat map is a picture; say with --out DIR where to put it")
     sources = inputs(args.paths)
     options = {"slice": args.slice, "axis": args.axis, "spacing": args.spacing, "engine": engine_of(args)}
     batch = analyze(sources, progress=False, **options)
@@ -137,6 +139,8 @@ def run_analyze(
     try:
         for result in with_bar(batch.results(save_to=args.out), len(sources)):
             show.add(result)
+            if args.explain and result.status == "ok":
+                result.explain().save(args.out, result.files[-1].stem)
     finally:
         show.end(args.out)
     if args.out:
@@ -401,6 +405,7 @@ def add_analyze(
     parser.add_argument("--axis", type=axis_of, choices=(*range(3), *AXES), help="of a volume: which way --slice counts")
     parser.add_argument("--engine", default="compact", help="name of a model or folder of a trained one (default: compact)")
     parser.add_argument("--segmenter", metavar="DIR", help="folder of a saved segmenter, to draw the outlines instead")
+    parser.add_argument("--explain", action="store_true", help="with --out: write a heat map of what spoke for the class, too")
     show = parser.add_mutually_exclusive_group()
     show.add_argument("--json", dest="show", action="store_const", const="json", help="print everything as one JSON list")
     show.add_argument("--csv", dest="show", action="store_const", const="csv", help="print the table as CSV")

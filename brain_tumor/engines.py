@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .ensemble import load_ensemble
+from .ensemble import load_ensemble, over_scan
 from .features import MODELS, checked_bytes, read_manifest, start_session
 from .preprocessing import prepare, restore
 from .scan import BrainTumorError, Scan
@@ -51,7 +51,7 @@ class CompactEngine(_OneByOne):
     ):
         self.manifest = read_manifest(folder)
         self.session = start_session(checked_bytes(Path(folder) / "compact.onnx", self.manifest["sha256"]["compact.onnx"]), threads)
-        self.input = self.session.get_inputs()[0].name
+        self.input, self.outputs = self.session.get_inputs()[0].name, [output.name for output in self.session.get_outputs()]
 
     @property
     def info(self) -> dict:
@@ -66,7 +66,7 @@ class CompactEngine(_OneByOne):
     ) -> list[Prediction]:
         "Predict several scans in one pass."
         squares, frames = zip(*(prepare(scan.pixels, self.manifest["size"]) for scan in scans))
-        probabilities, outlines = self.session.run(None, {self.input: np.stack(squares)[..., None]})
+        probabilities, outlines = self.session.run(self.outputs[:2], {self.input: np.stack(squares)[..., None]})
         return [Prediction(p, restore(o, f), self.manifest["threshold"]) for p, o, f in zip(probabilities, outlines, frames)]
 
     def probabilities(
@@ -75,6 +75,22 @@ class CompactEngine(_OneByOne):
     ) -> np.ndarray:  # (N, 4), rows sum to 1
         "The class alone, of several scans; the outline is drawn in the same pass."
         return np.stack([prediction.probabilities for prediction in self.predict_many(scans)])
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        "Which maps `class_map` can give; none, where the graph was packed before it had them."
+        return tuple(name for name in ("contributions", "grad-cam") if name.replace("-", "_") in self.outputs)
+
+    def class_map(
+        self,
+        scan: Scan,  # one
+        number: int,  # of the class
+        how: str = "contributions",  # one of `maps`
+    ) -> tuple[np.ndarray, int]:  # H x W float32 with its sign, and places along a side
+        "What the places of the top features say for one class, laid over the scan."
+        square, plan = prepare(scan.pixels, self.manifest["size"])
+        spoken = self.session.run([how.replace("-", "_")], {self.input: square[None, ..., None]})[0][0, ..., number]
+        return over_scan(spoken, plan), len(spoken)
 
 # %% ../nbs/41_engines.ipynb #c031
 class EnsembleEngine(_OneByOne):
@@ -104,6 +120,15 @@ class EnsembleEngine(_OneByOne):
     ) -> np.ndarray:  # (N, 4), rows sum to 1
         "The class alone, of several scans."
         return self.ensemble.probabilities(scans)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        "Which maps `class_map` can give: the ensemble's."
+        return self.ensemble.maps
+
+    def class_map(self, scan: Scan, number: int, how: str = "grad-cam") -> tuple[np.ndarray, int]:
+        "What the ensemble's members look at for one class: see `Ensemble.class_map`."
+        return self.ensemble.class_map(scan, number, how)
 
     def predict_many(
         self,

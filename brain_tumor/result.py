@@ -11,6 +11,7 @@ __all__ = ['SHAPE', 'COLUMNS', 'SUFFIX', 'PAGE', 'Analysis', 'one_line', 'surfac
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -41,6 +42,7 @@ class Analysis:
     notes: tuple[str, ...] = ()  # what a reader should know before believing the numbers
     path: str | None = None  # the input as the caller named it: shown in tables only
     files: tuple[Path, ...] = ()  # what `save` wrote
+    asked: Callable | None = None  # asks the engine again, (scan, label=, method=) -> Explanation
 
     @property
     def predicted_class(self) -> str | None:
@@ -64,6 +66,13 @@ class Analysis:
     def save(self, folder: str | Path) -> "Analysis":
         "Write overlay, mask and JSON into `folder`; the result comes back with its `files`."
         return save_analysis(self, folder)
+
+    def explain(self, label: str | None = None, method: str | None = None) -> "Explanation":
+        "Where the engine found what speaks for the class, or for another: see `explanation.explain`."
+        self.or_raise()
+        if self.asked is None:
+            raise BrainTumorError(f"{self.source}: no engine stands behind this result that could be asked why; analyze the scan again")
+        return self.asked(self.scan, label=label or self.predicted_class, method=method)
 
     def or_raise(self) -> "Analysis":
         "The result itself, or BrainTumorError where the scan was refused."

@@ -26,6 +26,8 @@ AXES = ("sagittal", "coronal", "axial")
 # %% ../nbs/00_scan.ipynb #3c38c358
 class BrainTumorError(ValueError):
     "Input that cannot be used: the message names the input, what is wrong with it, and what would help."
+    count: int | None = None    # how many slices there are, where one has to be named
+    volumes: int | None = None  # how many volumes, where one of those has to be named as well
 
 
 def _refuse(name: str, wrong: str, remedy: str) -> BrainTumorError:
@@ -151,7 +153,9 @@ def _pick(name: str, wanted: Any, count: int, noun: str = "slices", hint: str = 
     if wanted is None and count == 1: return 0
     ask = f"Ask for one by slice=0 to slice={count - 1}, for example slice={count // 2}.{hint}"
     if wanted is None:
-        raise _refuse(name, f"it holds {count} {noun}", ask)
+        refusal = _refuse(name, f"it holds {count} {noun}", ask)
+        refusal.count = count
+        raise refusal
     try:
         index = -1 if isinstance(wanted, bool) else operator.index(wanted)
     except TypeError:
@@ -362,9 +366,11 @@ def _moment(name: str, wanted: Any, shape: tuple) -> tuple[Any, tuple]:
     extra = tuple(n for n in shape[3:] if n > 1)
     if not extra: return wanted, (0,) * len(shape[3:])
     if len(extra) > 1 or not (isinstance(wanted, (tuple, list)) and len(wanted) == 2):
-        raise _refuse(name, f"it holds {extra[0]} volumes (its shape is {' x '.join(map(str, shape))})",
-                      "Name slice and volume, slice=(k, t), for example slice="
-                      f"({shape[2] // 2}, 0)." if len(extra) == 1 else "Save one volume of three dimensions first.")
+        refusal = _refuse(name, f"it holds {extra[0]} volumes (its shape is {' x '.join(map(str, shape))})",
+                          "Name slice and volume, slice=(k, t), for example slice="
+                          f"({shape[2] // 2}, 0)." if len(extra) == 1 else "Save one volume of three dimensions first.")
+        refusal.volumes = extra[0] if len(extra) == 1 else None
+        raise refusal
     volume = _pick(name, wanted[1], extra[0], "volumes")
     return wanted[0], tuple(volume if n > 1 else 0 for n in shape[3:])
 

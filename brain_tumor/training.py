@@ -6,7 +6,7 @@
 __all__ = ['write_json', 'write_arrays', 'whole_folder', 'append_history', 'write_history', 'read_history', 'surroundings',
            'seed_everything', 'add_run_arguments', 'start_of', 'cosine_rate', 'batch_norm_after', 'fill_folded',
            'fold_batch_norm', 'unfold_batch_norm', 'adamw', 'save_state', 'load_state', 'save_weights', 'load_weights',
-           'averaged', 'step_callback', 'train_epochs', 'out_of_memory', 'halve', 'to_onnx']
+           'averaged', 'step_callback', 'train_epochs', 'out_of_memory', 'halve', 'name_outputs', 'to_onnx']
 
 # %% ../nbs/20_training.ipynb #c004
 import csv
@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterable
@@ -421,10 +421,24 @@ def halve(
     del graph.node[:]
     graph.node.extend(nodes)
 
+# %% ../nbs/20_training.ipynb #c061a
+def name_outputs(
+    graph,  # onnx.GraphProto, changed in place
+    names: Sequence[str],  # of the outputs, in order; fewer than there are leave the rest alone
+) -> None:
+    "Call the outputs by names that a reader can ask for."
+    given = dict(zip((output.name for output in graph.output), names))
+    for node in graph.node:
+        node.input[:] = [given.get(name, name) for name in node.input]
+        node.output[:] = [given.get(name, name) for name in node.output]
+    for output in graph.output:
+        output.name = given.get(output.name, output.name)
+
 # %% ../nbs/20_training.ipynb #c062
 def to_onnx(
     model: "keras.Model",  # functional, with inputs of a fixed side
     path: str | Path,  # file to write
+    names: Sequence[str] = (),  # of the outputs, in order; none: as the exporter calls them
 ) -> None:
     "Export to ONNX, large weights at half precision."
     import tempfile
@@ -433,6 +447,7 @@ def to_onnx(
         model(np.zeros((1, *model.input_shape[1:]), np.float32))
         model.export(Path(folder) / "full.onnx", format="onnx", verbose=False)
         graph = onnx.load(Path(folder) / "full.onnx")
+    name_outputs(graph.graph, names)
     halve(graph.graph)
     onnx.checker.check_model(graph)
     with write_beside(path) as beside:
