@@ -10,6 +10,7 @@ __all__ = ['NETWORKS', 'AREAS', 'LOOKS', 'PLAN', 'read_outlines', 'write_example
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c004
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
