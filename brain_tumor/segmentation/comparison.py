@@ -162,6 +162,9 @@ def same_recipe(
     fair = [alike[0] for alike in by_seed(runs) if alike[0].settings["protocol"] == "honest" and ways(alike[0])["preparation"] == "honest" and not ways(alike[0])["fold"]]
     return [run for run in runs if any(run is one for one in fair)]
 
+def _marks(runs: Sequence[Run]) -> str:
+    return "; ".join(dict.fromkeys(run.settings["mark"] for run in runs))
+
 def _length(run: Run) -> str:
     return run.settings.get("cut") or str(run.epochs or "")
 
@@ -218,7 +221,7 @@ def box_figure(
     role: str = "test",  # or "validation"
 ) -> "Figure":
     "Box plots of Dice, runs side by side within each part: the box holds the middle half of the slices, the whiskers 5 to 95 %, the white dot is the mean; by class, a dotted line where two readers agree."
-    figure, (axis,) = new_figure(1, "; ".join(dict.fromkeys(run.settings["mark"] for run in runs)), (1.5 + 1.9 * 3, 3.2))
+    figure, (axis,) = new_figure(1, _marks(runs), (1.5 + 1.9 * 3, 3.2))
     tables = [slices_of(run, role) for run in runs]
     names = ["small", "middle", "large"] if by == "third" else sorted(set(tables[0][by]))
     width = 0.8 / len(runs)
@@ -285,7 +288,7 @@ def area_figure(
     role: str = "test",  # or "validation"
 ) -> "Figure":
     "Found against true areas, a panel a run, all on one scale."
-    figure, axes = new_grid(len(runs), "; ".join(dict.fromkeys(run.settings["mark"] for run in runs)), (3.1, 2.8))
+    figure, axes = new_grid(len(runs), _marks(runs), (3.1, 2.8))
     for axis, run in zip(axes, runs):
         if axis is not axes[0]:
             axis.sharex(axes[0])
