@@ -33,7 +33,7 @@ class Desk(w.VBox):
         self.worker, self.reader = (ThreadPoolExecutor(1, thread_name_prefix=f"brain_tumor_{name}") for name in ("predict", "read"))
         self.file = self.answer = 0  # numbers of what is in view; 0: none
         self.cards, self.past = {}, {}  # number -> card, of files and of answers
-        self.job, self.painter = None, None
+        self.job, self.reading, self.painter = None, None, None
         self.samples = {path.name: path for path in samples("all")}
         self.intake = Intake(list(self.samples), {"place": self.session.place, "arrived": self.arrived, "refused": self.refused})
         self.outcome = Outcome(self.give, Bench(self.stroke, self.undo, self.start_over))
@@ -146,11 +146,16 @@ class Opening(Painted):
 
     def load(self, *paths: str | Path) -> Future:
         "Open files by their paths; wait for it with `.result()`."
-        return self.reader.submit(lambda: [self.arrived_now(Path(path), "") for path in paths])
+        return self.read(lambda: [self.arrived_now(Path(path), "") for path in paths])
+
+    def read(self, what, *words) -> Future:
+        "Do something in the reader's thread."
+        self.reading = self.reader.submit(what, *words)
+        return self.reading
 
     def arrived(self, path: Path, name: str) -> None:
         "A file was dropped and is whole."
-        self.reader.submit(self.arrived_now, path, name)
+        self.read(self.arrived_now, path, name)
 
     def arrived_now(self, path: Path, name: str) -> None:
         "Read it, in the reader's thread."
@@ -186,7 +191,7 @@ class Opening(Painted):
     def turn(self, slice: int | None = None, axis: int | None = None) -> None:
         "Look at another slice of the file in view; of many wishes in a row the last counts."
         self.wish = (self.file, slice, axis)
-        self.reader.submit(self.turn_now, self.wish)
+        self.read(self.turn_now, self.wish)
 
     def turn_now(self, wish: tuple) -> None:
         "Read the slice, in the reader's thread."
@@ -232,18 +237,16 @@ class Predicting(Opening):
     def predict(self) -> Future | None:
         "Start; wait for it with `.result()`. None where there is nothing to do."
         with self.lock:
-            numbers = sorted(self.waiting(), key=lambda number: number != self.file)  # the one in view first
             if self.busy:
                 return self.job
             try:
                 which = self.chosen_engine()
                 self.check_spacing()
-                if not numbers:
-                    raise BrainTumorError("There is no scan to analyse yet: drop a file, or open a sample, and click again.")
+                self.check_waiting()
             except BrainTumorError as problem:
                 return self.say(str(problem), "bad")
             self.say("Starting …", done=0)
-            self.job = self.worker.submit(self.predict_now, numbers, which)
+            self.job = self.worker.submit(self.predict_now, which)
             return self.job
 
     def chosen_engine(self) -> str:
@@ -258,9 +261,19 @@ class Predicting(Opening):
         if self.file and self.opened.scan:
             typed_spacing(self.intake.spacing.value)
 
-    def predict_now(self, numbers: list[int], which: str) -> None:
-        "Ask about each, in the worker's thread."
+    def check_waiting(self) -> None:
+        "BrainTumorError where there is nothing to ask about."
+        if self.waiting() or self.reading and not self.reading.done():
+            return
+        if self.intake.zone.coming:
+            raise BrainTumorError("A file is still on its way. Click again when it is there.")
+        raise BrainTumorError("There is no scan to analyse yet: drop a file, or open a sample, and click again.")
+
+    def predict_now(self, which: str) -> None:
+        "Ask about each, in the worker's thread; the one in view first."
         try:
+            self.reader.submit(int).result()  # what is being read comes along
+            numbers = sorted(self.waiting(), key=lambda number: number != self.file)
             engine, failed = find_engine(which), []
             for done, number in enumerate(numbers):
                 opened = self.session.files.get(number)

@@ -204,11 +204,11 @@ def message(
     text: str,  # what to say
     kind: str = "",  # "bad" for what needs attention
     done: float | None = None,  # 0..1 where something is under way
-) -> str:  # a piece of HTML that is read aloud when it changes
+) -> str:  # a piece of HTML
     "A line about what is going on."
     bar = "" if done is None else f'<progress value="{done:.3f}" max="1" aria-label="Progress"></progress>'
     word = "<b>Please note.</b> " if kind == "bad" else ""
-    return f'<div class="bt-message bt-{kind or "plain"}" role="{"alert" if kind == "bad" else "status"}">{bar}<span>{word}{escape(text)}</span></div>'
+    return f'<div class="bt-message bt-{kind or "plain"}">{bar}<span>{word}{escape(text)}</span></div>'
 
 # %% ../nbs/49_views.ipynb #v051b
 def preview(
@@ -259,11 +259,11 @@ def summed_up(
 def live_sizes(
     result: Analysis,  # as it stands
     by_hand: tuple[int, int],  # pixels added and taken away
-) -> str:  # a piece of HTML, read aloud when it changes
+) -> str:  # a piece of HTML
     "The sizes beside the brush."
     area = f"{surface_of(result.features)}, longest diameter {short(result.features.longest_diameter)} {result.features.unit}" if result.features else "nothing marked"
     hand = "{} pixels added by hand, {} taken away".format(*by_hand) if any(by_hand) else "as the network drew it"
-    return f'<p role="status"><b>{area}</b><br><span class="bt-quiet">{hand}</span></p>'
+    return f'<p><b>{area}</b><br><span class="bt-quiet">{hand}</span></p>'
 
 # %% ../nbs/49_views.ipynb #v061
 STYLE = """
