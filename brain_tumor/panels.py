@@ -94,7 +94,7 @@ class Outcome(w.VBox):
     def __init__(self, give, bench: "Bench"):
         self.empty, self.head, self.bars, self.notes, self.sizes, self.comparison = (w.HTML() for _ in range(6))
         self.scan, self.overlay, self.mask, self.heat, self.heat_words = (w.HTML() for _ in range(5))
-        self.opacity = field(w.FloatSlider, "Opacity of the green", "bt-opacity", value=0.4, min=0, max=1, step=0.05, readout_format=".2f")
+        self.opacity = field(w.FloatSlider, "Opacity of green", "bt-opacity", value=0.4, min=0, max=1, step=0.05, readout_format=".2f")
         self.threshold = field(w.FloatSlider, "Outline threshold", "bt-threshold", value=0.5, min=0.01, max=0.99, step=0.01, readout_format=".2f")
         self.heat_of = field(w.Dropdown, "Shows the", "bt-heat-of", options=[("class decision", "class")])
         self.downloads = Downloads(give, FILES)

@@ -53,19 +53,18 @@ def look(
     axis: int | None = None,  # 0 sagittal, 1 coronal, 2 axial; None: the natural one
 ) -> tuple[Scan, int | None, int]:  # the slice, how many there are (None: not asked), how many volumes
     "Read one slice of whatever lies there."
-    wanted, volumes = slice, 1
-    for _ in range(3):
+    wanted, count, volumes = slice, None, 1
+    while True:
         try:
-            return read(path, slice=wanted, axis=axis), None if wanted == slice else count, volumes
+            return read(path, slice=wanted, axis=axis), count, volumes
         except BrainTumorError as problem:
-            count = problem.count or 0
-            if problem.volumes:
+            if problem.volumes and volumes == 1:  # of a series in time, the first
                 volumes, wanted = problem.volumes, (slice, 0)
-            elif problem.count:
-                wanted = (count // 2, 0) if isinstance(wanted, tuple) else count // 2
+            elif problem.count and count is None:  # of a volume, the middle
+                count = problem.count
+                wanted = count // 2 if volumes == 1 else (count // 2, 0)
             else:
                 raise
-    raise BrainTumorError(f"{path.name}: no slice of it could be read. Save one slice as a picture.")
 
 # %% ../nbs/46_session.ipynb #s015
 def unpacked(
