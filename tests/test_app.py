@@ -352,6 +352,13 @@ def test_a_history_of_many_answers_stays_small_in_memory(app, monkeypatch):
     assert len(app.session.answers.near) == 8
 
 
+def test_the_measure_of_the_memory_predicts_different_slices():
+    from bench import app as measure
+    made = measure.predictions(12)
+    assert len(made["seconds"]) == 12 and all(value > 0 for value in made["seconds"]) and made["memory"] == []
+    assert measure.resident() > 50_000_000
+
+
 def test_the_session_s_folder_goes_with_it():
     app = App()
     folder = app.session.folder
@@ -659,7 +666,7 @@ def test_names_for_everything_and_nothing_wider_than_the_page(visit, voila_at, w
     assert page.locator(".bt-app").evaluate(NAMES) == []
     wide = page.locator(".bt-app").evaluate("root => [...root.querySelectorAll('*')].filter(e => e.checkVisibility() && !e.closest('.bt-cards, .noUi-base') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 90))")
     assert wide == []
-    assert page.title() == "Brain tumours in MRI slices"
+    assert page.title() == "Brain tumours in MRI slices" and page.locator("html").get_attribute("lang") == "en"
     columns = page.locator(".bt-columns").evaluate("e => getComputedStyle(e).gridTemplateColumns.split(' ').length")
     assert columns == (2 if width == 1280 else 1)
     assert "not a medical device" in page.locator(".bt-use").inner_text()
