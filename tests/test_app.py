@@ -356,7 +356,8 @@ def test_the_measure_of_the_memory_predicts_different_slices():
     from bench import app as measure
     made = measure.predictions(12)
     assert len(made["seconds"]) == 12 and all(value > 0 for value in made["seconds"]) and made["memory"] == []
-    assert measure.resident() > 50_000_000
+    if Path("/proc/self/statm").exists():
+        assert measure.resident() > 50_000_000
 
 
 def test_the_session_s_folder_goes_with_it():
