@@ -38,6 +38,7 @@ readme: install-all  ## write README.md from nbs/index.ipynb
 bench: install-all  ## measure speed, as ratios in one run
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/pipeline.py
+	$(BIN)/python bench/app.py
 
 train-compact: install-all  ## train the network that ships: make train-compact DATA=folder RUN=folder
 	$(BIN)/brain_tumor train compact --data $(DATA) --out $(RUN)

@@ -15,9 +15,9 @@ from pathlib import Path
 import ipywidgets as w
 
 from . import views
-from .analysis import about, conclude, find_engine
+from .analysis import analyze, find_engine
 from .drawing import overlay, png, shrunk
-from .panels import Bench, Intake, Outcome, choices, named, page, shown
+from .panels import KEYS, Bench, Intake, Outcome, choices, named, page, shown
 from .phantom import samples
 from .result import Analysis
 from .scan import BrainTumorError
@@ -131,14 +131,14 @@ class Painted(Desk):
     def paint_result(self, entry: Entry, result: Analysis) -> None:
         "An answer, with everything that hangs on it."
         outcome = self.outcome
-        outcome.head.value, outcome.bars.value = views.headline(result), views.class_bars(result)
-        outcome.scan.value, outcome.mask.value = views.scan_picture(result.scan), views.mask_picture(result)
+        outcome.bars.value, outcome.scan.value, outcome.mask.value = views.class_bars(result), views.scan_picture(result.scan), views.mask_picture(result)
         outcome.overlay.value = views.overlay_picture(result, outcome.opacity.value)
         outcome.sizes.value, outcome.notes.value = views.sizes_view(result), views.notes_view(result)
         outcome.threshold.value, outcome.threshold.disabled = entry.outline.threshold, not entry.outline.drawn
         self.paint_heat(entry, result)
         self.paint_bench(entry, result)
         self.paint_comparison(entry, result)
+        outcome.head.value = views.headline(result)  # last: who sees it sees the rest
 
 # %% ../nbs/50_app.ipynb #a031
 class Opening(Painted):
@@ -282,8 +282,7 @@ class Predicting(Opening):
 
     def ask(self, engine, opened: Opened, which: str) -> int:
         "Ask the engine, and remember what it says; its number."
-        result = conclude(opened.scan, engine(opened.scan), about(engine))
-        entry = self.session.keep(result, opened)
+        entry = self.session.keep(analyze(opened.scan, engine=engine), opened, which)
         key = [opened.number, repr(opened.scan.slice_index), opened.scan.axis, which]
         self.past[entry.number] = views.answer_card(entry.number, entry.result) | {"file": opened.number, "asked": key}
         return entry.number
@@ -297,8 +296,8 @@ class Predicting(Opening):
             self.refresh()
 
 # %% ../nbs/50_app.ipynb #a051
-OUTLINE_WORDS = "Heat map: how likely the network finds each pixel to be tumour. The outline runs where this passes the threshold. It doesn't show what the class was decided by."
-HEAT = [("the outline", "outline")] + [("the class", "class")] * hasattr(Analysis, "explain")
+OUTLINE_WORDS = "Heat map, by the network's outline: how likely the network finds each pixel to be tumour. The outline runs where this passes the threshold. It doesn't show what the class was decided by."
+HEAT = [("class decision", "class"), ("outline probability", "outline")]
 
 class Correcting(Predicting):
     "The outline under the brush, the heat map, and two answers side by side."
@@ -341,7 +340,7 @@ class Correcting(Predicting):
         shown(bench, self.outcome.correct.value)
         if self.outcome.correct.value:
             picture = overlay(shrunk(result.scan.pixels, 1024), views.small_mask(result.mask, 1024), self.outcome.opacity.value)
-            bench.canvas.picture, bench.canvas.words = png(picture), f"The outline to correct: {views.where_is(result.mask)}."
+            bench.canvas.picture, bench.canvas.words = png(picture), f"The outline to correct: {views.where_is(result.mask)}. {KEYS}"
             bench.sizes.value, bench.undo.disabled = views.live_sizes(result, entry.outline.by_hand), not entry.outline.past
 
     def paint_heat(self, entry: Entry, result: Analysis) -> None:
@@ -352,15 +351,15 @@ class Correcting(Predicting):
             outcome.heat.value, outcome.heat_words.value = views.message("Working it out …"), ""
             self.worker.submit(self.explain_now, entry.number)
             return
-        heat, words = (result.mask_probability, OUTLINE_WORDS) if outcome.heat_of.value == "outline" else (entry.heat.heat, entry.heat.sentence)
-        outcome.heat.value = views.heat_picture(result, heat, f"heat of the {outcome.heat_of.value}")
+        heat, words = (result.mask_probability, OUTLINE_WORDS) if outcome.heat_of.value == "outline" else (entry.heat.heat, f"Heat map, by {entry.heat.method}: {entry.heat.sentence}")
+        outcome.heat.value = views.heat_picture(result, heat, dict(map(reversed, HEAT))[outcome.heat_of.value])
         outcome.heat_words.value = f'<p class="bt-quiet">{views.escape(words)}</p>'
 
     def explain_now(self, number: int) -> None:
         "Ask for the explanation, in the worker's thread."
         entry = self.session.answers.get(number)
         try:
-            entry.heat = entry.heat or entry.base.explain()
+            entry.heat = entry.heat or analyze(entry.base.scan, engine=entry.which).explain()
             self.session.answers.put(number, entry)
         except Exception as problem:
             self.say(f"The class can't be explained here: {problem}", "bad")

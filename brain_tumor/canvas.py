@@ -93,7 +93,7 @@ BRUSH_RENDER = """
 function render({model, el}) {
   const canvas = el.appendChild(document.createElement("canvas")), context = canvas.getContext("2d");
   el.classList.add("bt-canvas");
-  canvas.tabIndex = 0; canvas.setAttribute("role", "img"); canvas.style.touchAction = "none";
+  canvas.tabIndex = 0; canvas.dataset.lmSuppressShortcuts = "true"; canvas.setAttribute("role", "img"); canvas.style.touchAction = "none";
   const state = {at: [0.5, 0.5], points: null, over: false, image: null};
   const redraw = () => {
     if (!state.image) return;

@@ -70,10 +70,9 @@ class Intake(w.VBox):
         self.folder = field(w.Text, "Folder of a trained model, ensemble or segmenter", "bt-folder", placeholder="saved/ensemble", continuous_update=True)
         self.predict = named(w.Button(description="Predict", button_style="primary", tooltip="Analyse the scans that wait, or the one in view"), "bt-predict")
         self.message = w.HTML()
-        super().__init__([
-            self.zone, named(w.Box([self.sample, self.open_sample]), "bt-row"), self.files, self.preview, self.slice, self.plane,
-            self.spacing, self.spacing_hint, self.engine, self.folder, self.predict, self.message,
-        ])  # fmt: skip
+        bring = w.VBox([self.zone, named(w.Box([self.sample, self.open_sample]), "bt-row"), self.files, self.preview])
+        ask = w.VBox([self.slice, self.plane, self.spacing, self.spacing_hint, self.engine, self.folder, self.predict, self.message])
+        super().__init__([named(bring, "bt-part"), named(ask, "bt-part")])
         named(self, "bt-panel", "bt-intake")
         for widget in (self.files, self.preview, self.slice, self.plane, self.spacing, self.spacing_hint, self.folder):
             shown(widget, False)
@@ -97,7 +96,7 @@ class Outcome(w.VBox):
         self.scan, self.overlay, self.mask, self.heat, self.heat_words = (w.HTML() for _ in range(5))
         self.opacity = field(w.FloatSlider, "Opacity of the green", "bt-opacity", value=0.4, min=0, max=1, step=0.05, readout_format=".2f")
         self.threshold = field(w.FloatSlider, "Threshold of the outline", "bt-threshold", value=0.5, min=0.01, max=0.99, step=0.01, readout_format=".2f")
-        self.heat_of = field(w.Dropdown, "Heat of", "bt-heat-of", options=[("the outline", "outline")])
+        self.heat_of = field(w.Dropdown, "Shows the", "bt-heat-of", options=[("class decision", "class")])
         self.downloads = Downloads(give, FILES)
         self.correct = named(w.ToggleButton(description="Correct the outline", tooltip="Show or hide the brush"), "bt-correct-toggle")
         self.compare = field(w.Dropdown, "Compare with", "bt-compare-with", options=[("nothing", 0)])

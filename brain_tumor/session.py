@@ -281,6 +281,7 @@ class Entry:
     base: Analysis  # as the engine gave it
     outline: Outline  # as it stands now
     view: Opened  # the file and the slice it is of
+    which: str = "compact"  # the engine that was asked: a name or a folder
     heat: object = None  # the explanation, once somebody asked for it
 
     @property
@@ -343,9 +344,10 @@ class Session:
         self.files.put(opened.number, opened)
         return opened
 
-    def keep(self, result: Analysis, view: Opened) -> Entry:
-        "Remember an answer."
+    def keep(self, result: Analysis, view: Opened, which: str = "compact") -> Entry:
+        "Remember an answer, and which engine gave it."
+        result = replace(result, asked=None)  # an engine doesn't go to disk; it is found again by its name
         outline = Outline(result.mask_probability, result.threshold, drawn=result.predicted_class != "no_tumor")
-        entry = Entry(len(self.answers) + 1, result, outline, view)
+        entry = Entry(len(self.answers) + 1, result, outline, view, which)
         self.answers.put(entry.number, entry)
         return entry

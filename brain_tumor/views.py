@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'HINT', 'STYLE', 'pretty', 'headline', 'slice_name', 'class_bars', 'gray', 'scan_picture', 'small_mask',
-           'where_is', 'overlay_picture', 'mask_picture', 'heat_picture', 'colours', 'heat_scale', 'sizes_view',
-           'unit_line', 'notes_view', 'compared', 'size_differences', 'size_line', 'thumbnail', 'message', 'preview',
-           'spacing_line', 'file_card', 'answer_card', 'summed_up', 'live_sizes']
+           'where_is', 'overlay_picture', 'mask_picture', 'heat_picture', 'heat_scale', 'sizes_view', 'unit_line',
+           'notes_view', 'compared', 'size_differences', 'size_line', 'thumbnail', 'message', 'preview', 'spacing_line',
+           'file_card', 'answer_card', 'summed_up', 'live_sizes']
 
 # %% ../nbs/49_views.ipynb #v003
 from html import escape
 
-import cv2
 import numpy as np
 
-from .drawing import image_tag, overlay, png, shrunk
+from .drawing import heat_overlay, image_tag, overlay, png, shrunk
 from .result import Analysis, short, size_table, surface_of
 from .scan import AXES, Scan
 from .session import Opened, open_file
@@ -116,21 +115,14 @@ def heat_picture(
 ) -> str:  # an <img> and its scale
     "A heat map over the scan, dark where it is 0 and bright where it is 1."
     values = np.clip(np.nan_to_num(shrunk(np.asarray(heat, np.float32), SIDE)), 0, 1)
-    below = gray(shrunk(result.scan.pixels, SIDE))[..., None].astype(np.float32)
-    share = (0.15 + 0.7 * values)[..., None]
-    picture = np.rint((1 - share) * below + share * colours(gray(values))).astype(np.uint8)
+    picture = heat_overlay(shrunk(result.scan.pixels, SIDE), values)
     text = f"Heat map of {result.source}, {what}: {where_is(np.asarray(heat) >= 0.5)} at one half or more"
     return image_tag(picture, text) + heat_scale()
 
-def colours(
-    values: np.ndarray,  # uint8, H x W
-) -> np.ndarray:  # uint8, H x W x 3, RGB, brighter where the value is larger
-    "From black over red to light yellow."
-    return cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-
 def heat_scale() -> str:  # a piece of HTML
     "What dark and bright mean."
-    steps = ",".join("rgb({},{},{})".format(*colour) for colour in colours(np.linspace(0, 255, 9).astype(np.uint8)[None])[0])
+    ramp = heat_overlay(np.full((3, 9), 0.25), np.tile(np.linspace(0, 1, 9), (3, 1)), level=2)[1]
+    steps = ",".join("rgb({},{},{})".format(*colour) for colour in ramp)
     return f'<div class="bt-scale"><span>0</span><span class="bt-ramp" style="background:linear-gradient(90deg,{steps})" aria-hidden="true"></span><span>1</span></div>'
 
 # %% ../nbs/49_views.ipynb #v031
@@ -341,6 +333,8 @@ STYLE += """
 .bt-app .bt-correct{display:grid!important;grid-template-columns:minmax(0,1fr) 240px;gap:20px;align-items:start}
 .bt-app .bt-canvas canvas{width:100%;max-width:620px;display:block;border-radius:8px;cursor:none;background:#000}
 .bt-app .bt-tools{gap:10px}.bt-app .widget-toggle-buttons{width:100%;height:auto}.bt-app .widget-toggle-buttons .widget-toggle-button{margin:0 6px 0 0}
+.bt-app .bt-part{gap:12px}
 @container (max-width: 980px){.bt-app .bt-columns{grid-template-columns:minmax(0,1fr)}}
+@container (min-width: 640px) and (max-width: 980px){.bt-app .bt-intake{display:grid!important;grid-template-columns:1fr 1fr;gap:20px}}
 @container (max-width: 760px){.bt-app .bt-panes{grid-template-columns:repeat(2,minmax(0,1fr))}.bt-app .bt-head,.bt-app .bt-lower,.bt-app .bt-correct{grid-template-columns:minmax(0,1fr)}}
 """

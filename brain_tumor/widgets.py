@@ -138,14 +138,19 @@ function card(model, item) {
   words.append(Object.assign(document.createElement("b"), {textContent: item.title}), Object.assign(document.createElement("span"), {textContent: item.text}));
   return button;
 }
+function reveal(el, one) {
+  if (!one) return;
+  const outer = el.getBoundingClientRect(), inner = one.getBoundingClientRect();
+  el.scrollTop += Math.min(0, inner.top - outer.top - 4) + Math.max(0, inner.bottom - outer.bottom + 4);
+  el.scrollLeft += Math.min(0, inner.left - outer.left - 4) + Math.max(0, inner.right - outer.right + 4);
+}
 function render({model, el}) {
   el.classList.add("bt-cards"); el.setAttribute("role", "group"); el.setAttribute("aria-label", model.get("label"));
   const draw = () => {
     const at = document.activeElement?.dataset?.id, mine = el.contains(document.activeElement);
     el.replaceChildren(...model.get("cards").map((item) => card(model, item)));
     if (mine) [...el.children].find((one) => one.dataset.id === at)?.focus();
-    const one = el.querySelector(".bt-chosen");
-    if (one) el.scrollTo({top: one.offsetTop - el.offsetTop - 8, left: one.offsetLeft - el.offsetLeft - 8});
+    reveal(el, el.querySelector(".bt-chosen"));
   };
   model.on("change:cards", draw); model.on("change:chosen", draw); draw();
 }
