@@ -98,6 +98,7 @@ def run_all(page):
     """In JupyterLab: wait for the kernel, then run all cells."""
     page.locator(".jp-Notebook").wait_for(timeout=90_000)
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=90_000)
+    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=90_000)  # the indicator says idle before there is a kernel
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
 

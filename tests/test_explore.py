@@ -1,7 +1,5 @@
 """Recorded runs by hand: what the panels show is what the report rooms say; in Chromium it can be clicked, moved, filtered and taken home."""
-import json
 import io
-import time
 from pathlib import Path
 
 import cv2
@@ -10,10 +8,10 @@ import pytest
 
 pytest.importorskip("ipywidgets", reason="widgets come with the extra `workbook`")
 pytest.importorskip("anywidget", reason="widgets come with the extra `workbook`")
-pytest.importorskip("nilearn", reason="phantoms are made with nilearn")
 
 from browsers import ROOT, chromium, ink, lab, notebook, run_all, voila  # noqa: E402
 
+from brain_tumor import samples  # noqa: E402
 from brain_tumor.explorer import SMALL, Explorer  # noqa: E402
 from brain_tumor.reports import confusion, operating_points, write_map  # noqa: E402
 from brain_tumor.runs import load_run, write_example, write_predictions  # noqa: E402
@@ -23,13 +21,26 @@ from brain_tumor.segmentation.comparison import dice_by, write_example_outlines 
 WAIT = 30_000  # milliseconds
 
 
+def write_set(folder):
+    """A set of the bundled phantoms, each four times, at an exposure of its own."""
+    import pandas as pd
+    rows = []
+    (folder / "images").mkdir(parents=True)
+    for path in (path for path in samples() if path.suffix == ".png"):
+        for number in range(4):
+            name = f"images/{path.stem}-{number}.png"
+            cv2.imwrite(str(folder / name), cv2.convertScaleAbs(cv2.imread(str(path), 0), alpha=1 - 0.2 * number))
+            rows.append({"image": name, "class": path.stem.rsplit("-", 1)[0], "group": path.stem, "role": "test"})
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "manifest.csv", index=False)
+    return table
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Phantoms, a run that was asked about them, another that was not, and two that drew outlines."""
-    import pandas as pd
-    from brain_tumor.phantom import write_phantoms
     folder = tmp_path_factory.mktemp("explore")
-    table = pd.read_csv(write_phantoms(folder / "data" / "phantoms", 48, seed=3, size=96))
+    table = write_set(folder / "data" / "phantoms")
     run = write_example(folder / "runs" / "asked", distance=1.5)
     seen = table.assign(source="phantoms", disputed=False, set="phantoms", role="test")
     label = seen["class"].map(CLASSES.index).to_numpy()
@@ -213,14 +224,16 @@ def test_a_cell_opens_its_pictures_and_files_are_kept(visit, voila_at, run, cell
     page.locator(".bt-gallery img").first.wait_for()
     assert page.locator(".bt-gallery img").count() == min(cell[2], SMALL)
     shown = ink(page.locator(".bt-gallery img").first)
-    assert shown["width"] == 96 and shown["colours"] > 30, "a phantom, not a blank"
+    assert shown["width"] == 150 and shown["colours"] > 30, "a phantom, not a blank"
     assert f"true {CLASSES[cell[0]].replace('_', ' ')}" in page.locator(".bt-gallery img").first.get_attribute("alt")
     name, content = downloaded(page, "PNG")
     assert name == "asked_confusion.png" and np.ptp(cv2.imdecode(np.frombuffer(content, np.uint8), 0)) > 200
     name, content = downloaded(page, "CSV")
     assert name == "asked_confusion.csv" and len(content.decode().splitlines()) == 5
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement !== document.body")
+    press(page, page.locator(".bt-grid [data-cell='0,0']"), "Enter", 1)
+    page.locator(".bt-cell", has_text="True glioma, said glioma").wait_for()
+    press(page, page.locator(f".bt-grid [data-cell='{cell[0]},{cell[1]}']"), "Enter", 1)
+    page.locator(".bt-cell", has_text=f"said {CLASSES[cell[1]].replace('_', ' ')}").wait_for()
     page.locator(".bt-data input").fill("")
     page.locator(".bt-data input").press("Enter")
     page.locator(".bt-cell", has_text="Only names are recorded").wait_for()
@@ -242,7 +255,7 @@ def test_the_threshold_moves_and_the_map_is_filtered(visit, voila_at, run):
     assert page.locator(".bt-map path[data-kind=glioma]").count() == 0 and page.locator(".bt-map-note", has_text=f"{left} points").count() == 1
     box = marks.first.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.locator(".bt-map p", has_text="group phantom").wait_for()
+    page.locator(".bt-map p", has_text=", group ").wait_for()
     first = page.locator(".bt-map p").inner_text()
     press(page, page.locator(".bt-map svg"), "ArrowRight", 1)
     assert page.locator(".bt-map p").inner_text() != first and ".png" in first
