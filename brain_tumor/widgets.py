@@ -14,7 +14,7 @@ from pathlib import Path
 import traitlets
 from anywidget import AnyWidget
 
-from .session import KINDS, LIMIT
+from .session import LIMIT
 
 # %% ../nbs/47_widgets.ipynb #w011
 DROP_FACE = """
@@ -211,7 +211,7 @@ class Downloads(AnyWidget):
 
     def hand_out(self, kind: str) -> None:
         "Send one file to the browser."
-        given = self.give(kind) if kind in KINDS else None
+        given = self.give(kind) if kind in dict(self.choices) else None
         if given:
             self.send({"name": given[0], "media": given[1]}, buffers=[given[2]])
 

@@ -100,6 +100,7 @@ def run_all(page):
 
     page.locator(".jp-Notebook").wait_for(timeout=90_000)
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=90_000)
+    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=90_000)  # the indicator says idle before there is a kernel
     for _ in range(20):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
