@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'STYLES', 'judged', 'class_scores', 'readable', 'confusion', 'told_apart', 'confusion_figure', 'auc_table',
-           'roc_figure', 'curves_beside', 'reliability', 'reliability_figure', 'mcnemar', 'write_map', 'map_figure',
-           'save']
+           'roc_figure', 'operating_points', 'curves_beside', 'reliability', 'reliability_figure', 'mcnemar',
+           'write_map', 'map_figure', 'save']
 
 # %% ../nbs/27_classification_report.ipynb #c007
 from collections.abc import Sequence
@@ -226,6 +226,22 @@ def roc_figure(
         axis.set(xlabel="false alarms among the others", ylabel="found", aspect="equal")
         axis.legend(fontsize=7, loc="lower right", title="against the rest, AUC", title_fontsize=7)
     return figure
+
+# %% ../nbs/27_classification_report.ipynb #c030b
+def operating_points(
+    run: Run | tuple,  # a run whose side is chosen, or (labels, probabilities[, groups])
+    threshold: float = 0.5,  # a class is named where its probability is this high, or higher
+) -> "pd.DataFrame":  # four rows: network, of (a class), threshold, sensitivity and specificity with _low and _high, found, missed, alarms, quiet (pictures), mark
+    "Where each class stands on its ROC curve at one threshold, with 95 % bootstrap intervals over groups."
+    import pandas as pd
+    j, rows = judged(run), []
+    share = lambda hits, group: interval(hits, group) if len(hits) else (np.nan,) * 3
+    for number, name in enumerate(CLASSES):
+        own, named = j.label == number, j.p[:, number] >= threshold
+        counts = {"found": own & named, "missed": own & ~named, "alarms": ~own & named, "quiet": ~own & ~named}
+        rows.append({"network": j.title, "of": name, "threshold": threshold} | dict(zip(("sensitivity", "sensitivity_low", "sensitivity_high"), share(named[own], j.group[own])))
+                    | dict(zip(("specificity", "specificity_low", "specificity_high"), share(~named[~own], j.group[~own]))) | {key: int(here.sum()) for key, here in counts.items()} | {"mark": j.mark})
+    return pd.DataFrame(rows)
 
 # %% ../nbs/27_classification_report.ipynb #c032
 def curves_beside(

@@ -1,0 +1,284 @@
+"""Recorded runs by hand: what the panels show is what the report rooms say; in Chromium it can be clicked, moved, filtered and taken home."""
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("ipywidgets", reason="widgets come with the extra `workbook`")
+pytest.importorskip("anywidget", reason="widgets come with the extra `workbook`")
+
+from browsers import ROOT, chromium, ink, lab, notebook, run_all, voila  # noqa: E402
+
+from brain_tumor import samples  # noqa: E402
+from brain_tumor.explorer import SMALL, Explorer  # noqa: E402
+from brain_tumor.reports import confusion, operating_points, write_map  # noqa: E402
+from brain_tumor.runs import load_run, write_example, write_predictions  # noqa: E402
+from brain_tumor.scan import CLASSES  # noqa: E402
+from brain_tumor.segmentation.comparison import dice_by, write_example_outlines  # noqa: E402
+
+WAIT = 30_000  # milliseconds
+
+
+def write_set(folder):
+    """A set of the bundled phantoms, each four times, at an exposure of its own."""
+    import pandas as pd
+    rows = []
+    (folder / "images").mkdir(parents=True)
+    for path in (path for path in samples() if path.suffix == ".png"):
+        for number in range(4):
+            name = f"images/{path.stem}-{number}.png"
+            cv2.imwrite(str(folder / name), cv2.convertScaleAbs(cv2.imread(str(path), 0), alpha=1 - 0.2 * number))
+            rows.append({"image": name, "class": path.stem.rsplit("-", 1)[0], "group": path.stem, "role": "test"})
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "manifest.csv", index=False)
+    return table
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Phantoms, a run that was asked about them, another that was not, and two that drew outlines."""
+    folder = tmp_path_factory.mktemp("explore")
+    table = write_set(folder / "data" / "phantoms")
+    run = write_example(folder / "runs" / "asked", distance=1.5)
+    seen = table.assign(source="phantoms", disputed=False, set="phantoms", role="test")
+    label = seen["class"].map(CLASSES.index).to_numpy()
+    noise = np.random.default_rng(0).normal(size=(len(seen), 4)) + 1.2 * np.eye(4)[label]
+    p = np.exp(2 * noise) / np.exp(2 * noise).sum(1, keepdims=True)
+    write_predictions(seen, p, run / "predictions.csv")
+    write_map(seen, p, run / "map.csv")
+    write_example(folder / "runs" / "beside")
+    for name, quality in (("unet", 0.75), ("resunet", 0.6)):
+        write_example_outlines(folder / "runs" / name, name, quality)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    return load_run(place / "runs" / "asked").only(role="test")
+
+
+@pytest.fixture(scope="module")
+def cell(run):
+    """The fullest cell beside the diagonal."""
+    counts = confusion(run)[list(CLASSES)].to_numpy() * (1 - np.eye(4, dtype=int))
+    row, column = np.unravel_index(counts.argmax(), counts.shape)
+    return int(row), int(column), int(counts[row, column])
+
+
+# ---------------------------------------------------------------- without a browser
+
+def test_panels_show_what_the_reports_say(place, run, cell):
+    page = Explorer(place / "runs", place / "data")
+    assert page.choice.run.value == "asked" and page.confusion.grid.counts == confusion(run)[list(CLASSES)].to_numpy().tolist()
+    page.confusion.grid.chosen = f"{cell[0]},{cell[1]}"
+    assert page.confusion.gallery.value.count("<img") == min(cell[2], SMALL) and run.mark in page.choice.mark.value
+    page.tabs.selected_index = 1
+    for level, of in ((0.2, "glioma"), (0.75, "no_tumor")):
+        page.threshold.level.value, page.threshold.of.value = level, of
+        at = operating_points(run, level).set_index("of").loc[of]
+        assert f"Sensitivity {at['sensitivity']:.3f}" in page.threshold.words.value and f"Specificity {at['specificity']:.3f}" in page.threshold.words.value
+    page.tabs.selected_index = 2
+    page.map.kinds[CLASSES.index("glioma")].value = False
+    assert len(page.map.seen()) == (run.predictions["class"] != "glioma").sum()
+    page.tabs.selected_index = 4
+    small = dice_by([load_run(place / "runs" / "unet")], "third").set_index("third").loc["small"]
+    assert f"{small['dice']:.3f} ({small['dice_low']:.3f} to {small['dice_high']:.3f})" in page.outlines.table.value
+
+
+def test_files_are_the_reports_own(place, run):
+    import pandas as pd
+    page = Explorer(place / "runs")
+    for panel, name in ((page.confusion, "confusion"), (page.threshold, "threshold"), (page.map, "map"), (page.curves, "curves"), (page.outlines, "dice_by")):
+        page.tabs.selected_index = page.tabs.children.index(panel)
+        for kind in ("png", "csv"):
+            file, media, content = panel.give(kind)
+            assert name in file and file.endswith(f".{kind}") and media == {"png": "image/png", "csv": "text/csv"}[kind]
+            if kind == "png":
+                assert np.ptp(cv2.imdecode(np.frombuffer(content, np.uint8), 0)) > 200
+            else:
+                assert len(pd.read_csv(io.BytesIO(content)))
+    kept = pd.read_csv(io.BytesIO(page.confusion.give("csv")[2]))
+    assert (kept[list(CLASSES)].to_numpy() == confusion(run)[list(CLASSES)].to_numpy()).all()
+
+
+@pytest.mark.parametrize("runs, data, words", [("nowhere", "", "no recorded runs"), ("runs", "nowhere", "nowhere"), ("data", "", "no recorded runs")])
+def test_a_wrong_folder_is_said_and_takes_nothing_away(place, runs, data, words):
+    page = Explorer(place / "runs")
+    page.choice.folder.value, page.choice.data.value = str(place / runs), str(place / data) if data else ""
+    assert words in page.choice.note.value + page.choice.data_note.value and page.run is not None
+    page.tabs.selected_index = 1
+    assert "Sensitivity" in page.threshold.words.value
+
+
+def test_a_damaged_run_is_named(place, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").write_text("{", encoding="utf-8")
+    page = Explorer(place / "runs")
+    page.choice.folder.value = str(tmp_path)
+    assert "run.json" in page.choice.note.value and "damaged" in page.choice.note.value
+    assert "no recorded runs" in Explorer(tmp_path / "bad").choice.note.value
+
+
+def test_the_recorded_runs_open(root):
+    page = Explorer(root / "runs")
+    names = [value for _, value in page.choice.run.options]
+    assert len(names) > 10 and np.sum(page.confusion.grid.counts) > 500
+    for name in names:
+        page.choice.run.value = name
+        for tab in range(3):
+            page.tabs.selected_index = tab
+            assert "bt-bad" not in page.choice.mark.value
+    assert "control" in page.choice.mark.value or not any("shuffled" in name for name in names[-1:])
+
+
+def test_every_control_has_a_name(place):
+    import ipywidgets as w
+
+    def below(widget):
+        yield widget
+        for child in getattr(widget, "children", ()):
+            yield from below(child)
+    controls = (w.Button, w.Text, w.Dropdown, w.FloatSlider, w.Checkbox, w.SelectMultiple)
+    assert [type(one).__name__ for one in below(Explorer(place / "runs")) if isinstance(one, controls) and not one.description.strip()] == []
+
+
+# ---------------------------------------------------------------- in a browser
+
+@pytest.fixture(scope="module")
+def browser():
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture()
+def visit(browser):
+    """Opens pages that may ask nobody but the server they come from, and end without an error in them."""
+    pages, outside, errors = [], [], []
+
+    def visit(address, width=1280, height=720):
+        page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
+        home = "/".join(address.split("/")[:3])
+        page.on("request", lambda request: outside.append(request.url) if not request.url.startswith((home, "data:", "blob:", home.replace("http", "ws"))) else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.set_default_timeout(WAIT)
+        pages.append(page)
+        page.goto(address, timeout=90_000)
+        return page
+
+    yield visit
+    for page in pages:
+        page.close()
+    assert outside == [] and errors == []
+
+
+@pytest.fixture(scope="module")
+def notebooks(place, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("notebooks")
+    notebook(folder / "explore.ipynb", f"from brain_tumor.explorer import Explorer\nExplorer({str(place / 'runs')!r}, {str(place / 'data')!r})")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def voila_at(browser, notebooks, tmp_path_factory):
+    with voila(notebooks, tmp_path_factory.mktemp("log") / "voila.log") as address:
+        yield address
+
+
+def tab(page, name):
+    page.locator(".bt-tabs .lm-TabBar-tab", has_text=name).click()
+
+
+def downloaded(page, text):
+    with page.expect_download() as coming:
+        page.locator(".bt-downloads button:visible", has_text=text).click()
+    return coming.value.suggested_filename, Path(coming.value.path()).read_bytes()
+
+
+def press(page, handle, key, times):
+    handle.focus()
+    for _ in range(times):
+        page.keyboard.press(key)
+
+
+def threshold_moves(page, run):
+    """Move the slider by the keyboard; the sentence follows to what the report says."""
+    tab(page, "ROC")
+    press(page, page.locator(".bt-level .noUi-handle"), "ArrowLeft", 30)
+    at = operating_points(run, 0.2).set_index("of").loc["glioma"]
+    page.locator(".bt-point", has_text=f"Sensitivity {at['sensitivity']:.3f}").wait_for()
+    page.locator(".bt-point", has_text=f"Specificity {at['specificity']:.3f}").wait_for()
+    before = operating_points(run, 0.5).set_index("of").loc["glioma"]
+    assert (before["sensitivity"], before["specificity"]) != (at["sensitivity"], at["specificity"])
+    assert ink(page.locator(".bt-figure img[alt*='threshold 0.20']"))["colours"] > 50
+
+
+def test_a_cell_opens_its_pictures_and_files_are_kept(visit, voila_at, run, cell):
+    page = visit(voila_at("explore.ipynb"))
+    page.locator(f".bt-grid [data-cell='{cell[0]},{cell[1]}']").click()
+    page.locator(".bt-gallery img").first.wait_for()
+    assert page.locator(".bt-gallery img").count() == min(cell[2], SMALL)
+    shown = ink(page.locator(".bt-gallery img").first)
+    assert shown["width"] == 150 and shown["colours"] > 30, "a phantom, not a blank"
+    assert f"true {CLASSES[cell[0]].replace('_', ' ')}" in page.locator(".bt-gallery img").first.get_attribute("alt")
+    name, content = downloaded(page, "PNG")
+    assert name == "asked_confusion.png" and np.ptp(cv2.imdecode(np.frombuffer(content, np.uint8), 0)) > 200
+    name, content = downloaded(page, "CSV")
+    assert name == "asked_confusion.csv" and len(content.decode().splitlines()) == 5
+    press(page, page.locator(".bt-grid [data-cell='0,0']"), "Enter", 1)
+    page.locator(".bt-cell", has_text="True glioma, said glioma").wait_for()
+    press(page, page.locator(f".bt-grid [data-cell='{cell[0]},{cell[1]}']"), "Enter", 1)
+    page.locator(".bt-cell", has_text=f"said {CLASSES[cell[1]].replace('_', ' ')}").wait_for()
+    page.locator(".bt-data input").fill("")
+    page.locator(".bt-data input").press("Enter")
+    page.locator(".bt-cell", has_text="Only names are recorded").wait_for()
+    assert page.locator(".bt-gallery img").count() == 0 and page.locator(".bt-gallery figcaption").count() == min(cell[2], SMALL)
+    page.locator(".bt-run select").select_option("beside")
+    page.locator(".bt-mark", has_text="240 pictures").wait_for()
+
+
+def test_the_threshold_moves_and_the_map_is_filtered(visit, voila_at, run):
+    page = visit(voila_at("explore.ipynb"), width=820, height=1100)
+    page.locator(".bt-grid button").first.wait_for()
+    threshold_moves(page, run)
+    tab(page, "Map")
+    marks = page.locator(".bt-map path")
+    page.wait_for_function("n => document.querySelectorAll('.bt-map path').length === n", arg=len(run.predictions))
+    page.locator(".bt-kind-glioma input").uncheck()
+    left = int((run.predictions["class"] != "glioma").sum())
+    page.wait_for_function("n => document.querySelectorAll('.bt-map path').length === n", arg=left)
+    assert page.locator(".bt-map path[data-kind=glioma]").count() == 0 and page.locator(".bt-map-note", has_text=f"{left} points").count() == 1
+    box = marks.first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.locator(".bt-map p", has_text=", group ").wait_for()
+    first = page.locator(".bt-map p").inner_text()
+    press(page, page.locator(".bt-map svg"), "ArrowRight", 1)
+    assert page.locator(".bt-map p").inner_text() != first and ".png" in first
+    assert len(downloaded(page, "CSV")[1].decode().splitlines()) == left + 1
+    tab(page, "Outlines")
+    assert ink(page.locator(".bt-figure img[alt*='Box plots']"))["width"] > 500
+    tab(page, "Curves")
+    assert ink(page.locator(".bt-figure img[alt*='Curves of']"))["colours"] > 50
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out on a tablet"
+
+
+def test_in_jupyterlab(visit, notebooks, run, tmp_path):
+    with lab(notebooks, tmp_path / "lab.log") as address:
+        page = visit(address("explore.ipynb"))
+        run_all(page)
+        page.locator(".bt-grid button").first.wait_for(timeout=60_000)
+        threshold_moves(page, run)
+        name, content = downloaded(page, "CSV")
+        assert name == "asked_threshold_0.20.csv" and len(content.decode().splitlines()) == 5
+
+
+def test_the_chapter_opens_as_a_page(visit, browser, tmp_path):
+    with voila(ROOT / "nbs", tmp_path / "voila.log") as address:
+        page = visit(address("51_explore.ipynb"))
+        page.locator(".bt-grid button").first.wait_for(timeout=60_000)
+        assert page.locator("text=Look first at the mark").count() == 1
