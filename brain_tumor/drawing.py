@@ -102,11 +102,12 @@ def shrunk(
 def image_tag(
     picture: np.ndarray,  # uint8, grey or RGB
     text: str,  # what it shows, in words
+    level: int = 6,  # zlib's effort, as for `png`
 ) -> str:  # an <img> that needs no other file
     "A picture as a piece of HTML with its alternative text."
     import base64
 
-    data = base64.b64encode(png(picture, 6)).decode("ascii")
+    data = base64.b64encode(png(picture, level)).decode("ascii")
     style = "max-width:100%;height:auto;margin:0"
     return f'<img src="data:image/png;base64,{data}" alt="{escape(text)}" title="{escape(text)}" style="{style}">'
 

@@ -65,11 +65,11 @@ class Intake(w.VBox):
         self.slice = field(w.IntSlider, "Slice", "bt-slice", min=0, max=1, continuous_update=True)
         self.plane = field(w.Dropdown, "Plane", "bt-plane", options=[(name.capitalize(), axis) for axis, name in enumerate(AXES)])
         self.spacing = field(w.Text, "Pixel spacing, in mm", "bt-spacing", placeholder="unknown", continuous_update=False)
-        self.spacing_hint = named(w.HTML(), "bt-spacing-hint")
+        self.spacing_hint = named(w.HTML(), "bt-live", "bt-spacing-hint")
         self.engine = field(w.Dropdown, "Engine", "bt-engine", options=[("compact (the network that ships)", "compact"), ("a trained model's folder …", "folder")])
         self.folder = field(w.Text, "Folder of a trained model, ensemble or segmenter", "bt-folder", placeholder="saved/ensemble", continuous_update=True)
         self.predict = named(w.Button(description="Predict", button_style="primary", tooltip="Analyse the scans that wait, or the one in view"), "bt-predict")
-        self.message = w.HTML()
+        self.message = named(w.HTML(), "bt-live")
         bring = w.VBox([self.zone, named(w.Box([self.sample, self.open_sample]), "bt-row"), self.files, self.preview])
         ask = w.VBox([self.slice, self.plane, self.spacing, self.spacing_hint, self.engine, self.folder, self.predict, self.message])
         super().__init__([named(bring, "bt-part"), named(ask, "bt-part")])
@@ -94,8 +94,8 @@ class Outcome(w.VBox):
     def __init__(self, give, bench: "Bench"):
         self.empty, self.head, self.bars, self.notes, self.sizes, self.comparison = (w.HTML() for _ in range(6))
         self.scan, self.overlay, self.mask, self.heat, self.heat_words = (w.HTML() for _ in range(5))
-        self.opacity = field(w.FloatSlider, "Opacity of the green", "bt-opacity", value=0.4, min=0, max=1, step=0.05, readout_format=".2f")
-        self.threshold = field(w.FloatSlider, "Threshold of the outline", "bt-threshold", value=0.5, min=0.01, max=0.99, step=0.01, readout_format=".2f")
+        self.opacity = field(w.FloatSlider, "Opacity of green", "bt-opacity", value=0.4, min=0, max=1, step=0.05, readout_format=".2f")
+        self.threshold = field(w.FloatSlider, "Outline threshold", "bt-threshold", value=0.5, min=0.01, max=0.99, step=0.01, readout_format=".2f")
         self.heat_of = field(w.Dropdown, "Shows the", "bt-heat-of", options=[("class decision", "class")])
         self.downloads = Downloads(give, FILES)
         self.correct = named(w.ToggleButton(description="Correct the outline", tooltip="Show or hide the brush"), "bt-correct-toggle")
@@ -109,7 +109,7 @@ class Outcome(w.VBox):
         ])  # fmt: skip
         super().__init__([self.empty, named(self.found, "bt-found")])
         named(self, "bt-panel", "bt-outcome")
-        named(self.head, "bt-result"), named(self.sizes, "bt-sizes-view"), named(self.comparison, "bt-comparison")
+        named(self.head, "bt-live", "bt-result"), named(self.sizes, "bt-sizes-view"), named(self.comparison, "bt-comparison")
         for widget in (self.found, bench, self.comparison):
             shown(widget, False)
 
@@ -125,7 +125,7 @@ class Bench(w.VBox):
         self.size = field(w.FloatSlider, "Size of the brush", "bt-size", value=2, min=0.3, max=10, step=0.1, readout_format=".1f")
         self.undo = named(w.Button(description="Undo", tooltip="Take the last stroke back"), "bt-undo")
         self.again = named(w.Button(description="Start over", tooltip="Back to the network's outline"), "bt-again")
-        self.sizes = named(w.HTML(), "bt-live-sizes")
+        self.sizes = named(w.HTML(), "bt-live", "bt-live-sizes")
         w.link((self.tool, "value"), (self.canvas, "erase"))
         w.link((self.size, "value"), (self.canvas, "radius"), (lambda percent: percent / 100, lambda radius: min(10, max(0.3, 100 * radius))))
         self.undo.on_click(lambda _: undo())

@@ -223,13 +223,17 @@ function name(root) {
     if (label?.textContent && handle.getAttribute("aria-label") !== label.textContent) handle.setAttribute("aria-label", label.textContent);
   }
 }
+function live(root) {
+  for (const place of root.querySelectorAll(".bt-live:not([aria-live])")) place.setAttribute("aria-live", "polite");
+}
 function render({model, el}) {
   el.style.display = "none";
   let seen;
   const begin = () => {
     const root = el.closest(".bt-app");
     if (!root) return void setTimeout(begin, 100);
-    name(root); seen = new MutationObserver(() => name(root)); seen.observe(root, {childList: true, subtree: true});
+    const all = () => { name(root); live(root); };
+    all(); seen = new MutationObserver(all); seen.observe(root, {childList: true, subtree: true});
   };
   begin();
   return () => seen?.disconnect();
@@ -238,5 +242,5 @@ export default {render};
 """
 
 class Labels(AnyWidget):
-    "Gives the handles of sliders the names that stand before them."
+    "Gives the handles of sliders the names that stand before them, and a voice to places that change."
     _esm = LABELS_JS

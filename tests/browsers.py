@@ -95,13 +95,23 @@ def notebook(path, *sources):
 
 
 def run_all(page):
-    """In JupyterLab: wait for the kernel, then run all cells."""
+    """In JupyterLab: run all cells. An idle kernel may not be listening yet, so the click is repeated until it is heard."""
+    from playwright.sync_api import TimeoutError
+
     page.locator(".jp-Notebook").wait_for(timeout=90_000)
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=90_000)
     page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=90_000)  # the indicator says idle before there is a kernel
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    for _ in range(20):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        try:
+            return page.wait_for_function(HEARD, timeout=3000)
+        except TimeoutError:
+            pass
+    raise AssertionError("the cells were not run")
 
+
+HEARD = r"[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(e => !/^\[\s*\]/.test(e.textContent))"
 
 INK = """image => {
   const canvas = document.createElement("canvas");

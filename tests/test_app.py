@@ -63,6 +63,7 @@ def said(app):
     return app.intake.message.value
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_every_bad_file_is_refused_by_name_and_the_page_lives(app):
     for number, (name, content) in enumerate(bad_files().items(), 1):
         drop(app, name, content)
@@ -228,6 +229,45 @@ def test_slices_of_a_volume(app):
     assert len(app.past) == 2
 
 
+def test_pictures_and_frames_in_one_file_have_a_slider(app):
+    from PIL import Image
+    noise = np.random.default_rng(0).integers(0, 255, (5, 64, 64)).astype(np.uint8)
+    pages, out = [Image.fromarray(one) for one in noise], io.BytesIO()
+    pages[0].save(out, "TIFF", save_all=True, append_images=pages[1:])
+    drop(app, "five.tif", out.getvalue())
+    drop(app, "frames.dcm", in_bytes(dicom(noise, NumberOfFrames=5)))
+    for number in (1, 2):
+        app.choose(number)
+        assert app.intake.slice.max == 4 and app.opened.slice == 2 and app.intake.plane.layout.display == "none"
+        app.intake.slice.value = 4
+        app.reader.submit(int).result()
+        assert app.opened.slice == 4 and np.array_equal(app.opened.scan.pixels, noise[4] / np.float32(255))
+
+
+def test_a_name_is_text_and_nothing_else(app):
+    name = "<img src=x onerror=alert(1)>.png"
+    drop(app, name, SAMPLES["glioma-axial.png"].read_bytes())
+    drop(app, name, SAMPLES["meningioma-axial.png"].read_bytes())
+    drop(app, name, b"no picture")
+    app.predict().result()
+    app.worker.submit(int).result()
+    app.outcome.compare.value = app.outcome.compare.options[1][1]
+    outcome, intake = app.outcome, app.intake
+    shown = [outcome.head, outcome.scan, outcome.overlay, outcome.mask, outcome.heat, outcome.comparison, outcome.sizes, intake.preview, intake.message]
+    app.choose(3)
+    assert "onerror" in outcome.head.value and "onerror" in outcome.empty.value
+    assert [one for one in [*shown, outcome.empty] if "<img src=x" in one.value] == []
+    assert "<img src=x" not in app.session.answers.get(1).result._repr_html_()
+
+
+def test_a_click_while_a_file_is_on_its_way(app):
+    app.intake.zone.receive({"kind": "start", "id": "1", "name": "a.png", "size": 10}, [])
+    assert app.predict() is None and "still on its way" in said(app)
+    app.load(SAMPLES["glioma-axial.png"])
+    app.predict().result()
+    assert app.result.predicted_class == "glioma", "what is being read is waited for"
+
+
 def test_no_tumor_is_a_quiet_state_and_can_be_corrected(app):
     app.load(SAMPLES["no_tumor-axial.png"]).result()
     app.predict().result()
@@ -310,6 +350,14 @@ def test_a_history_of_many_answers_stays_small_in_memory(app, monkeypatch):
         app.show(number)
         assert app.result.source == f"{source}.png" and ("outline" in app.result.engine) == (number == 1)
     assert len(app.session.answers.near) == 8
+
+
+def test_the_measure_of_the_memory_predicts_different_slices():
+    from bench import app as measure
+    made = measure.predictions(12)
+    assert len(made["seconds"]) == 12 and all(value > 0 for value in made["seconds"]) and made["memory"] == []
+    if Path("/proc/self/statm").exists():
+        assert measure.resident() > 50_000_000
 
 
 def test_the_session_s_folder_goes_with_it():
@@ -615,10 +663,11 @@ def test_names_for_everything_and_nothing_wider_than_the_page(visit, voila_at, w
     page.locator(".bt-correct-toggle").click()
     page.locator(".bt-canvas canvas[aria-label*=marked]").wait_for()
     page.wait_for_function("document.querySelectorAll('.bt-app [role=slider]:not([aria-label])').length === 0")
+    assert page.locator(".bt-app [aria-live=polite]", has_text="Done").count() == 1
     assert page.locator(".bt-app").evaluate(NAMES) == []
     wide = page.locator(".bt-app").evaluate("root => [...root.querySelectorAll('*')].filter(e => e.checkVisibility() && !e.closest('.bt-cards, .noUi-base') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 90))")
     assert wide == []
-    assert page.title() == "Brain tumours in MRI slices"
+    assert page.title() == "Brain tumours in MRI slices" and page.locator("html").get_attribute("lang") == "en"
     columns = page.locator(".bt-columns").evaluate("e => getComputedStyle(e).gridTemplateColumns.split(' ').length")
     assert columns == (2 if width == 1280 else 1)
     assert "not a medical device" in page.locator(".bt-use").inner_text()

@@ -216,3 +216,19 @@ def test_no_training_library_is_needed(saved):
     code = ("import sys\nfrom brain_tumor import analyze\nfrom brain_tumor.phantom import samples\n"
             "analyze(samples()[0], engine=sys.argv[1])\nprint({'keras', 'tensorflow', 'torch', 'onnx', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules))")
     assert subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+def test_the_page_asks_an_ensemble_and_tells_it_from_compact(saved):
+    from brain_tumor.app import App
+    app = App(engine=saved)
+    app.load(samples()[0]).result()
+    app.predict().result()
+    assert app.result.engine["name"] == "pair" and app.result.engine["members"] == "Xception, VGG19"
+    assert np.allclose(list(app.result.probabilities.values()), load_ensemble(saved).probabilities([read(samples()[0])])[0], atol=1e-5)
+    app.intake.engine.value = "compact"
+    app.predict().result()
+    assert [app.session.answers.get(number).base.engine["name"] for number in (1, 2)] == ["pair", "compact"]
+    app.worker.submit(int).result()
+    app.show(1)
+    app.worker.submit(int).result()
+    assert app.entry.heat.label == app.result.predicted_class and app.entry.heat.heat.shape == app.result.mask.shape
