@@ -6,7 +6,7 @@ RUN    ?= runs/compact
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test app lab docs readme bench train-compact clean install install-all
+.PHONY: help demo test app explore lab docs readme bench train-compact clean install install-all
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,11 +19,14 @@ test: install-all  ## run the tests in the notebooks, then pytest
 	NOTEBOOK_TESTS=$$status $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # where the servers find their settings: uploads of 200 MB, and a page that fetches nothing from elsewhere
-app lab: export JUPYTER_PATH := $(CURDIR)/tools/jupyter
-app lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/tools/jupyter
+app explore lab: export JUPYTER_PATH := $(CURDIR)/tools/jupyter
+app explore lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/tools/jupyter
 
 app: install-all  ## open the page: upload, predict, correct, take home
 	$(BIN)/voila nbs/app.ipynb
+
+explore: install-all  ## open the recorded runs as a page: confusion, thresholds, maps, curves
+	$(BIN)/voila nbs/51_explore.ipynb
 
 lab: install-all  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=nbs

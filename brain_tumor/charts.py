@@ -38,7 +38,7 @@ function render({model, el}) {
     const names = model.get("names"), at = document.activeElement?.dataset?.cell, mine = el.contains(document.activeElement);
     const table = document.createElement("table"), top = table.createTHead().insertRow();
     table.createCaption().textContent = model.get("label");
-    top.append(head("true \\u2193   said \\u2192", ""), ...names.map((name) => head(name, "col")));
+    top.append(head("true \\u2193\\nsaid \\u2192", ""), ...names.map((name) => head(name, "col")));
     const body = table.createTBody();
     names.forEach((name, row) => {
       const line = body.insertRow();
@@ -143,7 +143,7 @@ class PointMap(AnyWidget):
 # %% ../nbs/50a_charts.ipynb #c031
 CHART_STYLE = """
 .bt-app .bt-grid table{border-collapse:separate;border-spacing:4px;width:100%;max-width:560px;table-layout:fixed}.bt-app .bt-grid caption{padding:0 4px 4px}
-.bt-app .bt-grid th{font-size:12.5px;color:var(--soft);padding:2px 0;line-height:1.3}.bt-app .bt-grid tbody th,.bt-app .bt-grid thead th:first-child{padding-right:6px}.bt-app .bt-grid thead th{text-align:center}.bt-app .bt-grid td{padding:0}
+.bt-app .bt-grid th{font-size:12.5px;color:var(--soft);padding:2px 0;line-height:1.3}.bt-app .bt-grid tbody th,.bt-app .bt-grid thead th:first-child{padding-right:6px}.bt-app .bt-grid thead th:first-child{white-space:pre-line;text-align:left}.bt-app .bt-grid thead th{text-align:center}.bt-app .bt-grid td{padding:0}
 .bt-app .bt-grid button{width:100%;min-height:56px;border:1px solid #9fb0bd;border-radius:7px;font:inherit;cursor:pointer;display:flex;flex-direction:column;align-items:center;justify-content:center;line-height:1.25}
 .bt-app .bt-grid button b{font-size:17px;font-weight:650}.bt-app .bt-grid button span{font-size:12.5px}.bt-app .bt-grid .bt-right{border:2px solid #1b2733}
 .bt-app .bt-grid button[aria-pressed=true]{outline:3px solid var(--accent);outline-offset:1px}.bt-app .bt-grid button:focus-visible{outline:3px solid #e08a00;outline-offset:2px}

@@ -141,7 +141,7 @@ class Confusion(w.VBox):
         here = sum((row["source"], row["image"]) in self.pictures.paths for row in rows[["source", "image"]].to_dict("records"))
         last = min(self.first + SMALL, len(rows))
         count = f"{self.first + 1} to {last} of {len(rows)}, the surest first" if len(rows) else "no picture"
-        missing = ("Only names are recorded. To see the pictures, give the folder of your own copy of the sets on the left." if not self.pictures.folder else
+        missing = ("Only names are recorded. To see the pictures, give the folder of your own copy of the sets." if not self.pictures.folder else
                    f"{len(rows) - here} of them are not in your folder." if here < len(rows) else "")
         return f'<h3>True {true}, said {said}</h3><p class="bt-quiet" role="status">{count}. {missing}</p>'
 
@@ -363,6 +363,7 @@ EXPLORE_STYLE = """
 .bt-app .bt-figure{text-align:center}.bt-app .bt-figure img{max-width:100%;height:auto;border:1px solid var(--line);border-radius:8px}
 .bt-app .bt-table{overflow-x:auto}.bt-app .bt-table table{width:auto}.bt-app .bt-table th{font-weight:600;white-space:nowrap}.bt-app .bt-table td{font-variant-numeric:tabular-nums;white-space:nowrap}
 .bt-app .bt-gallery .widget-html-content{display:grid;grid-template-columns:repeat(auto-fill,minmax(120px,1fr));gap:10px}.bt-app figure{margin:0}.bt-app figure img{border-radius:6px;background:#000}
+.bt-app .bt-gallery figure:not(:has(img)){grid-column:1/-1}.bt-app .bt-cell{margin-bottom:10px!important}
 .bt-app figcaption{font-size:12.5px;line-height:1.35;color:var(--soft);overflow-wrap:anywhere}
 .bt-app .widget-tab{border:0}.bt-app .widget-tab .lm-TabBar{overflow:visible}.bt-app .widget-tab>.widget-tab-contents{border:0;padding:14px 0 0;overflow:visible}
 .bt-app .widget-tab .lm-TabBar-content{flex-wrap:wrap;border:0;gap:4px}
@@ -372,7 +373,7 @@ EXPLORE_STYLE = """
 .bt-app .widget-tab-contents>.widget-vbox{gap:14px}
 .bt-app .bt-mark{font-size:14px}.bt-app .bt-kind{width:auto;height:auto}.bt-app .bt-kind label{font-size:14.5px;display:flex;align-items:center;gap:8px}.bt-app .bt-kind input{margin:0}.bt-app select[multiple]{width:100%;border:1px solid #9fb0bd!important;border-radius:7px;font-size:13.5px;min-height:190px}
 .bt-app .bt-networks{height:auto}
-@container (max-width: 980px){.bt-explorer .bt-intake{display:grid!important;grid-template-columns:minmax(0,1fr) minmax(0,1fr);align-items:start}}
+@container (max-width: 980px){.bt-explorer .bt-intake{display:grid!important;grid-template-columns:minmax(0,1fr) minmax(0,1fr);align-items:start}.bt-explorer .bt-mark{grid-column:1/-1}}
 @container (max-width: 860px){.bt-app .bt-halves,.bt-app .bt-wide,.bt-app .bt-third{grid-template-columns:minmax(0,1fr)}}
 """
 
@@ -384,7 +385,7 @@ class Choice(w.VBox):
         self.folder = field(w.Text, "Folder of recorded runs", "bt-runs", value=str(runs), continuous_update=False)
         self.run = field(w.Dropdown, "Run (classification)", "bt-run", options=[("none", "")])
         self.side = field(w.Dropdown, "Side", "bt-side-of", options=["test", "validation"])
-        self.part = field(w.Dropdown, "Pictures of", "bt-part", options=["all"])
+        self.part = field(w.Dropdown, "Pictures of", "bt-pictures-of", options=["all"])
         self.data = field(w.Text, "Your copy of the sets (a folder)", "bt-data", value=str(data or ""), placeholder="none: names instead of pictures", continuous_update=False)
         self.data_note, self.note, self.mark = w.HTML(), w.HTML(), named(w.HTML(), "bt-mark")
         super().__init__([self.folder, self.run, self.side, self.part, self.mark, self.note, self.data, self.data_note])

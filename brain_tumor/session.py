@@ -69,22 +69,23 @@ def look(
 # %% ../nbs/46_session.ipynb #s015
 def unpacked(
     path: Path,  # of any file
+    folder: Path,  # for the copy: the reader's own folders are left alone
     most: int = MAX_BYTES,  # bytes it may have unpacked
-) -> Path:  # the same, or an unpacked copy beside it
+) -> Path:  # the same, or an unpacked copy
     "Unpack a gzip file once; what is no such file, or too large, stays as it is."
     if not path.is_file():
         return path
     with path.open("rb") as file:
         if file.read(2) != b"\x1f\x8b":
             return path
-    beside = path.with_name(f"{path.name}.raw")
+    copy = Path(folder) / f"{path.name}.raw"
     try:
-        with gzip.open(path) as packed, beside.open("wb") as plain:
+        with gzip.open(path) as packed, copy.open("wb") as plain:
             shutil.copyfileobj(_Short(packed, most), plain, 1 << 20)
     except (OSError, EOFError, BrainTumorError):  # the reader will say what is wrong with it
-        beside.unlink(missing_ok=True)
+        copy.unlink(missing_ok=True)
         return path
-    return beside
+    return copy
 
 class _Short:
     "A stream that ends in an error where it goes on for too long."
@@ -103,6 +104,7 @@ class _Short:
 def open_file(
     path: Path,  # of a file that lies still for the session
     name: str = "",  # what it is called; empty: as its path says
+    folder: Path | None = None,  # for an unpacked copy; None: a compressed volume is read anew for each slice
 ) -> Opened:  # with a scan, or with an error
     "Open any file for looking; a bad one comes back with the reason, never as an exception."
     name = name or path.name
@@ -110,7 +112,7 @@ def open_file(
         size = path.stat().st_size if path.is_file() else 0
         if size > LIMIT:
             raise BrainTumorError(f"{name}: {size / 1e6:.0f} MB are more than the {LIMIT / 1e6:.0f} MB this page takes. Save a smaller volume, or one slice.")
-        scan, count, volumes = look(plain := unpacked(path))
+        scan, count, volumes = look(plain := unpacked(path, folder) if folder else path)
         sha256 = scan.sha256 if plain == path else read(path, slice=scan.slice_index, axis=scan.axis).sha256
     except Exception as problem:
         return Opened(name, path, error=refusal(path, problem).error.replace(path.name, name))
@@ -340,7 +342,8 @@ class Session:
 
     def open(self, path: str | Path, name: str = "") -> Opened:
         "Open a file and remember it, also where it is refused."
-        return self.note(open_file(Path(path), re.split(r"[/\\]", name)[-1] or Path(path).name))
+        own = Path(tempfile.mkdtemp(dir=self.folder))
+        return self.note(open_file(Path(path), re.split(r"[/\\]", name)[-1] or Path(path).name, own))
 
     def note(self, opened: Opened) -> Opened:
         "Remember a file, or another view of it."

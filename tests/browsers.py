@@ -24,7 +24,7 @@ def chromium():
 def settings():
     """The environment that the Makefile gives to `app` and `lab`, read from it."""
     lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
-    pairs = [line.split("export ")[1].split(" := ") for line in lines if line.startswith("app lab: export ")]
+    pairs = [line.split("export ")[1].split(" := ") for line in lines if line.startswith("app explore lab: export ")]
     assert {name for name, _ in pairs} == {"JUPYTER_PATH", "JUPYTER_CONFIG_PATH"}
     return {name: value.replace("$(CURDIR)", str(ROOT)) for name, value in pairs}
 

@@ -224,6 +224,7 @@ def test_slices_of_a_volume(app):
     assert "too small" in said(app) and app.opened.scan.axis == 2 and app.intake.plane.value == 2
     app.show(1)
     assert app.intake.slice.value == 2 and app.answer == 1
+    assert not list(SAMPLES["meningioma-volume.nii.gz"].parent.glob("*.raw")), "the unpacked copy lies with the session"
     app.load(SAMPLES["glioma-axial.png"]).result()
     assert app.intake.slice.layout.display == "none" == app.intake.plane.layout.display
     assert len(app.past) == 2

@@ -52,10 +52,12 @@ def test_a_run_folder_is_whole(whole):
 
 
 def test_the_outlines_are_the_chosen_epochs(data, whole):
-    from brain_tumor.segmentation.training import outlines_of
+    from brain_tumor.segmentation.answers import look
+    from brain_tumor.segmentation.training import judge_said
     model, about = recorded_outliner(whole)
     held = run_pictures(data, recipe(**SMALL))[0].table.query("role == 'test'").reset_index(drop=True)
-    again, said = outlines_of(model, held, "honest", about["outline"]), read_outlines(whole).query("role == 'test'")
+    again = judge_said(look(model, held, "honest", about["outline"]["mirror"]), held, about["outline"])
+    said = read_outlines(whole).query("role == 'test'")
     assert again["image"].tolist() == said["image"].tolist()
     np.testing.assert_allclose(again[list(FIGURES)], said[list(FIGURES)], atol=1e-3)
 

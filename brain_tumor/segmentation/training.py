@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['THESIS', 'KNOWN', 'COLUMNS', 'OUTLINES', 'Recipe', 'recipe', 'with_outline', 'run_pictures', 'epoch_batches',
-           'accuracy', 'judge', 'compile_outline', 'rules', 'train', 'describe', 'fit', 'write_outlines', 'outlines_of',
-           'judge_said', 'add_train_arguments', 'train_from_args']
+           'accuracy', 'judge', 'compile_outline', 'rules', 'train', 'describe', 'fit', 'write_outlines',
+           'choose_and_judge', 'judge_said', 'add_train_arguments', 'train_from_args']
 
 # %% ../../nbs/30d_outline_training.ipynb #c004
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 class Recipe:
     "All settings of a run; they go into its run.json."
     protocol: str = "honest"  # whose split: "honest" (the manifests' role, by group) or "thesis" (60/20/20 by picture)
+    fold: int = 0  # of "honest": 0: the manifests' role; 1 to 5: the author's fold that is the test, the one before it is validation
     side: int = 128  # of the squares, pixels
     filters: tuple[int, ...] = (16, 32, 64, 128, 256)  # widths of the levels, top to bottom
     preparation: str = "honest"  # aspect kept, exposure evened out; "uncropped": the whole picture squeezed, as in the thesis
@@ -75,6 +77,8 @@ def recipe(
             raise BrainTumorError(f"{name} {getattr(how, name)!r}: known are {', '.join(values)}")
     if how.copies == "before" and how.protocol != "thesis":
         raise BrainTumorError('copies "before" the split put copies of training pictures into the test; only protocol="thesis" may do that. Take "after"')
+    if how.fold and how.protocol == "thesis":
+        raise BrainTumorError(f"fold {how.fold}: the thesis' protocol splits by picture and has no folds; take protocol=\"honest\", or fold 0")
     loss_of(how.loss)
     return how
 
@@ -87,7 +91,7 @@ def with_outline(
 
 def run_pictures(
     data: str | Path,  # folder of the sets
-    how: Recipe,  # protocol, side, preparation, copies, seed
+    how: Recipe,  # protocol, fold, side, preparation, copies, seed
 ) -> tuple[Pictures, str, str]:  # with role in their table; a sentence on the split; its hash
     "Read the slices with an outline and say who is on which side."
     everything = read_data(data, copies=True)
@@ -100,13 +104,16 @@ def run_pictures(
         table = small_tumours(table, area, when="before")
     if how.protocol == "thesis":
         table = split(table, "thesis", "segmentation", seed=how.seed)
+    elif how.fold:
+        table = split(table, "honest", folds="author", test=how.fold)
     if how.copies == "after":
         table = small_tumours(table, area, when="after")
     if how.copies != "none":
         pictures = with_copies(pictures, table, how.seed)
     pictures.table = table
-    said, hashed = check_split(table, how.protocol), split_hash(table) if how.protocol == "thesis" else split_hash(everything)
-    return pictures, f"protocol {how.protocol}: " + said.removeprefix("protocol thesis: "), hashed
+    said, hashed = check_split(table, how.protocol), split_hash(table if how.protocol == "thesis" or how.fold else everything)
+    which = f", the author's fold {how.fold} kept for the test" if how.fold else ""
+    return pictures, f"protocol {how.protocol}{which}: " + said.removeprefix("protocol thesis: "), hashed
 
 # %% ../../nbs/30d_outline_training.ipynb #c016
 def epoch_batches(
@@ -254,31 +261,31 @@ def write_outlines(
     out: Path,  # folder for options.csv and outlines.csv
 ) -> dict:  # level, largest, smallest, mirror: as chosen on validation
     "Choose on validation, then judge every slice of validation and test in its own size."
+    return choose_and_judge(lambda table, mirror: look(model, table, how.preparation, mirror), parts, how, out)
+
+def choose_and_judge(
+    ask: Callable[["pd.DataFrame", bool], list[np.ndarray]],  # table, mirror -> what a network says of its rows, each H x W
+    parts: dict[str, Pictures],  # validation, test
+    how: Recipe,  # protocol
+    out: Path,  # folder for options.csv and outlines.csv
+) -> dict:  # level, largest, smallest, mirror: as chosen on validation
+    "The same, whoever looked at the scans."
     import pandas as pd
     tables = {role: part.table[part.table["copied"].eq("") if "copied" in part.table else slice(None)].reset_index(drop=True) for role, part in parts.items() if role != "train"}
     seen, wanted = tables["validation"], truths(tables["validation"])
-    said = {mirror: look(model, seen, how.preparation, mirror) for mirror in (False, True)}
+    said = {mirror: ask(seen, mirror) for mirror in (False, True)}
     measured = options(said[False], said[True], wanted, seen)
     chosen = PLAIN if how.protocol == "thesis" else choose(measured)
     write_table(measured.round(5), out / "options.csv")
-    judged = [judge_said(said[chosen["mirror"]], seen, chosen), outlines_of(model, tables["test"], how.preparation, chosen)]
+    judged = [judge_said(said[chosen["mirror"]], seen, chosen), judge_said(ask(tables["test"], chosen["mirror"]), tables["test"], chosen)]
     write_table(pd.concat(judged, ignore_index=True), out / "outlines.csv")
     return chosen
-
-def outlines_of(
-    model: "keras.Model",  # trained
-    table: "pd.DataFrame",  # N rows with path, mask, spacing_mm
-    preparation: str,  # as in the recipe
-    chosen: dict,  # level, largest, smallest, mirror
-) -> "pd.DataFrame":  # N rows: OUTLINES, the figures of `metrics.FIGURES`, area_true and area_found in mm²
-    "Outline slices and judge them."
-    return judge_said(look(model, table, preparation, chosen["mirror"]), table, chosen)
 
 def judge_said(
     said: list[np.ndarray],  # N of H x W probabilities, from `look`
     table: "pd.DataFrame",  # N rows with mask, spacing_mm
     chosen: dict,  # level, largest, smallest, mirror
-) -> "pd.DataFrame":  # as from `outlines_of`
+) -> "pd.DataFrame":  # N rows: OUTLINES, the figures of `metrics.FIGURES`, area_true and area_found in mm²
     "Clean up what was said of slices, and judge it."
     how = {name: value for name, value in chosen.items() if name != "mirror"}
     found = [clean(p, spacing=mm, **how) for p, mm in zip(said, table["spacing_mm"])]
@@ -291,6 +298,7 @@ def add_train_arguments(
     "Name what the command line can set."
     add_run_arguments(parser, start=False)
     parser.add_argument("--protocol", choices=("honest", "thesis"), default="honest", help="whose split and recipe (default: %(default)s)")
+    parser.add_argument("--fold", type=int, choices=range(1, 6), help="keep this of the set author's five folds for the test and the one before it for validation (default: the project's split)")
     parser.add_argument("--side", type=int, help=f"of the squares, pixels (default: {Recipe.side}, under the thesis' protocol {THESIS.side})")
     parser.add_argument("--width", type=int, help=f"filters of the first level, doubled at each of five (default: {Recipe.filters[0]}, under the thesis' protocol {THESIS.filters[0]})")
     parser.add_argument("--epochs", type=int, help=f"default: {Recipe.epochs}")
@@ -308,6 +316,6 @@ def train_from_args(
         value = getattr(args, name)
         if value is not None and value < least:
             raise BrainTumorError(f"--{name} {value:g}: give {least} or more")
-    asked = {name: getattr(args, name) for name in ("side", "epochs", "batch", "loss", "seed", "rising") if getattr(args, name) is not None}
+    asked = {name: getattr(args, name) for name in ("fold", "side", "epochs", "batch", "loss", "seed", "rising") if getattr(args, name) is not None}
     asked |= {"filters": tuple(args.width * 2**level for level in range(5))} if args.width else {}
     return train(args.architecture, args.data, args.out, recipe(args.protocol, **asked), args.resume, args.minutes)
