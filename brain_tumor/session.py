@@ -73,6 +73,8 @@ def unpacked(
     most: int = MAX_BYTES,  # bytes it may have unpacked
 ) -> Path:  # the same, or an unpacked copy
     "Unpack a gzip file once; what is no such file, or too large, stays as it is."
+    if not path.is_file():
+        return path
     with path.open("rb") as file:
         if file.read(2) != b"\x1f\x8b":
             return path
@@ -107,8 +109,9 @@ def open_file(
     "Open any file for looking; a bad one comes back with the reason, never as an exception."
     name = name or path.name
     try:
-        if path.stat().st_size > LIMIT:
-            raise BrainTumorError(f"{name}: {path.stat().st_size / 1e6:.0f} MB are more than the {LIMIT / 1e6:.0f} MB this page takes. Save a smaller volume, or one slice.")
+        size = path.stat().st_size if path.is_file() else 0
+        if size > LIMIT:
+            raise BrainTumorError(f"{name}: {size / 1e6:.0f} MB are more than the {LIMIT / 1e6:.0f} MB this page takes. Save a smaller volume, or one slice.")
         scan, count, volumes = look(plain := unpacked(path, folder) if folder else path)
         sha256 = scan.sha256 if plain == path else read(path, slice=scan.slice_index, axis=scan.axis).sha256
     except Exception as problem:

@@ -483,6 +483,17 @@ def slide(page, name, presses, key="ArrowRight"):
     return page.locator(f".{name} .widget-readout")
 
 
+def draw(page, canvas, *places):
+    """A stroke of the mouse over (x, y) fractions of the canvas, wherever the page has scrolled it to."""
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    first, *others = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
+    page.mouse.move(*first), page.mouse.down()
+    for place in others:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
+
+
 def until(page, what):
     """Wait until a thing is true, without asking the browser in between."""
     end = time.monotonic() + WAIT / 1000
@@ -587,16 +598,14 @@ def test_sliders_brush_and_eraser(page):
     until(page, lambda: ink(canvas)["green"] > 100)
     before, live = ink(canvas)["green"], page.locator(".bt-live-sizes")
     first = live.inner_text()
-    box = canvas.bounding_box()
-    at = lambda x, y: (box["x"] + x * box["width"], box["y"] + y * box["height"])
-    page.mouse.move(*at(0.6, 0.3)), page.mouse.down(), page.mouse.move(*at(0.7, 0.3), steps=4), page.mouse.up()
+    draw(page, canvas, (0.6, 0.3), (0.7, 0.3))
     page.locator(".bt-live-sizes", has_text="added by hand").wait_for()
     assert live.inner_text() != first
     until(page, lambda: ink(canvas)["green"] > before)
     until(page, lambda: ink(mask)["white"] > white)
     drawn = ink(mask)["white"]
     page.locator(".bt-tool button", has_text="Eraser").click()
-    page.mouse.move(*at(0.65, 0.3)), page.mouse.down(), page.mouse.up()
+    draw(page, canvas, (0.65, 0.3))
     until(page, lambda: white < ink(mask)["white"] < drawn)
     page.locator(".bt-undo").click()
     until(page, lambda: ink(mask)["white"] == drawn)
