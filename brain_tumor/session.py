@@ -107,15 +107,16 @@ def open_file(
     folder: Path | None = None,  # for an unpacked copy; None: a compressed volume is read anew for each slice
 ) -> Opened:  # with a scan, or with an error
     "Open any file for looking; a bad one comes back with the reason, never as an exception."
-    name = name or path.name
+    name, plain = name or path.name, path
     try:
         size = path.stat().st_size if path.is_file() else 0
         if size > LIMIT:
             raise BrainTumorError(f"{name}: {size / 1e6:.0f} MB are more than the {LIMIT / 1e6:.0f} MB this page takes. Save a smaller volume, or one slice.")
-        scan, count, volumes = look(plain := unpacked(path, folder) if folder else path)
+        plain = unpacked(path, folder) if folder else path
+        scan, count, volumes = look(plain)
         sha256 = scan.sha256 if plain == path else read(path, slice=scan.slice_index, axis=scan.axis).sha256
     except Exception as problem:
-        return Opened(name, path, error=refusal(path, problem).error.replace(path.name, name))
+        return Opened(name, path, error=refusal(plain, problem).error.replace(plain.name, name))
     note = f"The first of {volumes} volumes." if volumes > 1 else ""
     scan = replace(scan, source=name, sha256=sha256)
     return Opened(name, plain, scan, count or 1, scan.axis is not None, note=note)
