@@ -41,3 +41,39 @@ def tracked():
         found = [path for path in ROOT.rglob("*") if not made & set(path.relative_to(ROOT).parts)
                  and not any(part.endswith(".egg-info") for part in path.parts)]
     return sorted(path for path in found if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; tests that ask for it are skipped where there is none."""
+    pytest.importorskip("playwright", reason="needs playwright: pip install -e .[workbook,dev]")
+    from browsers import chromium
+    path = chromium()
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium, or set CHROMIUM to its path")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture()
+def visit(browser):
+    """Opens pages that may ask nobody but the server they come from, and end without an error in them."""
+    pages, outside, errors = [], [], []
+
+    def visit(address, width=1280, height=720):
+        page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
+        home = "/".join(address.split("/")[:3])
+        page.on("request", lambda request: outside.append(request.url) if not request.url.startswith((home, "data:", "blob:", home.replace("http", "ws"))) else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.set_default_timeout(30_000)  # for whatever a slow machine takes long for
+        pages.append(page)
+        page.goto(address, timeout=90_000)
+        return page
+
+    yield visit
+    for page in pages:
+        page.close()
+    assert outside == [] and errors == []

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from browsers import ROOT, chromium, ink, lab, notebook, run_all, voila
+from browsers import ROOT, ink, lab, notebook, run_all, voila
 from dicoms import dicom, in_bytes
 from test_bad_input import bomb, encoded
 
@@ -391,19 +391,6 @@ def test_every_control_has_a_name(app):
 # ---------------------------------------------------------------- in a browser
 
 @pytest.fixture(scope="module")
-def browser():
-    pytest.importorskip("playwright", reason="needs playwright: pip install -e .[workbook,dev]")
-    path = chromium()
-    if path is None:
-        pytest.skip("needs Chromium: apt-get install chromium, or set CHROMIUM to its path")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def notebooks(tmp_path_factory):
     """The page, and one with ipywidgets' own upload, which sends a file as one message."""
     folder = tmp_path_factory.mktemp("notebooks")
@@ -418,27 +405,6 @@ def notebooks(tmp_path_factory):
 def voila_at(browser, notebooks, tmp_path_factory):
     with voila(notebooks, tmp_path_factory.mktemp("log") / "voila.log") as address:
         yield address
-
-
-@pytest.fixture()
-def visit(browser):
-    """Opens pages that may ask nobody but the server they come from, and end without an error in them."""
-    pages, outside, errors = [], [], []
-
-    def visit(address, width=1280, height=720):
-        page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
-        home = "/".join(address.split("/")[:3])
-        page.on("request", lambda request: outside.append(request.url) if not request.url.startswith((home, "data:", "blob:", home.replace("http", "ws"))) else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.set_default_timeout(WAIT)
-        pages.append(page)
-        page.goto(address, timeout=90_000)
-        return page
-
-    yield visit
-    for page in pages:
-        page.close()
-    assert outside == [] and errors == []
 
 
 @pytest.fixture()

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("ipywidgets", reason="widgets come with the extra `workbook`")
 pytest.importorskip("anywidget", reason="widgets come with the extra `workbook`")
 
-from browsers import ROOT, chromium, ink, lab, notebook, run_all, voila  # noqa: E402
+from browsers import ROOT, ink, lab, notebook, run_all, voila  # noqa: E402
 
 from brain_tumor import samples  # noqa: E402
 from brain_tumor.explorer import SMALL, Explorer  # noqa: E402
@@ -18,7 +18,6 @@ from brain_tumor.runs import load_run, write_example, write_predictions  # noqa:
 from brain_tumor.scan import CLASSES  # noqa: E402
 from brain_tumor.segmentation.comparison import dice_by, write_example_outlines  # noqa: E402
 
-WAIT = 30_000  # milliseconds
 
 
 def write_set(folder):
@@ -145,37 +144,6 @@ def test_every_control_has_a_name(place):
 
 
 # ---------------------------------------------------------------- in a browser
-
-@pytest.fixture(scope="module")
-def browser():
-    path = chromium()
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture()
-def visit(browser):
-    """Opens pages that may ask nobody but the server they come from, and end without an error in them."""
-    pages, outside, errors = [], [], []
-
-    def visit(address, width=1280, height=720):
-        page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
-        home = "/".join(address.split("/")[:3])
-        page.on("request", lambda request: outside.append(request.url) if not request.url.startswith((home, "data:", "blob:", home.replace("http", "ws"))) else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.set_default_timeout(WAIT)
-        pages.append(page)
-        page.goto(address, timeout=90_000)
-        return page
-
-    yield visit
-    for page in pages:
-        page.close()
-    assert outside == [] and errors == []
-
 
 @pytest.fixture(scope="module")
 def notebooks(place, tmp_path_factory):
