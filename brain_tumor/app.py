@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['EMPTY', 'NOTHING', 'WAITING', 'OUTLINE_WORDS', 'HEAT', 'Desk', 'Painted', 'Opening', 'Choosing', 'Ready',
-           'Predicting', 'Correcting', 'Explaining', 'Comparing', 'App']
+           'Predicting', 'asked', 'Correcting', 'Explaining', 'Comparing', 'App']
 
 # %% ../nbs/50_app.ipynb #a003
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from .panels import KEYS, Bench, Intake, Outcome, choices, named, page, shown
 from .phantom import samples
 from .result import Analysis
 from .scan import BrainTumorError
-from .session import Entry, Opened, Session, as_file, spacing_text, turn, typed_spacing
+from .session import Entry, Opened, Outline, Session, as_file, spacing_text, turn, typed_spacing
 from .widgets import Cards
 
 # %% ../nbs/50_app.ipynb #a011
@@ -34,6 +35,7 @@ class Desk(w.VBox):
         self.file = self.answer = 0  # numbers of what is in view; 0: none
         self.cards, self.past = {}, {}  # number -> card, of files and of answers
         self.job, self.reading, self.painter = None, None, None
+        self.bad_spacing = 0, "", ""  # number of the file, what was typed, why it is no spacing
         self.samples = {path.name: path for path in samples("all")}
         self.intake = Intake(list(self.samples), {"place": self.session.place, "arrived": self.arrived, "refused": self.refused})
         self.outcome = Outcome(self.give, Bench(self.stroke, self.undo, self.start_over))
@@ -49,7 +51,7 @@ class Desk(w.VBox):
     @property
     def entry(self) -> Entry | None:
         "The answer in view."
-        return self.session.answers.get(self.answer) if self.answer else None
+        return self.session.answer(self.answer) if self.answer else None
 
     @property
     def result(self) -> Analysis | None:
@@ -115,8 +117,9 @@ class Painted(Desk):
             intake.preview.value = views.preview(opened)
             intake.slice.max, intake.slice.value = opened.count - 1, opened.slice
             intake.plane.value = scan.axis if opened.volume else 2
-            intake.spacing.value = spacing_text(opened.typed or scan.spacing)
-            intake.spacing_hint.value = views.spacing_line(opened)
+            refused = self.bad_spacing if self.bad_spacing[0] == opened.number else None
+            intake.spacing.value = refused[1] if refused else spacing_text(opened.typed or scan.spacing)
+            intake.spacing_hint.value = views.message(refused[2], "bad") if refused else views.spacing_line(opened)
 
     def paint_answer(self, entry: Entry | None) -> None:
         "The right panel."
@@ -169,7 +172,8 @@ class Opening(Painted):
         "A file is there, or the reason why not."
         with self.lock:
             self.cards[opened.number] = views.file_card(opened)
-            if not opened.error or not self.file:
+            by_hand = self.answer and self.outcome.correct.value  # somebody is drawing: the view stays
+            if not by_hand and (not opened.error or not self.file):
                 self.file, self.answer = opened.number, 0
             self.say(opened.error or f"{opened.name} is open.", "bad" if opened.error else "")
             self.refresh()
@@ -188,7 +192,7 @@ class Choosing(Opening):
     def show(self, number: int) -> None:
         "Bring an answer into view, with the slice it is of."
         with self.lock:
-            view = self.session.answers.get(number).view
+            view = self.session.answer(number).view
             self.answer, self.file = number, self.session.note(view).number
             self.refresh()
 
@@ -214,19 +218,15 @@ class Choosing(Opening):
 
     def space(self, text: str) -> None:
         "A spacing was typed: sizes follow, nothing is asked again."
-        try:
-            spacing = typed_spacing(text)
-        except BrainTumorError as problem:
-            self.intake.spacing_hint.value = views.message(str(problem), "bad")
-            return
         with self.lock:
-            opened, entry = self.opened, self.entry
+            opened = self.opened
+            try:
+                spacing, self.bad_spacing = typed_spacing(text), (0, "", "")
+            except BrainTumorError as problem:
+                self.bad_spacing = opened.number, text, str(problem)
+                return self.refresh()
             own = spacing is None or spacing_text(spacing) == spacing_text(opened.scan.spacing)
-            opened.typed = None if own else spacing
-            self.session.note(opened)
-            if entry:
-                entry.view.typed = opened.typed
-                self.session.answers.put(entry.number, entry)
+            self.session.space(opened, None if own else spacing)
             self.refresh()
 
 # %% ../nbs/50_app.ipynb #a041
@@ -243,7 +243,10 @@ class Ready(Choosing):
         intake = self.intake
         if intake.engine.value == "folder" and not intake.folder.value.strip():
             raise BrainTumorError("No folder was typed: give the one that a trained model, an ensemble or a segmenter was saved in, or choose compact.")
-        return str(Path(intake.folder.value.strip()).expanduser()) if intake.engine.value == "folder" else intake.engine.value
+        try:
+            return str(Path(intake.folder.value.strip()).expanduser()) if intake.engine.value == "folder" else intake.engine.value
+        except RuntimeError:
+            raise BrainTumorError(f"{intake.folder.value.strip()}: there is no such home folder. Type the whole path of the model's folder.") from None
 
     def check_spacing(self) -> None:
         "BrainTumorError where something is in the field that is no spacing."
@@ -281,7 +284,8 @@ class Predicting(Ready):
         "Ask about each, in the worker's thread; the one in view first."
         try:
             self.reader.submit(int).result()  # what is being read comes along
-            numbers = sorted(self.waiting(), key=lambda number: number != self.file)
+            with self.lock:
+                numbers = sorted(self.waiting(), key=lambda number: number != self.file)
             engine, failed = find_engine(which), []
             for done, number in enumerate(numbers):
                 opened = self.session.files.get(number)
@@ -298,59 +302,62 @@ class Predicting(Ready):
 
     def known(self, opened: Opened, which: str) -> int | None:
         "The number of the answer that is there already."
-        key = [opened.number, repr(opened.scan.slice_index), opened.scan.axis, which]
-        return next((number for number, card in self.past.items() if card["asked"] == key), None)
+        with self.lock:
+            return next((number for number, card in self.past.items() if card["asked"] == asked(opened, which)), None)
 
     def ask(self, engine, opened: Opened, which: str) -> int:
         "Ask the engine, and remember what it says; its number."
         entry = self.session.keep(analyze(opened.scan, engine=engine), opened, which)
-        key = [opened.number, repr(opened.scan.slice_index), opened.scan.axis, which]
-        self.past[entry.number] = views.answer_card(entry.number, entry.result) | {"file": opened.number, "asked": key}
+        with self.lock:
+            self.past[entry.number] = views.answer_card(entry.number, entry.result) | {"file": opened.number, "asked": asked(opened, which)}
         return entry.number
 
     def answered(self, opened: Opened, number: int) -> None:
-        "Bring an answer into view where its file is, or where no answer is in view."
+        "Bring an answer into view where its file is, or where no answer is in view; not where the reader has turned to another slice since."
         with self.lock:
             self.cards[opened.number] = views.file_card(opened, self.past[number]["title"])
-            if self.file == opened.number or not self.answer:
+            still = asked(self.session.files.get(opened.number), "") == asked(opened, "")
+            if still and (self.file == opened.number or not self.answer):
                 self.answer, self.file = number, opened.number
             self.refresh()
+
+def asked(
+    opened: Opened,  # a file, at one of its slices
+    which: str,  # the engine
+) -> list:  # equal where it is the same question
+    "What is asked when Predict is clicked."
+    return [opened.number, repr(opened.scan.slice_index), opened.scan.axis, which]
 
 # %% ../nbs/50_app.ipynb #a051
 class Correcting(Predicting):
     "The outline under the brush."
 
-    def changed(self) -> None:
-        "The outline in view was changed: keep it, mark its card, paint."
+    def change(self, how: Callable[[Outline], None]) -> None:
+        "Change the outline in view: keep it, mark its card, paint."
         with self.lock:
-            self.session.answers.put(self.answer, self.entry)
-            card = self.past[self.answer]
-            self.past[self.answer] = card | views.answer_card(self.answer, self.result)
-            self.refresh()
+            if self.answer:
+                entry = self.entry
+                how(entry.outline)
+                self.session.answers.put(self.answer, entry)
+                self.past[self.answer] |= views.answer_card(self.answer, self.result)
+                self.refresh()
 
     def stroke(self, points: list) -> None:
         "A stroke was drawn."
-        if self.answer and points:
-            self.entry.outline.stroke(points, self.outcome.bench.canvas.radius, self.outcome.bench.canvas.erase)
-            self.changed()
+        canvas = self.outcome.bench.canvas
+        self.change(lambda outline: outline.stroke(points, canvas.radius, canvas.erase)) if points else None
 
     def undo(self) -> None:
         "Take the last stroke back."
-        if self.answer:
-            self.entry.outline.undo()
-            self.changed()
+        self.change(Outline.undo)
 
     def start_over(self) -> None:
         "Drop all strokes."
-        if self.answer:
-            self.entry.outline.start_over()
-            self.changed()
+        self.change(Outline.start_over)
 
     def move_threshold(self, value: float) -> None:
         "Draw the network's outline at another threshold."
-        if self.answer:
-            self.entry.outline.threshold = float(value)
-            self.changed()
+        self.change(lambda outline: setattr(outline, "threshold", float(value)))
 
     def paint_bench(self, entry: Entry, result: Analysis) -> None:
         "The canvas, where it is in view."
@@ -363,7 +370,7 @@ class Correcting(Predicting):
 
 # %% ../nbs/50_app.ipynb #a053
 OUTLINE_WORDS = "Heat map, by the network's outline: how likely the network finds each pixel to be tumour. The outline runs where this passes the threshold. It doesn't show what the class was decided by."
-HEAT = [("class decision", "class"), ("outline probability", "outline")]
+HEAT = [("class decision", "class"), ("class decision, Grad-CAM", "grad-cam"), ("outline probability", "outline")]
 
 class Explaining(Correcting):
     "The heat map."
@@ -372,24 +379,27 @@ class Explaining(Correcting):
         "The heat map that was asked for."
         outcome = self.outcome
         choices(outcome.heat_of, HEAT)
-        if outcome.heat_of.value == "class" and entry.heat is None:
+        how = outcome.heat_of.value
+        if how != "outline" and how not in entry.heats:
             outcome.heat.value, outcome.heat_words.value = views.message("Working it out …"), ""
-            self.worker.submit(self.explain_now, entry.number)
+            self.worker.submit(self.explain_now, entry.number, how)
             return
-        heat, words = (result.mask_probability, OUTLINE_WORDS) if outcome.heat_of.value == "outline" else (entry.heat.heat, f"Heat map, by {entry.heat.method}: {entry.heat.sentence}")
-        outcome.heat.value = views.heat_picture(result, heat, dict(map(reversed, HEAT))[outcome.heat_of.value])
+        why = entry.heats.get(how)
+        heat, words = (why.heat, f"Heat map, by {why.method}: {why.sentence}") if why else (result.mask_probability, OUTLINE_WORDS)
+        outcome.heat.value = views.heat_picture(result, heat, dict(map(reversed, HEAT))[how])
         outcome.heat_words.value = f'<p class="bt-quiet">{views.escape(words)}</p>'
 
-    def explain_now(self, number: int) -> None:
-        "Ask for the explanation, in the worker's thread."
+    def explain_now(self, number: int, how: str) -> None:
+        "Ask for the explanation, in the worker's thread; without Grad-CAM there is the engine's own way, without any the outline."
         entry = self.session.answers.get(number)
         try:
-            entry.heat = entry.heat or analyze(entry.base.scan, engine=entry.which).explain()
-            self.session.answers.put(number, entry)
+            if how not in entry.heats:
+                entry.heats[how] = analyze(entry.base.scan, engine=entry.which).explain(method=None if how == "class" else how)
+                self.session.answers.put(number, entry)
         except Exception as problem:
-            self.say(f"The class can't be explained here: {problem}", "bad")
+            self.say(f"The class can't be explained in this way: {problem}", "bad")
             with self.painting():
-                self.outcome.heat_of.value = "outline"
+                self.outcome.heat_of.value = "class" if how != "class" else "outline"
         self.refresh()
 
 # %% ../nbs/50_app.ipynb #a054
@@ -402,7 +412,7 @@ class Comparing(Explaining):
         choices(self.outcome.compare, [("nothing", 0), *others])
         other = self.outcome.compare.value
         shown(self.outcome.comparison, bool(other))
-        self.outcome.comparison.value = views.compared(result, self.session.answers.get(other).result) if other else ""
+        self.outcome.comparison.value = views.compared(result, self.session.answer(other).result) if other else ""
 
 # %% ../nbs/50_app.ipynb #a061
 class App(Comparing):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPE', 'COLUMNS', 'SUFFIX', 'PAGE', 'Analysis', 'one_line', 'surface_of', 'short', 'thesis_features', 'thesis_dict',
            'full_dict', 'mask_facts', 'row', 'put', 'stem', 'Names', 'nifti_mask', 'save_analysis', 'pictures',
-           'size_table', 'card', 'report']
+           'size_table', 'facts', 'card', 'report']
 
 # %% ../nbs/04_result.ipynb #r008
 import json
@@ -310,6 +310,17 @@ def size_table(
     return f'<table style="border-collapse:collapse">{"".join(cells)}</table>'
 
 # %% ../nbs/04_result.ipynb #c067
+def facts(
+    result: Analysis,  # of a scan that wasn't refused
+) -> str:  # one sentence
+    "Who answered, about which slice, measured with what: without it two cards of one scan can't be told apart."
+    engine = " ".join(str(result.engine[key]) for key in ("name", "engine", "version") if result.engine.get(key))
+    at = result.scan and result.scan.slice_index
+    slice = "" if at is None else f", slice {at[0] if isinstance(at, tuple) else at}"
+    spacing = "pixels of unknown size" if result.spacing is None else f"pixels of {result.spacing[0]:.4g} x {result.spacing[1]:.4g} mm ({result.spacing_source})"
+    return f"Engine {engine or 'unknown'}{slice}; {spacing}; outline above {result.threshold:.2f}."
+
+# %% ../nbs/04_result.ipynb #c060f
 def card(
     result: Analysis,  # what came out of a scan
     side: int = 224,  # longest side of each picture
@@ -328,7 +339,7 @@ def card(
     )
     tables = bars(result.probabilities) + (size_table(result.features) if result.features else "")
     lines = [line for line in (remark, *result.notes) if line]
-    notes = "".join(f'<div style="font-size:.9em;max-width:60em">{escape(line)}</div>' for line in lines)
+    notes = "".join(f'<div style="font-size:.9em;max-width:60em">{escape(line)}</div>' for line in (*lines, facts(result)))
     row_style = "display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start;margin:.4em 0"
     small = f'<div style="font-size:.85em;opacity:.8">{INTENDED_USE}</div>'
     return f'<div style="margin:.5em 0"><div>{head}</div><div style="{row_style}">{shown}{tables}</div>{notes}{small}</div>'

@@ -75,5 +75,6 @@ def visit(browser):
 
     yield visit
     for page in pages:
+        page.goto("about:blank")  # a page that is left ends its kernel
         page.close()
     assert outside == [] and errors == []

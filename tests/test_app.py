@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -307,7 +308,7 @@ def test_what_speaks_for_the_class_stands_beside_the_mask(app):
     app.load(SAMPLES["glioma-axial.png"]).result()
     app.predict().result()
     app.worker.submit(int).result()
-    why = app.entry.heat
+    why = app.entry.heats["class"]
     assert why.label == "glioma" and why.heat.shape == app.result.mask.shape and 0 <= why.heat.min() < why.heat.max() <= 1
     assert why.sentence[:60] in app.outcome.heat_words.value and "<img" in app.outcome.heat.value
     assert str(why.method) in app.outcome.heat_words.value
@@ -375,6 +376,91 @@ def test_a_prediction_leaves_tensorflow_and_matplotlib_alone():
             "print(light, [n for n in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'sklearn') if n in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "True []", done.stdout + done.stderr
+
+
+@pytest.fixture()
+def block(tmp_path):
+    """A volume whose planes have pixels of different sizes."""
+    import nibabel as nib
+    picture = cv2.imread(str(SAMPLES["glioma-axial.png"]), 0)[::4, ::4]
+    path = tmp_path / "block.nii"
+    nib.save(nib.Nifti1Image(np.repeat(picture[:, :, None], 70, axis=2), np.diag([0.5, 0.5, 5, 1])), path)
+    return path
+
+
+def test_a_typed_spacing_belongs_to_a_plane_and_to_all_answers_about_it(app, block):
+    app.load(block).result()
+    plane, own = app.opened.scan.axis, app.opened.scan.spacing
+    app.predict().result()
+    app.intake.slice.value += 1
+    app.reader.submit(int).result()
+    app.predict().result()
+    app.intake.spacing.value = "0.9"
+    assert [app.session.answer(number).result.spacing for number in (1, 2)] == [(0.9, 0.9)] * 2
+    app.intake.plane.value = (plane + 1) % 3
+    app.reader.submit(int).result()
+    assert app.opened.typed is None and app.opened.scan.spacing != own and "From the file" in app.intake.spacing_hint.value
+    app.show(1)
+    assert app.opened.typed == (0.9, 0.9) == app.result.spacing and app.intake.spacing.value == "0.9"
+    app.intake.spacing.value = ""
+    assert app.session.answer(2).result.spacing == own and app.result.spacing_source == "file"
+
+
+def test_a_refused_spacing_stays_in_the_field_whatever_else_is_painted(app):
+    app.load(SAMPLES["glioma-axial.png"]).result()
+    app.predict().result()
+    app.intake.spacing.value = "1e9"
+    app.refresh()
+    assert app.intake.spacing.value == "1e9" and "between" in app.intake.spacing_hint.value and app.result.spacing is None
+    app.intake.spacing.value = "0.5"
+    assert "As typed" in app.intake.spacing_hint.value and app.result.spacing == (0.5, 0.5)
+
+
+def test_an_answer_doesn_t_push_the_reader_back_to_another_slice(app, monkeypatch):
+    import brain_tumor.app as room
+    app.load(SAMPLES["meningioma-volume.nii.gz"]).result()
+    go, analyze = threading.Event(), room.analyze
+    monkeypatch.setattr(room, "analyze", lambda scan, engine: (go.wait(30), analyze(scan, engine=engine))[1])
+    job = app.predict()
+    while not app.intake.message.value or "Analysing" not in app.intake.message.value:
+        time.sleep(0.01)
+    app.intake.slice.value = 1
+    app.reader.submit(int).result()
+    go.set()
+    job.result()
+    assert app.opened.slice == 1 and app.answer == 0 and "Not analysed" in app.outcome.empty.value and len(app.past) == 1
+    app.show(1)
+    assert app.opened.slice == 2
+
+
+def test_a_file_that_arrives_leaves_the_hand_at_work_alone(app):
+    app.load(SAMPLES["glioma-axial.png"]).result()
+    app.predict().result()
+    app.outcome.correct.value = True
+    app.load(SAMPLES["meningioma-axial.png"]).result()
+    assert app.file == app.answer == 1 and "meningioma-axial.png is open" in app.intake.message.value and len(app.cards) == 2
+    app.stroke([(0.5, 0.5), (0.6, 0.6)])
+    assert app.result.engine["outline"] == "corrected by hand"
+    assert [app.give(kind)[0] for kind in ("overlay", "mask", "json", "report")] == [
+        "glioma-axial_corrected_overlay.png", "glioma-axial_corrected_mask.png", "glioma-axial_corrected.json", "glioma-axial_corrected_report.html"]
+    assert "Engine compact" in app.give("report")[2].decode()
+
+
+def test_the_heat_map_is_a_choice_of_two_ways_and_the_outline(app):
+    app.load(SAMPLES["glioma-axial.png"]).result()
+    app.predict().result()
+    app.worker.submit(int).result()
+    app.outcome.heat_of.value = "grad-cam"
+    app.worker.submit(int).result()
+    heats = app.session.answer(1).heats
+    assert heats["class"].method == "contributions" and heats["grad-cam"].method == "grad-cam" and "grad-cam" in app.outcome.heat_words.value
+    assert np.abs(heats["class"].heat - heats["grad-cam"].heat).max() > 0.1
+
+
+def test_a_home_that_isn_t_there(app):
+    app.load(SAMPLES["glioma-axial.png"]).result()
+    app.intake.engine.value, app.intake.folder.value = "folder", "~nobody-of-this-name/model"
+    assert app.predict() is None and "no such home folder" in app.intake.message.value
 
 
 def test_every_control_has_a_name(app):
@@ -647,6 +733,22 @@ def test_names_for_everything_and_nothing_wider_than_the_page(visit, voila_at, w
     columns = page.locator(".bt-columns").evaluate("e => getComputedStyle(e).gridTemplateColumns.split(' ').length")
     assert columns == (2 if width == 1280 else 1)
     assert "not a medical device" in page.locator(".bt-use").inner_text()
+
+
+def kernels():
+    psutil = pytest.importorskip("psutil", reason="counts processes")
+    return sum("ipykernel_launcher" in " ".join(one.cmdline()) for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE)
+
+
+def test_a_page_that_is_left_or_loaded_anew_takes_its_kernel_along(visit, voila_at):
+    before = kernels()
+    page = visit(voila_at("app.ipynb"))
+    page.locator(".bt-predict").wait_for()
+    page.reload()
+    page.locator(".bt-predict").wait_for()
+    until(page, lambda: kernels() <= before + 1)
+    page.goto("about:blank")
+    until(page, lambda: kernels() <= before)
 
 
 def test_in_jupyterlab(browser, visit, notebooks, tmp_path):

@@ -231,4 +231,4 @@ def test_the_page_asks_an_ensemble_and_tells_it_from_compact(saved):
     app.worker.submit(int).result()
     app.show(1)
     app.worker.submit(int).result()
-    assert app.entry.heat.label == app.result.predicted_class and app.entry.heat.heat.shape == app.result.mask.shape
+    assert app.entry.heats["class"].label == app.result.predicted_class and app.entry.heats["class"].heat.shape == app.result.mask.shape
