@@ -312,6 +312,7 @@ STYLE += """
 .bt-app .bt-lower{display:grid!important;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:24px;align-items:start}
 .bt-app .bt-scale{display:flex;gap:6px;align-items:center;font-size:12.5px;color:var(--soft);margin-top:4px}.bt-app .bt-ramp{flex:1;height:8px;border-radius:4px}
 .bt-app .bt-message{font-size:14px;display:flex;flex-direction:column;gap:4px;overflow-wrap:anywhere}.bt-app .bt-bad{border-left:4px solid #9a2a1f;padding-left:10px}
+.bt-app .bt-gone{position:sticky;top:0;z-index:3;background:#fff;border:2px solid #9a2a1f;border-radius:8px;padding:10px 14px;margin-bottom:12px;font-weight:600}
 .bt-app progress{width:100%;accent-color:var(--accent)}
 .bt-app .bt-compare{display:grid;grid-template-columns:1fr 1fr;gap:20px;margin-bottom:12px}.bt-app .bt-side{display:flex;flex-direction:column;gap:8px;min-width:0}
 .bt-app .bt-side img{width:100%;border-radius:6px}.bt-app .bt-side h2{font-size:19px}.bt-app .bt-differences th[scope=col]{font-weight:600}

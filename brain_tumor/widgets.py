@@ -255,12 +255,19 @@ function keys(root) {
 function live(root) {
   for (const place of root.querySelectorAll(".bt-live:not([aria-live])")) place.setAttribute("aria-live", "polite");
 }
+function gone(root) {
+  if (root.querySelector(".bt-gone")) return;
+  const words = "The connection to Python is gone: nothing here answers any more. Reload the page (in a notebook, run the cell again). What was not downloaded is lost.";
+  const place = document.createElement("p"); place.className = "bt-gone"; place.setAttribute("role", "alert");
+  root.prepend(place); place.textContent = words;
+}
 function render({model, el}) {
   el.style.display = "none";
   let seen;
   const begin = () => {
     const root = el.closest(".bt-app");
     if (!root) return void setTimeout(begin, 100);
+    model.on("comm_live_update", () => gone(root));
     const all = () => { name(root); live(root); pressed(root); keys(root); };
     all(); seen = new MutationObserver(all);
     seen.observe(root, {childList: true, subtree: true, attributes: true, attributeFilter: ["class"]});
@@ -272,5 +279,5 @@ export default {render};
 """
 
 class Labels(AnyWidget):
-    "Gives sliders their names, switches their state and places that change a voice; keeps the notebook's shortcuts away."
+    "Gives sliders their names, switches their state and places that change a voice; says when Python is gone; keeps the notebook's shortcuts away."
     _esm = LABELS_JS

@@ -1,4 +1,7 @@
 """The controls in Chromium: what the keyboard, a screen reader and a fast hand find."""
+import os
+import signal
+
 import pytest
 
 pytest.importorskip("ipywidgets", reason="widgets come with the extra `workbook`")
@@ -7,6 +10,7 @@ pytest.importorskip("anywidget", reason="widgets come with the extra `workbook`"
 from browsers import notebook, voila  # noqa: E402
 
 CONTROLS = """
+import os
 import ipywidgets as w
 from brain_tumor.drawing import png
 from brain_tumor.panels import Bench, named
@@ -29,7 +33,7 @@ bench = Bench(stroke, undo, print)
 bench.undo.disabled, bench.canvas.picture = True, png(np.zeros((64, 64), np.uint8))
 files = Downloads(give, [(name, name) for name in ("one", "two", "three", "four", "nothing", "broken")])
 pick = named(w.Dropdown(options=["a", "b"]), "pick")
-named(w.VBox([w.HTML(f"<style>{STYLE}</style>"), Labels(), pick, files, bench, told]), "bt-app")
+named(w.VBox([w.HTML(f"<style>{STYLE}</style>"), Labels(), pick, files, bench, told, named(w.HTML(str(os.getpid())), "pid")]), "bt-app")
 """
 
 
@@ -109,3 +113,11 @@ def test_the_focus_is_seen_on_every_kind_of_control(page):
     rings.pop("BODY", None)
     assert {"SELECT", "BUTTON", "application", "slider", "textbox"} <= set(rings)
     assert {kind: ring for kind, ring in rings.items() if ring != "solid3pxrgb(179, 92, 0)"} == {}
+
+
+def test_a_page_without_its_python_says_so(page):
+    assert page.locator(".bt-gone").count() == 0
+    os.kill(int(page.locator(".pid").inner_text()), getattr(signal, "SIGKILL", signal.SIGTERM))
+    page.locator(".bt-gone[role=alert]", has_text="Reload the page").wait_for()
+    page.wait_for_timeout(1000)  # the server starts another kernel meanwhile
+    assert page.locator(".bt-gone").count() == 1
