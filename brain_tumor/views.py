@@ -330,9 +330,9 @@ STYLE += """
 .bt-app .jupyter-button:disabled{background:#e3e8ec;color:#4b5863;border-color:#cfd7dd;opacity:1}
 .bt-app .bt-predict{width:100%;font-weight:600;font-size:16px;min-height:44px;flex:none}
 .bt-app .bt-row{display:grid!important;grid-template-columns:minmax(0,1fr) auto;gap:8px;align-items:end}.bt-app .bt-wrap{display:flex!important;flex-wrap:wrap;gap:8px}
-.bt-app :is(button,canvas,svg,input,select,[contenteditable],[role=tab],.noUi-handle):focus-visible{outline:3px solid var(--focus)!important;outline-offset:2px}
+.bt-app :is(button,canvas,svg,input,select,[contenteditable],[role=tab],.noUi-handle):focus-visible{outline:3px solid var(--focus)!important;outline-offset:2px}.bt-app :is(.widget-text,.widget-dropdown) :is(input,select){outline-offset:-1px!important}
 .bt-app .bt-field{display:flex;flex-direction:column;align-items:stretch;width:100%}
-.bt-app .bt-field .widget-label{width:auto;max-width:none;text-align:left;justify-content:flex-start;white-space:normal;height:auto;line-height:1.4;font-size:13.5px;color:var(--soft);margin:0}
+.bt-app .bt-field .widget-label{width:auto;max-width:none;text-align:left;justify-content:flex-start;white-space:normal;height:auto;line-height:1.4;font-size:13.5px;color:var(--soft);margin:0 0 3px}
 .bt-app :is(.widget-text,.widget-dropdown) :is(input,select){height:36px;border:1px solid var(--edge)!important;border-radius:7px;background-color:#fff;padding:0 8px;color:var(--ink);font-size:14.5px;width:100%;flex:none}
 .bt-app .widget-text,.bt-app .widget-dropdown{height:auto;width:100%}
 .bt-app .bt-field.widget-hslider{height:auto;width:100%}.bt-app .bt-field.widget-hslider{position:relative}.bt-app .bt-field.widget-hslider .widget-readout{position:absolute;top:0;right:0;margin:0;height:20px;line-height:20px;min-width:36px;text-align:right;color:var(--ink);border:0;background:none}
@@ -356,4 +356,5 @@ STYLE += """
 @container (max-width: 980px){.bt-app .bt-columns{grid-template-columns:minmax(0,1fr)}}
 @container (min-width: 640px) and (max-width: 980px){.bt-app .bt-intake{display:grid!important;grid-template-columns:1fr 1fr;gap:20px}}
 @container (max-width: 760px){.bt-app .bt-panes{grid-template-columns:repeat(2,minmax(0,1fr))}.bt-app .bt-head,.bt-app .bt-lower,.bt-app .bt-correct{grid-template-columns:minmax(0,1fr)}}
+@container (max-width: 340px){.bt-app .bt-panes{grid-template-columns:minmax(0,1fr)}}
 """
