@@ -351,7 +351,7 @@ STYLE += """
 .bt-app .bt-correct{display:grid!important;grid-template-columns:minmax(0,1fr) 240px;gap:20px;align-items:start}
 .bt-app .bt-canvas canvas{width:100%;max-width:620px;display:block;border-radius:8px;cursor:none;background:#000}
 .bt-app .bt-tools{gap:10px}.bt-app .widget-toggle-buttons{width:100%;height:auto}.bt-app .widget-toggle-buttons .widget-toggle-button{margin:0 6px 0 0}
-.bt-app .bt-part{gap:12px}.bt-app .bt-go{position:sticky;bottom:0;background:#fff;padding:6px 0;gap:8px;z-index:2;box-shadow:0 14px 0 #fff}.bt-app select{padding-right:26px!important}
+.bt-app .bt-part{gap:12px}.bt-app .bt-go{position:sticky;bottom:0;background:#fff;padding:6px 0;gap:8px;z-index:2;box-shadow:0 14px 0 #fff}.bt-app .bt-intake .bt-field :is(input,select,.noUi-handle){scroll-margin-bottom:130px}.bt-app select{padding-right:26px!important}
 :is(.jp-OutputArea-output,.jp-OutputArea-child,.jp-OutputArea):has(.bt-app){overflow:visible!important}
 @container (max-width: 980px){.bt-app .bt-columns{grid-template-columns:minmax(0,1fr)}}
 @container (min-width: 640px) and (max-width: 980px){.bt-app .bt-intake{display:grid!important;grid-template-columns:1fr 1fr;gap:20px}}
