@@ -93,7 +93,7 @@ BRUSH_RENDER = """
 function render({model, el}) {
   const canvas = el.appendChild(document.createElement("canvas")), context = canvas.getContext("2d");
   el.classList.add("bt-canvas");
-  canvas.tabIndex = 0; canvas.dataset.lmSuppressShortcuts = "true"; canvas.setAttribute("role", "img"); canvas.style.touchAction = "none";
+  canvas.tabIndex = 0; canvas.dataset.lmSuppressShortcuts = "true"; canvas.setAttribute("role", "application"); canvas.style.touchAction = "none";
   const state = {at: [0.5, 0.5], points: null, over: false, image: null};
   const redraw = () => {
     if (!state.image) return;
@@ -109,7 +109,8 @@ function render({model, el}) {
   const paint = () => show(canvas, model, (image) => { state.image = image; fit(canvas, image); redraw(); });
   const say = () => canvas.setAttribute("aria-label", model.get("words"));
   mouse(canvas, state, redraw, finish); keys(canvas, model, state, redraw, finish);
-  canvas.onfocus = canvas.onblur = redraw;
+  canvas.onfocus = redraw; canvas.onblur = () => { finish(); redraw(); };
+  model.on("msg:custom", () => canvas.focus({preventScroll: true}));
   model.on("change:picture", paint); model.on("change:words", say); model.on("change:radius", redraw); model.on("change:erase", redraw);
   say(); paint();
 }
@@ -134,6 +135,10 @@ class Canvas(AnyWidget):
         super().__init__(**traits)
         self.stroke, self.undo = stroke, undo
         self.on_msg(lambda _, message, buffers: self.receive(message))
+
+    def focus(self) -> None:
+        "Send the keyboard here, e.g. when the button that had it is switched off."
+        self.send({"kind": "focus"})
 
     def receive(self, message: dict) -> None:
         "What the browser says: a stroke, another size, the other tool, or undo."

@@ -144,10 +144,10 @@ class PointMap(AnyWidget):
 CHART_STYLE = """
 .bt-app .bt-grid table{border-collapse:separate;border-spacing:4px;width:100%;max-width:560px;table-layout:fixed}.bt-app .bt-grid caption{padding:0 4px 4px}
 .bt-app .bt-grid th{font-size:12.5px;color:var(--soft);padding:2px 0;line-height:1.3}.bt-app .bt-grid tbody th,.bt-app .bt-grid thead th:first-child{padding-right:6px}.bt-app .bt-grid thead th:first-child{white-space:pre-line;text-align:left}.bt-app .bt-grid thead th{text-align:center}.bt-app .bt-grid td{padding:0}
-.bt-app .bt-grid button{width:100%;min-height:56px;border:1px solid #9fb0bd;border-radius:7px;font:inherit;cursor:pointer;display:flex;flex-direction:column;align-items:center;justify-content:center;line-height:1.25}
+.bt-app .bt-grid button{width:100%;min-height:56px;border:1px solid var(--edge);border-radius:7px;font:inherit;cursor:pointer;display:flex;flex-direction:column;align-items:center;justify-content:center;line-height:1.25}
 .bt-app .bt-grid button b{font-size:17px;font-weight:650}.bt-app .bt-grid button span{font-size:12.5px}.bt-app .bt-grid .bt-right{border:2px solid #1b2733}
-.bt-app .bt-grid button[aria-pressed=true]{outline:3px solid var(--accent);outline-offset:1px}.bt-app .bt-grid button:focus-visible{outline:3px solid #e08a00;outline-offset:2px}
-.bt-app .bt-map svg{width:100%;box-sizing:border-box;height:auto;display:block;background:#fff;border:1px solid var(--line);border-radius:8px;cursor:crosshair}.bt-app .bt-map svg:focus-visible{outline:3px solid #e08a00}
+.bt-app .bt-grid button[aria-pressed=true]{outline:3px solid var(--accent);outline-offset:1px}
+.bt-app .bt-map svg{width:100%;box-sizing:border-box;height:auto;display:block;background:#fff;border:1px solid var(--line);border-radius:8px;cursor:crosshair}
 .bt-app .bt-map path{stroke:#fff;stroke-width:.6;opacity:.9}.bt-app .bt-map path.bt-wrong{stroke:#000;stroke-width:1.6;opacity:1}.bt-app .bt-ring{fill:none;stroke:#1b2733;stroke-width:2}
 .bt-app .bt-map p{min-height:3em;font-size:14px;padding:6px 2px 0;overflow-wrap:anywhere}
 """

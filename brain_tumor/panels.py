@@ -128,11 +128,17 @@ class Bench(w.VBox):
         self.sizes = named(w.HTML(), "bt-live", "bt-live-sizes")
         w.link((self.tool, "value"), (self.canvas, "erase"))
         w.link((self.size, "value"), (self.canvas, "radius"), (lambda percent: percent / 100, lambda radius: min(10, max(0.3, 100 * radius))))
-        self.undo.on_click(lambda _: undo())
+        self.undo.on_click(lambda _: self.take_back(undo))
         self.again.on_click(lambda _: start_over())
         tools = w.VBox([self.tool, self.size, named(w.Box([self.undo, self.again]), "bt-wrap"), self.sizes, w.HTML(f'<p class="bt-quiet">{KEYS}</p>')])
         super().__init__([w.HTML("<h3>Correct the outline</h3>"), named(w.Box([self.canvas, named(tools, "bt-tools")]), "bt-correct")])
         named(self, "bt-bench")
+
+    def take_back(self, undo) -> None:
+        "Undo; where nothing is left to undo, the button is off and the keyboard goes to the canvas."
+        undo()
+        if self.undo.disabled:
+            self.canvas.focus()
 
 # %% ../nbs/49a_panels.ipynb #p051
 def page(

@@ -14,6 +14,7 @@ from pathlib import Path
 import traitlets
 from anywidget import AnyWidget
 
+from .scan import BrainTumorError
 from .session import LIMIT
 
 # %% ../nbs/47_widgets.ipynb #w011
@@ -21,12 +22,12 @@ DROP_FACE = """
 function face(model, el) {
   el.classList.add("bt-drop");
   el.innerHTML = `<p class="bt-drop-title"></p><button type="button" class="bt-button"></button>
-    <input type="file" multiple hidden><p class="bt-drop-hint"></p><p class="bt-drop-now" role="status"></p>`;
-  const [title, button, input, hint, now] = el.children;
+    <input type="file" multiple hidden><p class="bt-drop-hint"></p><p class="bt-drop-now" aria-hidden="true"></p><p class="bt-heard" role="status"></p>`;
+  const [title, button, input, hint, now, heard] = el.children;
   title.textContent = model.get("title"); button.textContent = model.get("button"); hint.textContent = model.get("hint");
   input.setAttribute("aria-label", model.get("title"));
   button.onclick = () => input.click();
-  return {input, now};
+  return {input, now, heard};
 }
 """
 
@@ -41,7 +42,7 @@ function send(model, file, tell) {
     const next = (message) => {
       if (message.id !== id) return;
       if (message.end) { model.off("msg:custom", next); return done(); }
-      tell(`${file.name}: ${Math.floor(100 * message.at / Math.max(1, file.size))} %`);
+      tell(file.name, message.at / Math.max(1, file.size));
       file.slice(message.at, message.at + PIECE).arrayBuffer()
         .then((data) => model.send({kind: "piece", id, at: message.at}, undefined, [data]))
         .catch(() => model.send({kind: "broken", id}));
@@ -55,7 +56,12 @@ function send(model, file, tell) {
 # %% ../nbs/47_widgets.ipynb #w013
 DROP_RENDER = """
 function render({model, el}) {
-  const {input, now} = face(model, el), tell = (text) => { now.textContent = text; };
+  const {input, now, heard} = face(model, el);
+  const tell = (name, share) => {
+    now.textContent = name && `${name}: ${Math.floor(100 * share)} %`;
+    const quarter = name && `${name}: ${25 * Math.floor(4 * share)} %`;
+    if (heard.textContent !== quarter) heard.textContent = quarter;
+  };
   let line = Promise.resolve();
   const take = (files) => {
     for (const file of files) line = line.then(() => send(model, file, tell));
@@ -183,13 +189,19 @@ function save(message, buffers) {
 }
 function render({model, el}) {
   el.classList.add("bt-downloads"); el.setAttribute("role", "group"); el.setAttribute("aria-label", "Downloads");
-  let asked = false;
+  let asked = 0;
   for (const [kind, text] of model.get("choices")) {
     const button = el.appendChild(document.createElement("button"));
     button.type = "button"; button.className = "bt-button"; button.textContent = text;
-    button.onclick = () => { asked = true; model.send({kind: "want", what: kind}); };
+    button.onclick = () => { asked += 1; model.send({kind: "want", what: kind}); };
   }
-  model.on("msg:custom", (message, buffers) => { if (asked) { asked = false; save(message, buffers); } });
+  const why = el.appendChild(Object.assign(document.createElement("p"), {className: "bt-why"}));
+  why.setAttribute("role", "status");
+  model.on("msg:custom", (message, buffers) => {
+    if (!asked) return;
+    asked -= 1; why.textContent = message.why || "";
+    if (!message.why) save(message, buffers);
+  });
 }
 export default {render};
 """
@@ -210,10 +222,17 @@ class Downloads(AnyWidget):
         self.on_msg(lambda _, message, buffers: self.hand_out(message.get("what")))
 
     def hand_out(self, kind: str) -> None:
-        "Send one file to the browser."
-        given = self.give(kind) if kind in dict(self.choices) else None
+        "Send one file to the browser, or why there is none."
+        try:
+            given = self.give(kind) if kind in dict(self.choices) else None
+        except Exception as problem:  # whatever it is, the one who clicked is told
+            given, why = None, str(problem) if isinstance(problem, BrainTumorError) else f"The file could not be made ({type(problem).__name__}: {problem})."
+        else:
+            why = "There is nothing to save yet."
         if given:
             self.send({"name": given[0], "media": given[1]}, buffers=[given[2]])
+        else:
+            self.send({"why": why})
 
 # %% ../nbs/47_widgets.ipynb #w041
 LABELS_JS = """
@@ -222,9 +241,25 @@ function name(root) {
     const label = handle.closest(".jupyter-widgets")?.querySelector(".widget-label");
     if (label?.textContent && handle.getAttribute("aria-label") !== label.textContent) handle.setAttribute("aria-label", label.textContent);
   }
+  for (const number of root.querySelectorAll(".widget-readout:not([role])")) number.setAttribute("role", "textbox");
+}
+function pressed(root) {
+  for (const button of root.querySelectorAll(".widget-toggle-button")) {
+    const now = String(button.classList.contains("mod-active"));
+    if (button.getAttribute("aria-pressed") !== now) button.setAttribute("aria-pressed", now);
+  }
+}
+function keys(root) {
+  for (const one of root.querySelectorAll("button, select, [tabindex]")) one.dataset.lmSuppressShortcuts = "true";
 }
 function live(root) {
   for (const place of root.querySelectorAll(".bt-live:not([aria-live])")) place.setAttribute("aria-live", "polite");
+}
+function gone(root) {
+  if (root.querySelector(".bt-gone")) return;
+  const words = "The connection to Python is gone: nothing here answers any more. Reload the page (in a notebook, run the cell again). What was not downloaded is lost.";
+  const place = document.createElement("p"); place.className = "bt-gone"; place.setAttribute("role", "alert");
+  root.prepend(place); place.textContent = words;
 }
 function render({model, el}) {
   el.style.display = "none";
@@ -232,8 +267,10 @@ function render({model, el}) {
   const begin = () => {
     const root = el.closest(".bt-app");
     if (!root) return void setTimeout(begin, 100);
-    const all = () => { name(root); live(root); };
-    all(); seen = new MutationObserver(all); seen.observe(root, {childList: true, subtree: true});
+    model.on("comm_live_update", () => gone(root));
+    const all = () => { name(root); live(root); pressed(root); keys(root); };
+    all(); seen = new MutationObserver(all);
+    seen.observe(root, {childList: true, subtree: true, attributes: true, attributeFilter: ["class"]});
   };
   begin();
   return () => seen?.disconnect();
@@ -242,5 +279,5 @@ export default {render};
 """
 
 class Labels(AnyWidget):
-    "Gives the handles of sliders the names that stand before them, and a voice to places that change."
+    "Gives sliders their names, switches their state and places that change a voice; says when Python is gone; keeps the notebook's shortcuts away."
     _esm = LABELS_JS

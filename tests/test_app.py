@@ -725,7 +725,7 @@ def test_names_for_everything_and_nothing_wider_than_the_page(visit, voila_at, w
     page.locator(".bt-correct-toggle").click()
     page.locator(".bt-canvas canvas[aria-label*=marked]").wait_for()
     page.wait_for_function("document.querySelectorAll('.bt-app [role=slider]:not([aria-label])').length === 0")
-    assert page.locator(".bt-app [aria-live=polite]", has_text="Done").count() == 1
+    page.locator(".bt-app [aria-live=polite]", has_text="Done").wait_for()
     assert page.locator(".bt-app").evaluate(NAMES) == []
     wide = page.locator(".bt-app").evaluate("root => [...root.querySelectorAll('*')].filter(e => e.checkVisibility() && !e.closest('.bt-cards, .noUi-base') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 90))")
     assert wide == []
@@ -749,6 +749,22 @@ def test_a_page_that_is_left_or_loaded_anew_takes_its_kernel_along(visit, voila_
     until(page, lambda: kernels() <= before + 1)
     page.goto("about:blank")
     until(page, lambda: kernels() <= before)
+
+
+WIDE = """root => [document.documentElement, ...root.querySelectorAll("p, h2, h3, th, td, li, .widget-label, .bt-panel")]
+  .filter(e => e.checkVisibility() && e.clientWidth && e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML.slice(0, 90))"""
+
+
+@pytest.mark.parametrize("width", [1280, 320])
+def test_a_long_name_and_every_label_stay_inside_the_page(visit, voila_at, width):
+    page = visit(voila_at("app.ipynb"), width, 800)
+    page.locator(".bt-predict").wait_for()
+    page.locator(".bt-intake input[type=file]").set_input_files({"name": "n" * 300 + ".png", "mimeType": "image/png", "buffer": SAMPLES["glioma-axial.png"].read_bytes()})
+    files(page, 1)
+    predict(page, "Glioma")
+    page.locator(".bt-correct-toggle").click()
+    page.locator(".bt-canvas canvas[aria-label*=marked]").wait_for()
+    assert page.locator(".bt-app").evaluate(WIDE) == []
 
 
 def test_in_jupyterlab(browser, visit, notebooks, tmp_path):
