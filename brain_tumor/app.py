@@ -37,7 +37,7 @@ class Desk(w.VBox):
         self.job, self.reading, self.painter = None, None, None
         self.bad_spacing = 0, "", ""  # number of the file, what was typed, why it is no spacing
         self.samples = {path.name: path for path in samples("all")}
-        self.intake = Intake(list(self.samples), {"place": self.session.place, "arrived": self.arrived, "refused": self.refused})
+        self.intake = Intake(list(self.samples), lambda number: self.choose(int(number)), {"place": self.session.place, "arrived": self.arrived, "refused": self.refused})
         self.outcome = Outcome(self.give, Bench(self.stroke, self.undo, self.start_over))
         self.history = Cards(lambda number: self.show(int(number)), label="History of this session")
         super().__init__(page(self.intake, self.outcome, self.history))
@@ -84,12 +84,12 @@ WAITING = ("Not analysed yet", "Click Predict to see what the engine finds in th
 class Painted(Desk):
     "Shows what follows from the state."
 
-    def refresh(self) -> None:
-        "Paint everything."
+    def refresh(self, result: Analysis | None = None) -> None:
+        "Paint everything; the result in view is not measured again where it comes along."
         with self.painting():
             self.paint_files()
             self.paint_opened(self.opened)
-            self.paint_answer(self.entry)
+            self.paint_answer(self.entry, result)
             self.history.cards = list(self.past.values())[::-1]
             self.history.chosen = str(self.answer or "")
 
@@ -121,13 +121,13 @@ class Painted(Desk):
             intake.spacing.value = refused[1] if refused else spacing_text(opened.typed or scan.spacing)
             intake.spacing_hint.value = views.message(refused[2], "bad") if refused else views.spacing_line(opened)
 
-    def paint_answer(self, entry: Entry | None) -> None:
+    def paint_answer(self, entry: Entry | None, result: Analysis | None) -> None:
         "The right panel."
         outcome, opened = self.outcome, self.opened
         shown(outcome.found, bool(entry))
         shown(outcome.empty, not entry)
         if entry:
-            return self.paint_result(entry, entry.result)
+            return self.paint_result(entry, result or entry.result)
         text = NOTHING if opened is None else ("This file can’t be used", opened.error) if opened.error else WAITING
         outcome.empty.value = EMPTY.format(*map(views.escape, text))
 
@@ -339,8 +339,9 @@ class Correcting(Predicting):
                 entry = self.entry
                 how(entry.outline)
                 self.session.answers.put(self.answer, entry)
-                self.past[self.answer] |= views.answer_card(self.answer, self.result)
-                self.refresh()
+                result = entry.result
+                self.past[self.answer] |= views.answer_card(self.answer, result)
+                self.refresh(result)
 
     def stroke(self, points: list) -> None:
         "A stroke was drawn."
@@ -426,7 +427,6 @@ class App(Comparing):
         if engine != "compact":
             self.intake.engine.value, self.intake.folder.value = "folder", str(engine)
         intake, outcome = self.intake, self.outcome
-        intake.files.on_msg(lambda _, message, buffers: self.choose(int(message["id"])))
         intake.open_sample.on_click(lambda _: self.load(self.samples[intake.sample.value]))
         intake.predict.on_click(lambda _: self.predict())
         self.hears(intake.slice, lambda value: self.turn(slice=value))

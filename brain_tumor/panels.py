@@ -6,6 +6,8 @@
 __all__ = ['FILES', 'KEYS', 'named', 'field', 'shown', 'choices', 'Intake', 'pane', 'Outcome', 'Bench', 'page']
 
 # %% ../nbs/49a_panels.ipynb #p003
+from collections.abc import Callable
+
 import ipywidgets as w
 
 from .canvas import Canvas
@@ -56,11 +58,11 @@ def choices(
 class Intake(w.VBox):
     "The left panel: everything up to the click on Predict."
 
-    def __init__(self, samples: list, zone: dict):
+    def __init__(self, samples: list, clicked: Callable[[str], None], zone: dict):
         self.zone = DropZone(title="Drop scans here", hint="PNG, JPEG, TIFF, DICOM, NIfTI or NRRD; several at once; up to 200 MB each", **zone)
         self.sample = field(w.Dropdown, "Or a sample (a drawn head)", "bt-sample", options=[(name, name) for name in samples])
         self.open_sample = named(w.Button(description="Open", tooltip="Open the chosen sample"), "bt-open-sample")
-        self.files = named(Cards(label="Opened files"), "bt-files")
+        self.files = named(Cards(clicked, label="Opened files"), "bt-files")
         self.preview = named(w.HTML(), "bt-preview")
         self.slice = field(w.IntSlider, "Slice", "bt-slice", min=0, max=1, continuous_update=True)
         self.plane = field(w.Dropdown, "Plane", "bt-plane", options=[(name.capitalize(), axis) for axis, name in enumerate(AXES)])

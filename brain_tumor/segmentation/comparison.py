@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'AREAS', 'LOOKS', 'MANY_ANSWERS', 'PLAN', 'read_outlines', 'write_example_outlines', 'judge_engine',
-           'third_of', 'slices_of', 'mean_of', 'ways', 'by_seed', 'same_recipe', 'whose', 'outline_table', 'readers',
-           'dice_by', 'box_figure', 'difference', 'outline_difference', 'order_of', 'area_agreement', 'area_figure',
-           'thesis_table', 'recorded_outliner', 'climbed', 'mixtures']
+           'third_of', 'slices_of', 'mean_of', 'ways', 'alike_but', 'by_seed', 'same_recipe', 'whose',
+           'outline_figures', 'outline_table', 'readers', 'dice_by', 'box_figure', 'difference', 'outline_difference',
+           'order_of', 'area_agreement', 'area_figure', 'thesis_table', 'recorded_outliner', 'climbed', 'mixtures']
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c004
 import itertools
@@ -143,17 +143,22 @@ def ways(
     "How a run was made."
     return {"preparation": "honest", "fold": 0} | run.settings.get("recipe", {})
 
-def _all_but_seed(run: Run) -> tuple:
-    return run.settings["network"], *sorted((name, str(value)) for name, value in ways(run).items() if name != "seed"), "" if "recipe" in run.settings else run.name
+def alike_but(
+    switch: str,  # a switch of the recipe
+    runs: Sequence[Run],  # segmentation runs
+) -> list[list[Run]]:  # runs that differ in this switch alone, the lowest value first
+    "Put runs together that differ in one switch."
+    kinds: dict[tuple, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: ways(run).get(switch, 0)):
+        rest = sorted((name, str(value)) for name, value in ways(run).items() if name != switch)
+        kinds.setdefault((run.settings["network"], *rest, "" if "recipe" in run.settings else run.name), []).append(run)
+    return list(kinds.values())
 
 def by_seed(
     runs: Sequence[Run],  # segmentation runs
 ) -> list[list[Run]]:  # runs that differ in their seed alone, the lowest seed first
     "Put runs together that repeat one another."
-    alike: dict[tuple, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: ways(run).get("seed", 0)):
-        alike.setdefault(_all_but_seed(run), []).append(run)
-    return list(alike.values())
+    return alike_but("seed", runs)
 
 def same_recipe(
     runs: Sequence[Run],  # segmentation runs
@@ -174,21 +179,24 @@ def whose(
 def _length(run: Run) -> str:
     return run.settings.get("cut") or str(run.epochs or "")
 
+def outline_figures(
+    table: "pd.DataFrame",  # slices, as from `slices_of`
+    *more: str,  # other columns to average
+) -> dict:  # dice, glioma, small and the others, each with _low and _high; missed, slices, groups
+    "What is said of a table of slices."
+    parts = {"dice": table, "glioma": table[table["class"] == "glioma"], "small": table[table["third"] == "small"]}
+    values = {name: mean_of(part) for name, part in parts.items()} | {name: mean_of(table, name) for name in more}
+    return {f"{name}{end}": value for name, three in values.items() for end, value in zip(("", "_low", "_high"), three)} | {
+        "missed": int((table["dice"] == 0).sum()), "slices": len(table), "groups": table["group"].nunique()}
+
 def outline_table(
     runs: Sequence[Run],  # segmentation runs with a folder
     role: str = "test",  # or "validation"
 ) -> "pd.DataFrame":  # run, network, parameters, epochs, dice, glioma, small, hd95 (mm), nsd, each with _low and _high; missed, slices, groups, mark
     "Set runs side by side, a row each."
     import pandas as pd
-    rows = []
-    for run in runs:
-        table = slices_of(run, role)
-        parts = {"dice": table, "glioma": table[table["class"] == "glioma"], "small": table[table["third"] == "small"]}
-        values = {name: mean_of(part) for name, part in parts.items()} | {name: mean_of(table, name) for name in ("hd95", "nsd")}
-        rows.append({"run": run.name, "network": run.title, "parameters": run.settings.get("parameters"), "epochs": _length(run)}
-                    | {f"{name}{end}": value for name, three in values.items() for end, value in zip(("", "_low", "_high"), three)}
-                    | {"missed": int((table["dice"] == 0).sum()), "slices": len(table), "groups": table["group"].nunique(), "mark": run.settings["mark"]})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{"run": run.name, "network": run.title, "parameters": run.settings.get("parameters"), "epochs": _length(run)}
+                         | outline_figures(slices_of(run, role), "hd95", "nsd") | {"mark": run.settings["mark"]} for run in runs])
 
 # %% ../../nbs/35_segmentation_comparison.ipynb #c031
 def readers(

@@ -14,7 +14,7 @@ import numpy as np
 from ..metrics import interval
 from ..runs import Run, new_figure
 from ..scan import BrainTumorError
-from .comparison import by_seed, difference, mean_of, slices_of, third_of, ways
+from .comparison import alike_but, by_seed, difference, mean_of, outline_figures, slices_of, third_of, ways
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,10 +71,7 @@ def by_fold(
     runs: Sequence[Run],  # segmentation runs
 ) -> list[list[Run]]:  # the folds of each recipe, in their order
     "Put the folds of one recipe together."
-    kinds: dict[tuple, list[Run]] = {}
-    for run in sorted((run for run in runs if ways(run)["fold"]), key=lambda run: ways(run)["fold"]):
-        kinds.setdefault((run.settings["network"], *sorted((name, str(value)) for name, value in ways(run).items() if name != "fold")), []).append(run)
-    return list(kinds.values())
+    return alike_but("fold", [run for run in runs if ways(run)["fold"]])
 
 # %% ../../nbs/35c_repeats.ipynb #c013
 def fold_table(
@@ -86,10 +83,7 @@ def fold_table(
     for folds in by_fold(runs):
         whole = pooled(folds)
         parts = [(str(fold), part) for fold, part in whole.groupby("fold")] + ([("together", whole)] if len(folds) > 1 else [])
-        for name, table in parts:
-            values = {"dice": mean_of(table), "glioma": mean_of(table[table["class"] == "glioma"]), "small": mean_of(table[table["third"] == "small"])}
-            rows.append({"network": folds[0].title, "folds": name} | {f"{what}{end}": value for what, three in values.items() for end, value in zip(("", "_low", "_high"), three)}
-                        | {"missed": int((table["dice"] == 0).sum()), "slices": len(table), "groups": table["group"].nunique()})
+        rows += [{"network": folds[0].title, "folds": name} | outline_figures(table) for name, table in parts]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/35c_repeats.ipynb #c016
