@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['UNKNOWN_SPACING', 'THESIS_NOTE', 'NO_MASK', 'thesis_mask', 'sizes', 'cautions', 'find_engine', 'about', 'checked',
-           'conclude', 'read_scan', 'label', 'refusal', 'assembly_line', 'ask', 'stations', 'shown', 'Batch',
-           'go_through', 'write_csv', 'batch_card', 'analyze']
+           'Judges', 'judges_of', 'surface_range', 'conclude', 'doubted', 'not_ruled_out', 'read_scan', 'label',
+           'refusal', 'assembly_line', 'ask', 'stations', 'shown', 'Batch', 'go_through', 'write_csv', 'batch_card',
+           'analyze']
 
 # %% ../nbs/42_analysis.ipynb #c010
 import os
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from itertools import islice
@@ -106,24 +107,90 @@ def checked(
         raise BrainTumorError(f"{scan.source}: the engine's answer is not a probability (NaN, negative, or a sum other than 1)")
     return odds, mask, float(getattr(prediction, "threshold", 0.5))
 
+# %% ../nbs/42_analysis.ipynb #c036b
+@dataclass(frozen=True)
+class Judges:
+    "Who looks at an engine's answer before it is passed on."
+    gate: Callable | None = None  # (scan, prediction) -> gate.Verdict; None: every picture gets its answer
+    certainty: "Certainty | None" = None  # what is known about the network that gave class and outline
+
+def judges_of(
+    engine,  # an engine, as found
+    gate: bool = True,  # whether to ask if it is a picture that the network can judge
+) -> Judges:
+    "The judges of an engine; none, where it isn't one of the package's."
+    found = Judges()
+    if gate and (folder := getattr(engine, "features_from", None)):
+        from brain_tumor.gate import load_gate
+
+        found = replace(found, gate=load_gate(folder))
+    if folder := getattr(engine, "answers_from", None):
+        from brain_tumor.certainty import load_certainty
+
+        found = replace(found, certainty=load_certainty(folder))
+    return found
+
+# %% ../nbs/42_analysis.ipynb #c036e
+def surface_range(
+    likely: np.ndarray,  # float, H x W: how likely each pixel is tumour
+    mask: np.ndarray,  # bool, H x W: what was measured
+    band: tuple[float, float] | None,  # two thresholds, the lower first
+    features: Features | None,  # sizes of the mask
+) -> tuple[float, float] | None:  # in the features' unit squared; None where there is no band or no mask
+    "Between which bounds the surface lies."
+    if band is None or features is None:
+        return None
+    unit = features.surface / np.count_nonzero(mask)
+    return tuple(float(unit * np.count_nonzero(likely > level)) for level in reversed(band))
+
 # %% ../nbs/42_analysis.ipynb #c038
 def conclude(
     scan: Scan,  # what was asked
     prediction,  # what the engine answered
     engine: dict,  # who answered, from `about`
     spacing: str | None = None,  # "thesis", or None for the scan's own
+    judges: Judges = Judges(),  # who looks at the answer
 ) -> Analysis:
-    "From an engine's answer to a result: class first, then mask, then sizes."
+    "From an engine's answer to a result: the gate, then the class, then the mask, then sizes, then doubts."
     odds, likely, threshold = checked(prediction, scan)
+    verdict = judges.gate and judges.gate(scan, prediction)
+    if verdict and verdict.status == "refused":
+        return Analysis(scan.source, status="refused", error=f"{scan.source}: {verdict.reason}", scan=scan, engine=engine)
     result = Analysis(
         scan.source, scan=scan, probabilities=dict(zip(CLASSES, map(float, odds))), mask=np.zeros(likely.shape, bool),
         mask_probability=likely, threshold=threshold, spacing=scan.spacing, spacing_source=scan.spacing_source, engine=engine,
     )  # fmt: skip
-    if result.predicted_class == "no_tumor":
-        return result
-    mask = likely > threshold
-    features, used, origin, notes = sizes(mask, scan, spacing)
-    return replace(result, mask=mask, features=features, spacing=used, spacing_source=origin, notes=notes)
+    if result.predicted_class != "no_tumor":
+        mask = likely > threshold
+        features, used, origin, notes = sizes(mask, scan, spacing)
+        result = replace(result, mask=mask, features=features, spacing=used, spacing_source=origin, notes=notes)
+    return doubted(result, odds, verdict, judges.certainty)
+
+# %% ../nbs/42_analysis.ipynb #c038b
+def doubted(
+    result: Analysis,  # class, mask and sizes
+    odds: np.ndarray,  # (4,) as the engine gave them
+    verdict=None,  # the gate's, where there is one
+    certainty: "Certainty | None" = None,  # what is known about the network
+) -> Analysis:
+    "The result with what is uncertain about it."
+    said = [verdict.reason] if verdict and verdict.status == "uncertain" else []
+    if NO_MASK in result.notes:
+        said.append(NO_MASK)
+    if certainty:
+        result = replace(result, class_set=certainty.class_set(odds))
+        if len(result.class_set) > 1:
+            said.append(not_ruled_out(result.class_set))
+        if result.features:
+            result = replace(result, band=certainty.band, surface_range=surface_range(result.mask_probability, result.mask, certainty.band, result.features))
+    return replace(result, status="uncertain" if said else "ok", doubts=tuple(said))
+
+def not_ruled_out(
+    class_set: tuple[str, ...],  # classes, the likeliest first
+) -> str:  # a sentence
+    "Which other classes it may be."
+    others = " and ".join(name.replace("_", " ") for name in class_set[1:])
+    return f"The class is not certain: {others} can't be ruled out."
 
 # %% ../nbs/42_analysis.ipynb #c073
 def read_scan(
@@ -213,6 +280,7 @@ def stations(
     reading: dict,  # slice, axis, spacing
     root: Path | None = None,  # the folder that was given, to shorten paths in tables
     names: Names | None = None,  # where to save each result; None: nowhere
+    judges: Judges = Judges(),  # who looks at the answers
 ):  # the three functions of an assembly line
     "Read, ask, conclude and save: what happens to each scan of a batch."
     facts, spacing = about(engine), reading.get("spacing")
@@ -230,19 +298,19 @@ def stations(
 
     def last(thing, answer):
         (source, scan), (prediction, name) = thing, answer
-        result = scan if isinstance(scan, Analysis) else _settle(source, scan, prediction, facts, spacing)
+        result = scan if isinstance(scan, Analysis) else _settle(source, scan, prediction, facts, spacing, judges)
         result = replace(result, path=shown(source, root), asked=partial(explain, engine=engine))
         return save_analysis(result, names.folder, name) if names else result
 
     return first, middle, last
 
 # %% ../nbs/42_analysis.ipynb #c084
-def _settle(source, scan: Scan, prediction, engine: dict, spacing) -> Analysis:
+def _settle(source, scan: Scan, prediction, engine: dict, spacing, judges: Judges) -> Analysis:
     "A result from a prediction, a refusal from an error."
     try:
         if isinstance(prediction, BrainTumorError):
             raise prediction
-        return conclude(scan, prediction, engine, spacing)
+        return conclude(scan, prediction, engine, spacing, judges)
     except BrainTumorError as problem:
         return refusal(source, problem, scan)
 
@@ -260,8 +328,8 @@ def shown(
 class Batch:
     "Many scans, analysed lazily and in order: loop over it, or ask for `to_frame()`, `to_csv(path)`, `save(folder)`."
 
-    def __init__(self, source, engine, reading: dict, progress: bool = True, batch_size: int = 8):
-        self.source, self.engine, self.reading = source, engine, reading
+    def __init__(self, source, engine, reading: dict, progress: bool = True, batch_size: int = 8, judges: Judges = Judges()):
+        self.source, self.engine, self.reading, self.judges = source, engine, reading, judges
         self.progress, self.batch_size = progress, batch_size
         self.rows, self.complete, self._open = [], False, None
         self._sources, self.count = expand(source)  # count: None where it cannot be known beforehand
@@ -332,7 +400,7 @@ def go_through(
 def _start(batch: Batch, names: Names | None):
     "Set an assembly line going over a batch's scans."
     whole = isinstance(batch.source, (str, os.PathLike)) and Path(batch.source).is_dir()
-    line = stations(batch.engine, batch.reading, Path(batch.source) if whole else None, names)
+    line = stations(batch.engine, batch.reading, Path(batch.source) if whole else None, names, batch.judges)
     batch.rows, batch.complete = [], False
     return assembly_line(batch._sources if batch._once else expand(batch.source)[0], *line, batch.batch_size)
 
@@ -364,10 +432,11 @@ def batch_card(
     most: int = 20,  # rows shown
 ) -> str:  # a piece of HTML
     "What a batch has found so far, as a small table; it starts no work."
-    head = [COLUMNS.index(name) for name in ("source", "predicted_class", "confidence", "surface", "unit")]
+    head = [COLUMNS.index(name) for name in ("source", "status", "predicted_class", "confidence", "surface", "unit")]
     cells = []
     for line in batch.rows[:most]:
-        source, found, sure, surface, unit = (line[index] for index in head)
+        source, status, found, sure, surface, unit = (line[index] for index in head)
+        found = f"{found}, uncertain" if status == "uncertain" else found
         size = "" if surface is None else f"{short(surface)} {unit}²"
         values = (source, found or "refused", "" if sure is None else f"{sure:.0%}", size)
         cells.append("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in values) + "</tr>")
@@ -385,10 +454,11 @@ def analyze(
     axis: int | str | None = None,  # along which axis: 0 or "sagittal", 1 or "coronal", 2 or "axial"
     spacing: float | tuple[float, float] | str | None = None,  # mm of a pixel, (row, column), or "thesis"; None: the file's own
     engine="compact",  # a name, a folder with a trained model, or any object callable on a Scan
+    gate: bool = True,  # refuse what doesn't look like a slice of a brain, where the engine can tell; False: answer whatever it is
     progress: bool = True,  # show a bar for a batch
     batch_size: int = 8,  # how many scans of a batch the network takes at once
 ) -> "Analysis | Batch":  # one result for one scan, a lazy Batch for many
-    "Class, outline and sizes of the tumour in one slice, or in many. BrainTumorError for one bad scan; in a batch it is one refused result."
+    "Class, outline and sizes of the tumour in one slice, or in many. BrainTumorError for one file that can't be read, in a batch one refused result; refused is also what the gate lets no answer through for."
     reading = {"slice": slice, "axis": axis, "spacing": spacing}
     if batch_size < 1:
         raise BrainTumorError(f"batch_size {batch_size}: must be 1 or more. Try 8.")
@@ -396,6 +466,6 @@ def analyze(
         spacing_pair(spacing)  # a wrong one is said once, not once for each scan
     engine = find_engine(engine)
     if is_batch(source):
-        return Batch(source, engine, reading, progress, batch_size)
+        return Batch(source, engine, reading, progress, batch_size, judges_of(engine, gate))
     scan = read_scan(source, **reading)
-    return replace(conclude(scan, engine(scan), about(engine), spacing), asked=partial(explain, engine=engine))
+    return replace(conclude(scan, engine(scan), about(engine), spacing, judges_of(engine, gate)), asked=partial(explain, engine=engine))
