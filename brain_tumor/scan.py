@@ -9,7 +9,7 @@ __all__ = ['CLASSES', 'INTENDED_USE', 'AXES', 'MIN_SIDE', 'MAX_PIXELS', 'MAX_BYT
 # %% ../nbs/00_scan.ipynb #e4c5ff97
 import hashlib, html, io, math, operator, os, re, secrets, struct, sys, zlib
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -578,6 +578,25 @@ def _from_object(source: Any, wanted: Any, axis: Any) -> tuple[_Decoded, str]:
     if wanted is not None and (values.ndim < 3 or values.shape[-1] in (1, 3, 4)): _pick("array", wanted, 1)
     return _Decoded(values, "array"), "array"
 
+# %% ../nbs/00_scan.ipynb #728d49d4
+@contextmanager
+def _clearly(name: str) -> Iterator[None]:
+    "Whatever a decoder throws leaves as a `BrainTumorError`."
+    try: yield
+    except BrainTumorError: raise
+    except MemoryError as error:
+        raise _refuse(name, "to decode it takes more memory than there is", "Save a smaller picture, or one slice.") from error
+    except Exception as error:
+        words = " ".join(re.sub(r"<[^>]*>", "", str(error)).split())[:120]
+        raise _refuse(name, f"it is damaged or ends too early ({type(error).__name__}: {words})",
+                      "Save or download it again.") from error
+
+
+def _opened(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> tuple[_Decoded, np.ndarray]:
+    with _clearly(name):
+        decoded = _decode(data, name, wanted, axis, folder)
+        return decoded, _gray(decoded.values, name)
+
 # %% ../nbs/00_scan.ipynb #728d49d5
 def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dataset; a Scan is returned as it is
          slice: int | tuple[int, int] | None = None,  # which slice of a file with many, from 0; (slice, volume) in 4-D
@@ -585,22 +604,21 @@ def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dat
          spacing: float | tuple[float, float] | None = None,  # mm, or (row, column) mm; overrides the file's own
          ) -> Scan:  # grey values 0 to 1, spacing, and where they came from
     "Read one slice; raises `BrainTumorError` for whatever cannot be one."
+    return _read(source, slice, axis, spacing, _opened)
+
+
+def _read(source: Any, wanted: Any, axis: Any, spacing: Any, opened: Callable) -> Scan:
     given = None if spacing is None else spacing_pair(spacing)
     if isinstance(source, Scan):
         return source if given is None else replace(source, spacing=given, spacing_source="given")
-    in_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or (
-        hasattr(source, "read") and not hasattr(source, "__array__"))
-    data, name, folder = _load(source) if in_file else (None, type(source).__name__, None)
-    try:
-        if in_file: decoded = _decode(data, name, slice, axis, folder)
-        else: decoded, name = _from_object(source, slice, axis)
-        pixels = _gray(decoded.values, name)
-    except BrainTumorError: raise
-    except Exception as error:
-        words = " ".join(re.sub(r"<[^>]*>", "", str(error)).split())[:120]
-        raise _refuse(name, f"it is damaged or ends too early ({type(error).__name__}: {words})",
-                      "Save or download it again.") from error
-    return _scan(decoded, pixels, name if folder is None else Path(name).name, given, data)
+    if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or (
+            hasattr(source, "read") and not hasattr(source, "__array__")):
+        data, name, folder = _load(source)
+        decoded, pixels = opened(data, name, wanted, axis, folder)
+        return _scan(decoded, pixels, name if folder is None else Path(name).name, given, data)
+    with _clearly(type(source).__name__):
+        decoded, name = _from_object(source, wanted, axis)
+        return _scan(decoded, _gray(decoded.values, name), name, given, None)
 
 # %% ../nbs/00_scan.ipynb #fd5acc53
 def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None, data: bytes | None) -> Scan:
