@@ -586,9 +586,10 @@ def _clearly(name: str) -> Iterator[None]:
     except BrainTumorError: raise
     except MemoryError as error:
         raise _refuse(name, "to decode it takes more memory than there is", "Save a smaller picture, or one slice.") from error
+    except ImportError as error:
+        raise _refuse(name, f"a library is missing that reads it ({error})", "Install brain_tumor with all it requires.") from error
     except Exception as error:
-        words = " ".join(re.sub(r"<[^>]*>", "", str(error)).split())[:120]
-        raise _refuse(name, f"it is damaged or ends too early ({type(error).__name__}: {words})",
+        raise _refuse(name, f"it is damaged or ends too early ({type(error).__name__})",
                       "Save or download it again.") from error
 
 
