@@ -150,6 +150,7 @@ def _kind(data: bytes) -> str | None:
 
 # %% ../nbs/00_scan.ipynb #a9155ff4
 def _pick(name: str, wanted: Any, count: int, noun: str = "slices", hint: str = "") -> int:
+    if count < 1: raise _refuse(name, f"it says that it holds {count} {noun}", "Choose another file, or save it again.")
     if wanted is None and count == 1: return 0
     ask = f"Ask for one by slice=0 to slice={count - 1}, for example slice={count // 2}.{hint}"
     if wanted is None:
@@ -182,6 +183,7 @@ def _check_png(data: bytes, name: str) -> set[bytes]:
     while at + 12 <= len(data):
         length, kind = struct.unpack(">I4s", data[at:at + 8])
         end = at + 12 + length
+        if (kind == b"IHDR") != (at == 8): raise _refuse(name, "the PNG is damaged (its header is not first)", "Save or download it again.")
         if kind == b"IHDR": _check_size(name, *struct.unpack(">II", data[at + 8:at + 16]))
         if end > len(data): break
         if zlib.crc32(memoryview(data)[at + 4:end - 4]) != int.from_bytes(data[end - 4:end], "big"):
@@ -409,29 +411,32 @@ def _cut(volume: Any, to_file: np.ndarray, across: int, extra: tuple) -> np.ndar
     return np.ascontiguousarray(values[::rows, ::columns])
 
 # %% ../nbs/00_scan.ipynb #5b154496
-def _nifti_header(head: bytes, name: str) -> tuple[Any, Any]:
-    import nibabel
+def _nifti_header(head: bytes, name: str) -> Any:
+    import logging, nibabel
     kind = _kind(head)
     if kind == "NIfTI pair":
         raise _refuse(name, "it is half of a NIfTI pair (.hdr and .img)", "Save it as one .nii or .nii.gz file.")
     if kind != "NIfTI":
         raise _refuse(name, "this gzip file holds no NIfTI volume", "Unpack it first.")
-    image = nibabel.Nifti2Image if head[4:6] == b"n+" else nibabel.Nifti1Image
-    return image, image.header_class(head[:image.header_class.sizeof_hdr])
+    layout = nibabel.Nifti2Header if head[4:6] == b"n+" else nibabel.Nifti1Header
+    header = layout(head[:layout.sizeof_hdr], check=False)
+    header.check_fix(logger=logging.Logger("unheard", logging.CRITICAL + 1))     # what it mends it would say aloud
+    return header
 
 
 def _nifti(data: bytes, name: str, wanted: Any, axis: Any, kind: str) -> _Decoded:
     import gzip
+    from nibabel.arrayproxy import ArrayProxy
     stream = gzip.GzipFile(fileobj=io.BytesIO(data)) if kind == "gzip" else io.BytesIO(data)
     head = stream.read(544)
-    image, header = _nifti_header(head, name)
+    header = _nifti_header(head, name)
     voxels = math.prod(map(int, header.get_data_shape()))
     length = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
     _check_length(name, length)
     data = head + stream.read(max(0, length - len(head)))
     if len(data) < length: raise _refuse(name, "the file ends too early", "Save or download it again.")
-    volume = image.from_bytes(data)
-    decoded = _from_volume(volume.dataobj, volume.affine, name, wanted, axis, "NIfTI")
+    volume = ArrayProxy(io.BytesIO(data), header)
+    decoded = _from_volume(volume, header.get_best_affine(), name, wanted, axis, "NIfTI")
     unit = {"meter": 1000, "micron": 0.001}.get(header.get_xyzt_units()[0], 1)
     return replace(decoded, spacing=tuple(s * unit for s in decoded.spacing))
 
@@ -582,13 +587,17 @@ def _from_object(source: Any, wanted: Any, axis: Any) -> tuple[_Decoded, str]:
 @contextmanager
 def _clearly(name: str) -> Iterator[None]:
     "Whatever a decoder throws leaves as a `BrainTumorError`."
-    try: yield
+    try:
+        with np.errstate(all="ignore"): yield
     except BrainTumorError: raise
     except MemoryError as error:
         raise _refuse(name, "to decode it takes more memory than there is", "Save a smaller picture, or one slice.") from error
     except ImportError as error:
         raise _refuse(name, f"a library is missing that reads it ({error})", "Install brain_tumor with all it requires.") from error
     except Exception as error:
+        if _is_a(error, "PIL.Image", "DecompressionBombError"):                # Pillow was the first to look at the size
+            raise _refuse(name, "it announces far too many pixels, and it was not decoded",
+                          f"At most {MAX_PIXELS // 10**6} million are read: crop or shrink the picture first.") from error
         raise _refuse(name, f"it is damaged or ends too early ({type(error).__name__})",
                       "Save or download it again.") from error
 
