@@ -22,10 +22,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .decoder import read
 from .explanation import explain
 from .morphology import THESIS_SPACING, Features, measure
 from .result import COLUMNS, Analysis, Names, row, save_analysis, short
-from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, expand, is_batch, read, spacing_pair, write_beside
+from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, expand, is_batch, spacing_pair, write_beside
 
 # %% ../nbs/42_analysis.ipynb #c026
 UNKNOWN_SPACING = "No pixel spacing is known, so sizes are in pixels. Give spacing=, in mm, for centimetres."
@@ -201,7 +202,7 @@ def not_ruled_out(
 
 # %% ../nbs/42_analysis.ipynb #c073
 def read_scan(
-    source,  # whatever `scan.read` takes
+    source,  # whatever `decoder.read` takes
     slice: int | tuple[int, int] | None = None,  # which slice, where a file holds many
     axis: int | str | None = None,  # 0 or "sagittal", 1 or "coronal", 2 or "axial"
     spacing=None,  # mm: a number, a (row, column) pair, "thesis" or None

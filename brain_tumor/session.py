@@ -22,8 +22,9 @@ import cv2
 import numpy as np
 
 from .analysis import refusal, sizes, surface_range
+from .decoder import read
 from .result import Analysis, report, save_analysis, stem
-from .scan import MAX_BYTES, BrainTumorError, Scan, read, spacing_pair
+from .scan import MAX_BYTES, BrainTumorError, Scan, spacing_pair
 
 # %% ../nbs/46_session.ipynb #s011
 LIMIT = 200_000_000  # bytes of a file, as in the thesis' application
