@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['UNKNOWN_SPACING', 'THESIS_NOTE', 'NO_MASK', 'SAVED_AS', 'thesis_mask', 'sizes', 'cautions', 'find_engine',
            'engine_word', 'about', 'checked', 'Judges', 'judges_of', 'surface_range', 'conclude', 'doubted',
-           'not_ruled_out', 'read_scan', 'label', 'refusal', 'assembly_line', 'ask', 'stations', 'shown', 'Answer',
-           'portable', 'whereabouts', 'Work', 'engine_there', 'delivered', 'found_here', 'found_there', 'with_known',
-           'Batch', 'go_through', 'go_on', 'write_csv', 'batch_card', 'analyze']
+           'read_scan', 'label', 'refusal', 'assembly_line', 'ask', 'stations', 'shown', 'Answer', 'portable',
+           'whereabouts', 'Work', 'engine_there', 'delivered', 'found_here', 'found_there', 'with_known', 'Batch',
+           'go_through', 'go_on', 'write_csv', 'batch_card', 'analyze']
 
 # %% ../nbs/42_analysis.ipynb #c010
 import os
@@ -23,7 +23,9 @@ import cv2
 import numpy as np
 
 from .decoder import read
+from .certainty import Certainty, certainty_of, doubts
 from .explanation import explain
+from .gate import load_gate
 from .morphology import THESIS_SPACING, Features, measure
 from .result import COLUMNS, Analysis, Names, row, save_analysis, short
 from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, expand, is_batch, spacing_pair, write_beside
@@ -120,23 +122,15 @@ def checked(
 class Judges:
     "Who looks at an engine's answer before it is passed on."
     gate: Callable | None = None  # (scan, prediction) -> gate.Verdict; None: every picture gets its answer
-    certainty: "Certainty | None" = None  # what is known about the network that gave class and outline
+    certainty: Certainty | None = None  # what is known about the network that gave class and outline
 
 def judges_of(
     engine,  # an engine, as found
     gate: bool = True,  # whether to ask if it is a picture that the network can judge
 ) -> Judges:
     "The judges of an engine; none, where it isn't one of the package's."
-    found = Judges()
-    if gate and (folder := getattr(engine, "features_from", None)):
-        from brain_tumor.gate import load_gate
-
-        found = replace(found, gate=load_gate(folder))
-    if folder := getattr(engine, "answers_from", None):
-        from brain_tumor.certainty import load_certainty
-
-        found = replace(found, certainty=load_certainty(folder))
-    return found
+    shipped = load_gate() if gate else None
+    return Judges(shipped if shipped and shipped.fits(engine) else None, certainty_of(engine))
 
 # %% ../nbs/42_analysis.ipynb #c036e
 def surface_range(
@@ -179,26 +173,17 @@ def doubted(
     result: Analysis,  # class, mask and sizes
     odds: np.ndarray,  # (4,) as the engine gave them
     verdict=None,  # the gate's, where there is one
-    certainty: "Certainty | None" = None,  # what is known about the network
+    certainty: Certainty | None = None,  # what is known about the network
 ) -> Analysis:
     "The result with what is uncertain about it."
     said = [verdict.reason] if verdict and verdict.status == "uncertain" else []
     if NO_MASK in result.notes:
         said.append(NO_MASK)
     if certainty:
-        result = replace(result, class_set=certainty.class_set(odds))
-        if len(result.class_set) > 1:
-            said.append(not_ruled_out(result.class_set))
-        if result.features:
-            result = replace(result, band=certainty.band, surface_range=surface_range(result.mask_probability, result.mask, certainty.band, result.features))
+        said += doubts(certainty, odds, result.mask_probability, result.mask)
+        band = certainty.band if result.features else None
+        result = replace(result, class_set=certainty.class_set(odds), band=band, surface_range=surface_range(result.mask_probability, result.mask, band, result.features))
     return replace(result, status="uncertain" if said else "ok", doubts=tuple(said))
-
-def not_ruled_out(
-    class_set: tuple[str, ...],  # classes, the likeliest first
-) -> str:  # a sentence
-    "Which other classes it may be."
-    others = " and ".join(name.replace("_", " ") for name in class_set[1:])
-    return f"The class is not certain: {others} can't be ruled out."
 
 # %% ../nbs/42_analysis.ipynb #c073
 def read_scan(
