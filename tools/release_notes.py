@@ -1,0 +1,55 @@
+"""Print the notes of a release, read from CHANGELOG.md: python tools/release_notes.py [VERSION]
+
+Without a version, the one of settings.ini. A leading v, as in a tag, is taken off. Lines that were broken at a
+width are joined again, since the page of a release would show each break.
+"""
+import re
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADING = re.compile(r"^## +(?:\[)?v?([^\s\]]+).*$", re.MULTILINE)
+
+
+def current(root=ROOT):
+    """The version that settings.ini states."""
+    config = ConfigParser()
+    config.read(root / "settings.ini", encoding="utf-8")
+    return config["DEFAULT"]["version"]
+
+
+def versions(text):
+    """{version: its part of the changes} in the order of the file."""
+    parts = HEADING.split(text)
+    return dict(zip(parts[1::2], (part.strip() for part in parts[2::2])))
+
+
+def joined(text):
+    """Paragraphs and points in one line each."""
+    return re.sub(r"\n[ \t]+(?![-*\d])(?=\S)", " ", text)
+
+
+def notes(text, version):
+    """The notes of one version; ValueError where the changes have none, or only a heading."""
+    known = versions(text)
+    wanted = version.removeprefix("v")
+    if not known.get(wanted):
+        what = "is empty" if wanted in known else f"is missing; there are {', '.join(known) or 'none'}"
+        raise ValueError(f"CHANGELOG.md: the part ## {wanted} {what}")
+    return joined(known[wanted])
+
+
+def main(words):
+    if len(words) > 1:
+        sys.exit(__doc__)
+    try:
+        text = notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), words[0] if words else current())
+    except ValueError as error:
+        sys.exit(str(error))
+    sys.stdout.reconfigure(encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
