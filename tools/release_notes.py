@@ -1,7 +1,7 @@
-"""Print the notes of a release, read from CHANGELOG.md: python tools/release_notes.py [VERSION]
+"""Print the notes of a release, read from CHANGELOG.md: python tools/release_notes.py [VERSION | --tag vVERSION]
 
-Without a version, the one of settings.ini. A leading v, as in a tag, is taken off. Lines that were broken at a
-width are joined again, since the page of a release would show each break.
+Without a version, the one of settings.ini; with --tag, the tag must be that version with a v before it. Lines that
+were broken at a width are joined again, since the page of a release would show each break.
 """
 import re
 import sys
@@ -9,7 +9,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADING = re.compile(r"^## +(?:\[)?v?([^\s\]]+).*$", re.MULTILINE)
+HEADING = re.compile(r"^## +(\S+).*$", re.MULTILINE)
 
 
 def current(root=ROOT):
@@ -33,18 +33,26 @@ def joined(text):
 def notes(text, version):
     """The notes of one version; ValueError where the changes have none, or only a heading."""
     known = versions(text)
-    wanted = version.removeprefix("v")
-    if not known.get(wanted):
-        what = "is empty" if wanted in known else f"is missing; there are {', '.join(known) or 'none'}"
-        raise ValueError(f"CHANGELOG.md: the part ## {wanted} {what}")
-    return joined(known[wanted])
+    if not known.get(version):
+        what = "is empty" if version in known else f"is missing; there are {', '.join(known) or 'none'}"
+        raise ValueError(f"CHANGELOG.md: the part ## {version} {what}")
+    return joined(known[version])
+
+
+def asked(words, version):
+    """Which version the words of the command line ask for, where settings.ini states `version`."""
+    if words[:1] == ["--tag"] and len(words) == 2:
+        if words[1] != f"v{version}":
+            raise ValueError(f"the tag {words[1]} is not v{version}, the version in settings.ini")
+        return version
+    if len(words) > 1 or words[:1] == ["--tag"]:
+        raise ValueError(__doc__)
+    return words[0] if words else version
 
 
 def main(words):
-    if len(words) > 1:
-        sys.exit(__doc__)
     try:
-        text = notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), words[0] if words else current())
+        text = notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), asked(words, current()))
     except ValueError as error:
         sys.exit(str(error))
     sys.stdout.reconfigure(encoding="utf-8")
