@@ -323,7 +323,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from .executors import check_version, first_answer, spread
+from .executors import check_workers, first_answer, spread
 from .journal import Journal, fingerprint, run_name
 from .result import put, rendered
 
@@ -357,7 +357,7 @@ def whereabouts() -> tuple[str, int]:
     "This process among all: machine and number."
     return socket.gethostname(), os.getpid()
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Work:
     "What a worker does with a few inputs from `portable`; it travels, and so do its answers."
     engine: object  # name or folder; or the engine itself, which then travels too
@@ -366,6 +366,9 @@ class Work:
     files: bool = False  # whether files are to be packed
     whole: bool = False  # whether results come back with their pixels
     home: tuple = field(default_factory=whereabouts)  # where it was made
+
+    def __repr__(self) -> str:
+        return "brain_tumor"  # what a cluster's page of tasks shows
 
     def __call__(self, group: list[tuple]) -> list[Answer]:
         "The answers, one for each input, in order."
@@ -448,7 +451,7 @@ def found_there(
     "Rows, and results unless only rows are wanted, from the workers of an executor."
     own = batch.engine if isinstance(batch.executor, ThreadPoolExecutor) else batch.spec
     work = Work(own, batch.how, about(batch.engine), names is not None, not light)
-    check_version(batch.executor)
+    check_workers(batch.executor)
     first_answer(batch.executor, work, [])
     inputs = (portable(source, root, batch.reading) for source in sources)
     with closing(spread(work, inputs, batch.executor, batch.batch_size, work.give_up)) as line:
