@@ -27,6 +27,8 @@ class Prediction:
     probabilities: np.ndarray  # (4,) in the order of scan.CLASSES, sum 1
     mask_probability: np.ndarray  # H x W float32 in the scan's own size, 0..1
     threshold: float = 0.5  # a pixel is tumour above it
+    features: np.ndarray | None = None  # (640,) what the compact network reads the class from; None where the engine gives none
+    logits: np.ndarray | None = None  # (4,) of the class, before the temperature; None where the class is another network's
 
     @property
     def mask(self) -> np.ndarray:  # H x W bool
@@ -66,8 +68,9 @@ class CompactEngine(_OneByOne):
     ) -> list[Prediction]:
         "Predict several scans in one pass."
         squares, frames = zip(*(prepare(scan.pixels, self.manifest["size"]) for scan in scans))
-        probabilities, outlines = self.session.run(self.outputs[:2], {self.input: np.stack(squares)[..., None]})
-        return [Prediction(p, restore(o, f), self.manifest["threshold"]) for p, o, f in zip(probabilities, outlines, frames)]
+        wanted = [*self.outputs[:2], *(name for name in ("features", "logits") if name in self.outputs)]
+        said = self.session.run(wanted, {self.input: np.stack(squares)[..., None]})
+        return [Prediction(p, restore(o, f), self.manifest["threshold"], *more) for p, o, f, *more in zip(*said[:2], frames, *said[2:])]
 
     def probabilities(
         self,
@@ -136,7 +139,7 @@ class EnsembleEngine(_OneByOne):
     ) -> list[Prediction]:
         "Predict several scans in one pass."
         scans = list(scans)
-        return [replace(drawn, probabilities=p) for drawn, p in zip(self.segmenter.predict_many(scans), self.probabilities(scans))]
+        return [replace(drawn, probabilities=p, logits=None) for drawn, p in zip(self.segmenter.predict_many(scans), self.probabilities(scans))]
 
 # %% ../nbs/41_engines.ipynb #c037
 class SegmenterEngine(_OneByOne):
@@ -166,7 +169,8 @@ class SegmenterEngine(_OneByOne):
     ) -> list[Prediction]:
         "Predict several scans in one pass."
         scans = list(scans)
-        return [Prediction(p, drawn, self.segmenter.how["level"]) for p, drawn in zip(self.classifier.probabilities(scans), self.segmenter.draw(scans))]
+        said = self.classifier.predict_many(scans)
+        return [replace(one, mask_probability=drawn, threshold=self.segmenter.how["level"]) for one, drawn in zip(said, self.segmenter.draw(scans))]
 
 # %% ../nbs/41_engines.ipynb #c021
 @lru_cache(maxsize=4)
