@@ -51,7 +51,7 @@ class CompactEngine(_OneByOne):
         folder: str | Path = MODELS / "compact",  # of a packed model
         threads: int = 0,  # of onnxruntime; 0: as many as processors
     ):
-        self.manifest = read_manifest(folder)
+        self.folder, self.manifest = Path(folder), read_manifest(folder)
         self.session = start_session(checked_bytes(Path(folder) / "compact.onnx", self.manifest["sha256"]["compact.onnx"]), threads)
         self.input, self.outputs = self.session.get_inputs()[0].name, [output.name for output in self.session.get_outputs()]
 
@@ -61,6 +61,11 @@ class CompactEngine(_OneByOne):
         m = self.manifest
         return {"engine": self.name, "version": m["version"], "sha256": m["sha256"]["compact.onnx"],
                 "threshold": m["threshold"], "intended_use": m["intended_use"]}
+
+    @property
+    def features_sha256(self) -> str | None:
+        "Which network the predictions' features come from; None where it gives none."
+        return self.manifest["sha256"]["compact.onnx"] if "features" in self.outputs else None
 
     def predict_many(
         self,
@@ -117,6 +122,11 @@ class EnsembleEngine(_OneByOne):
                 "members": ", ".join(member["network"] for member in m["members"]), "segmenter": self.segmenter.name, "segmenter_version": outline["version"],
                 "segmenter_sha256": outline["sha256"], "threshold": outline["threshold"], "intended_use": m["intended_use"]}
 
+    @property
+    def features_sha256(self) -> str | None:
+        "Which network the predictions' features come from: the one that draws the outline."
+        return self.segmenter.features_sha256
+
     def probabilities(
         self,
         scans: Sequence[Scan],  # a few
@@ -162,6 +172,11 @@ class SegmenterEngine(_OneByOne):
         m = self.segmenter.manifest
         return self.classifier.info | {"engine": self.name, "segmenter": m["name"], "segmenter_version": m["version"], "segmenter_sha256": m["sha256"]["outline.onnx"],
                                        "segmenter_mark": m["mark"], "threshold": self.segmenter.how["level"]}
+
+    @property
+    def features_sha256(self) -> str | None:
+        "Which network the predictions' features come from: the classifier's."
+        return getattr(self.classifier, "features_sha256", None)
 
     def predict_many(
         self,
