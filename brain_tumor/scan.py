@@ -184,6 +184,7 @@ class _Decoded:
     affine: np.ndarray | None = None
     inverted: bool = False                      # small values are bright (MONOCHROME1)
     beside: bytes = b""                         # data that lay in a second file (.nhdr)
+    colour: float = 0.0                         # how far its channels are apart, where the values were left behind
 
 # %% ../nbs/00_scan.ipynb #48059492
 def _check_png(data: bytes, name: str) -> set[bytes]:
@@ -648,7 +649,8 @@ def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None,
         source = None if decoded.spacing is None else "file"
         if source: spacing = spacing_pair(decoded.spacing, name)
     return Scan(np.float32(1) - pixels if decoded.inverted else pixels, spacing, name, source, decoded.format,
-                digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine, _colour(values))
+                digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine,
+                decoded.colour if values is None else _colour(values))
 
 # %% ../nbs/00_scan.ipynb #3f34c5fe
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".ima",
