@@ -168,13 +168,13 @@ def doubts(
 ) -> tuple[str, ...]:  # a sentence each; none: nothing speaks against the answer
     "Why an answer should not be taken as it stands."
     names, (small, large) = certainty.class_set(probabilities), certainty.areas(mask_probability)
-    said = () if len(names) == 1 else (f"The class is uncertain: {' or '.join(map(spoken, names))} can't be ruled out at {certainty.level:.0%}.",)
+    said = () if len(names) == 1 else (f"The class is uncertain: {' or '.join(map(spoken, names))} can't be ruled out ({certainty.level:.0%} set).",)
     if names[0] == "no_tumor":
         return said
     if not (mask_probability > threshold).any():
         return said + (f"The class is {names[0]}, but no tumour was found to outline: its place and size are unknown.",)
     if large > certainty.wide * small:
-        return said + (f"The outline is faint: the area may be anything between {small} and {large} pixels.",)
+        return said + (f"The outline is faint: its area is uncertain by more than a factor of {certainty.wide:g}.",)
     return said
 
 def spoken(

@@ -88,7 +88,7 @@ def reliability_bins(
     confidence: np.ndarray,  # (N,) probability of the likeliest class
     right: np.ndarray,  # (N,) 0 or 1
     groups: np.ndarray,  # (N,)
-    bins: int = 6,  # as many slices in each as can be
+    bins: int = 12,  # as many slices in each as can be
 ) -> "pd.DataFrame":  # a row a bin, the least sure first: said (mean confidence), right with low and high, slices, groups
     "What was said and what was right, in bins of equally many slices."
     import pandas as pd
@@ -127,7 +127,7 @@ def _error_interval(p, labels, groups, draws: int, seed: int = 0) -> tuple[float
 # %% ../nbs/45a_reliability.ipynb #c019
 def reliability_figure(
     recorded: dict,  # from `read_run`
-    bins: int = 6,  # of equally many slices
+    bins: int = 12,  # of equally many slices
 ) -> "Figure":
     "What was said and what was right, on validation and on the test, with 95 % intervals over groups."
     figure, axes = new_figure(2, "bins of equally many slices; intervals over groups", (3.2, 2.9))
