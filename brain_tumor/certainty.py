@@ -150,30 +150,17 @@ class Certainty:
         "Pixels of the small and of the large outline."
         return tuple(int(np.count_nonzero(mask)) for mask in self.masks(mask_probability))
 
-    def surface_range(
-        self,
-        mask_probability: np.ndarray,  # H x W
-        spacing: tuple[float, float] | None = None,  # (row, column) in mm; None: pixels
-    ) -> tuple[float, float]:  # cm² with a spacing, else px²
-        "Between which surfaces the tumour's lies, in the unit of `morphology.measure`."
-        pixel = spacing[0] * spacing[1] / 100 if spacing else 1.0
-        return tuple(area * pixel for area in self.areas(mask_probability))
-
 # %% ../nbs/41c_certainty.ipynb #c027
 def doubts(
     certainty: Certainty,  # as from `load_certainty`
     probabilities: Sequence[float],  # four, in the order of CLASSES
     mask_probability: np.ndarray,  # H x W
-    threshold: float,  # of the outline
+    mask: np.ndarray,  # bool, H x W: the outline's inside; empty where no tumour was found
 ) -> tuple[str, ...]:  # a sentence each; none: nothing speaks against the answer
     "Why an answer should not be taken as it stands."
     names, (small, large) = certainty.class_set(probabilities), certainty.areas(mask_probability)
     said = () if len(names) == 1 else (f"The class is uncertain: {' or '.join(map(spoken, names))} can't be ruled out ({certainty.level:.0%} set).",)
-    if names[0] == "no_tumor":
-        return said
-    if not (mask_probability > threshold).any():
-        return said + (f"The class is {names[0]}, but no tumour was found to outline: its place and size are unknown.",)
-    if large > certainty.wide * small:
+    if mask.any() and large > certainty.wide * small:
         return said + (f"The outline is faint: its area is uncertain by more than a factor of {certainty.wide:g}.",)
     return said
 
