@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .scan import (MAX_PIXELS, MIN_SIDE, BrainTumorError, Scan, _colour, _Decoded, _kind, _opened, _read, _refuse)
+from .scan import (MAX_PIXELS, MIN_SIDE, BrainTumorError, Scan, _Decoded, _kind, _opened, _read, _refuse)
 
 # %% ../nbs/00a_decoder.ipynb #d0a7
 APART = ("DICOM", "TIFF", "WebP", "GIF", "BMP")
@@ -97,7 +97,7 @@ def answer(job: dict,    # name, slice, seconds, memory
         cause = type(error.__cause__).__name__ if error.__cause__ else None
         return {"error": str(error), "count": error.count, "volumes": error.volumes, "cause": cause, "greedy": greedy}, b""
     return {"shape": pixels.shape, "format": decoded.format, "spacing": _numbers(decoded.spacing),
-            "slice": decoded.slice_index, "inverted": bool(decoded.inverted), "colour": _colour(decoded.values)}, np.ascontiguousarray(pixels)
+            "slice": decoded.slice_index, "inverted": bool(decoded.inverted), "colour": decoded.colour}, np.ascontiguousarray(pixels)
 
 
 def _numbers(spacing: Any) -> list[float] | None:
@@ -267,7 +267,7 @@ def _believed(facts: dict, body: bytearray, name: str) -> tuple[_Decoded, np.nda
         spacing = None if facts["spacing"] is None else [float(step) for step in facts["spacing"]]
         number = None if facts["slice"] is None else operator.index(facts["slice"])
         colour = float(facts["colour"])
-        right = facts["format"] in (*APART, "PNG") and min(rows, columns) >= MIN_SIDE and 0 <= pixels.min() < pixels.max() <= 1 and 0 <= colour < math.inf
+        right = 0 <= colour <= 1 and facts["format"] in (*APART, "PNG") and min(rows, columns) >= MIN_SIDE and 0 <= pixels.min() < pixels.max() <= 1
     except (KeyError, TypeError, ValueError): right = False
     if not right: raise _refuse(name, "its decoder gave no picture", RESAVE)
     return _Decoded(None, facts["format"], spacing, number, inverted=facts.get("inverted") is True, colour=colour), pixels

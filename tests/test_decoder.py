@@ -407,7 +407,7 @@ def test_frames_go_both_ways():
 
 @pytest.mark.parametrize("form", ["TIFF", "PNG"])
 def test_colour_comes_back_with_the_pixels(form):
-    """A gate asks for it: a photograph is as colourful whether it was decoded here or apart."""
+    """The gate asks for it: a photograph is as colourful whether it was decoded here or apart."""
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     picture[..., 0] //= 4
     file = io.BytesIO()
