@@ -251,6 +251,8 @@ def demo_line(
 
     size = lambda features: f"{features.surface:.2f} cm²" if features else "none"
     true_size = size(measure(truth.mask, truth.spacing) if truth.mask.any() else None)
+    if result.status == "refused":
+        return [result.source, truth.tumor.replace("_", " "), "refused", "-", true_size, "-", "-"]
     names = [name.replace("_", " ") for name in (truth.tumor, result.predicted_class)]
     return [result.source, *names, f"{result.confidence:.0%}", true_size, size(result.features), f"{dice(result.mask, truth.mask):.2f}"]
 
