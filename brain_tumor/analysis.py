@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['UNKNOWN_SPACING', 'THESIS_NOTE', 'NO_MASK', 'SAVED_AS', 'thesis_mask', 'sizes', 'cautions', 'find_engine',
-           'engine_word', 'about', 'checked', 'conclude', 'read_scan', 'label', 'refusal', 'assembly_line', 'ask',
-           'stations', 'shown', 'Answer', 'portable', 'whereabouts', 'Work', 'engine_there', 'delivered', 'found_here',
-           'found_there', 'with_known', 'Batch', 'go_through', 'go_on', 'write_csv', 'batch_card', 'analyze']
+           'engine_word', 'about', 'checked', 'Judges', 'judges_of', 'surface_range', 'conclude', 'doubted',
+           'read_scan', 'label', 'refusal', 'assembly_line', 'ask', 'stations', 'shown', 'Answer', 'portable',
+           'whereabouts', 'Work', 'engine_there', 'delivered', 'found_here', 'found_there', 'with_known', 'Batch',
+           'go_through', 'go_on', 'write_csv', 'batch_card', 'analyze']
 
 # %% ../nbs/42_analysis.ipynb #c010
 import os
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from itertools import islice
@@ -21,10 +22,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .decoder import read
+from .certainty import Certainty, certainty_of, doubts
 from .explanation import explain
+from .gate import load_gate
 from .morphology import THESIS_SPACING, Features, measure
 from .result import COLUMNS, Analysis, Names, row, save_analysis, short
-from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, expand, is_batch, read, spacing_pair, write_beside
+from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, expand, is_batch, spacing_pair, write_beside
 
 # %% ../nbs/42_analysis.ipynb #c026
 UNKNOWN_SPACING = "No pixel spacing is known, so sizes are in pixels. Give spacing=, in mm, for centimetres."
@@ -113,28 +117,77 @@ def checked(
         raise BrainTumorError(f"{scan.source}: the engine's answer is not a probability (NaN, negative, or a sum other than 1)")
     return odds, mask, float(getattr(prediction, "threshold", 0.5))
 
+# %% ../nbs/42_analysis.ipynb #c036b
+@dataclass(frozen=True)
+class Judges:
+    "Who looks at an engine's answer before it is passed on."
+    gate: Callable | None = None  # (scan, prediction) -> gate.Verdict; None: every picture gets its answer
+    certainty: Certainty | None = None  # what is known about the network that gave class and outline
+
+def judges_of(
+    engine,  # an engine, as found
+    gate: bool = True,  # whether to ask if it is a picture that the network can judge
+) -> Judges:
+    "The judges of an engine; none, where it isn't one of the package's."
+    shipped = load_gate() if gate else None
+    return Judges(shipped if shipped and shipped.fits(engine) else None, certainty_of(engine))
+
+# %% ../nbs/42_analysis.ipynb #c036e
+def surface_range(
+    likely: np.ndarray,  # float, H x W: how likely each pixel is tumour
+    mask: np.ndarray,  # bool, H x W: what was measured
+    band: tuple[float, float] | None,  # two thresholds, the lower first
+    features: Features | None,  # sizes of the mask
+) -> tuple[float, float] | None:  # in the features' unit squared; None where there is no band or no mask
+    "Between which bounds the surface lies."
+    if band is None or features is None:
+        return None
+    unit = features.surface / np.count_nonzero(mask)
+    return tuple(float(unit * np.count_nonzero(likely > level)) for level in reversed(band))
+
 # %% ../nbs/42_analysis.ipynb #c038
 def conclude(
     scan: Scan,  # what was asked
     prediction,  # what the engine answered
     engine: dict,  # who answered, from `about`
     spacing: str | None = None,  # "thesis", or None for the scan's own
+    judges: Judges = Judges(),  # who looks at the answer
 ) -> Analysis:
-    "From an engine's answer to a result: class first, then mask, then sizes."
+    "From an engine's answer to a result: the gate, then the class, then the mask, then sizes, then doubts."
     odds, likely, threshold = checked(prediction, scan)
+    verdict = judges.gate and judges.gate(scan, prediction)
+    if verdict and verdict.status == "refused":
+        return Analysis(scan.source, status="refused", error=f"{scan.source}: {verdict.reason}", scan=scan, engine=engine)
     result = Analysis(
         scan.source, scan=scan, probabilities=dict(zip(CLASSES, map(float, odds))), mask=np.zeros(likely.shape, bool),
         mask_probability=likely, threshold=threshold, spacing=scan.spacing, spacing_source=scan.spacing_source, engine=engine,
     )  # fmt: skip
-    if result.predicted_class == "no_tumor":
-        return result
-    mask = likely > threshold
-    features, used, origin, notes = sizes(mask, scan, spacing)
-    return replace(result, mask=mask, features=features, spacing=used, spacing_source=origin, notes=notes)
+    if result.predicted_class != "no_tumor":
+        mask = likely > threshold
+        features, used, origin, notes = sizes(mask, scan, spacing)
+        result = replace(result, mask=mask, features=features, spacing=used, spacing_source=origin, notes=notes)
+    return doubted(result, odds, verdict, judges.certainty)
+
+# %% ../nbs/42_analysis.ipynb #c038b
+def doubted(
+    result: Analysis,  # class, mask and sizes
+    odds: np.ndarray,  # (4,) as the engine gave them
+    verdict=None,  # the gate's, where there is one
+    certainty: Certainty | None = None,  # what is known about the network
+) -> Analysis:
+    "The result with what is uncertain about it."
+    said = [verdict.reason] if verdict and verdict.status == "uncertain" else []
+    if NO_MASK in result.notes:
+        said.append(NO_MASK)
+    if certainty:
+        said += doubts(certainty, odds, result.mask_probability, result.mask)
+        band = certainty.band if result.features else None
+        result = replace(result, class_set=certainty.class_set(odds), band=band, surface_range=surface_range(result.mask_probability, result.mask, band, result.features))
+    return replace(result, status="uncertain" if said else "ok", doubts=tuple(said))
 
 # %% ../nbs/42_analysis.ipynb #c073
 def read_scan(
-    source,  # whatever `scan.read` takes
+    source,  # whatever `decoder.read` takes
     slice: int | tuple[int, int] | None = None,  # which slice, where a file holds many
     axis: int | str | None = None,  # 0 or "sagittal", 1 or "coronal", 2 or "axial"
     spacing=None,  # mm: a number, a (row, column) pair, "thesis" or None
@@ -220,9 +273,10 @@ def stations(
     reading: dict,  # slice, axis, spacing
     root: Path | None = None,  # the folder that was given, to shorten paths in tables
     names: Names | None = None,  # where to save each result; None: nowhere
+    gate: bool = True,  # see `analyze`
 ):  # the three functions of an assembly line
     "Read, ask, conclude and save: what happens to each scan of a batch."
-    facts, spacing = about(engine), reading.get("spacing")
+    facts, spacing, judges = about(engine), reading.get("spacing"), judges_of(engine, gate)
 
     def first(source):
         try:
@@ -237,19 +291,19 @@ def stations(
 
     def last(thing, answer):
         (source, scan), (prediction, name) = thing, answer
-        result = scan if isinstance(scan, Analysis) else _settle(source, scan, prediction, facts, spacing)
+        result = scan if isinstance(scan, Analysis) else _settle(source, scan, prediction, facts, spacing, judges)
         result = replace(result, path=shown(source, root), asked=partial(explain, engine=engine))
         return save_analysis(result, names.folder, name) if names else result
 
     return first, middle, last
 
 # %% ../nbs/42_analysis.ipynb #c084
-def _settle(source, scan: Scan, prediction, engine: dict, spacing) -> Analysis:
+def _settle(source, scan: Scan, prediction, engine: dict, spacing, judges: Judges) -> Analysis:
     "A result from a prediction, a refusal from an error."
     try:
         if isinstance(prediction, BrainTumorError):
             raise prediction
-        return conclude(scan, prediction, engine, spacing)
+        return conclude(scan, prediction, engine, spacing, judges)
     except BrainTumorError as problem:
         return refusal(source, problem, scan)
 
@@ -432,9 +486,9 @@ def with_known(
 class Batch:
     "Many scans, analysed lazily and in order: loop over it, or ask for `to_frame()`, `to_csv(path)`, `save(folder)`."
 
-    def __init__(self, source, engine, reading: dict, progress: bool = True, batch_size: int = 8, executor=None, spec=None):
+    def __init__(self, source, engine, reading: dict, progress: bool = True, batch_size: int = 8, executor=None, spec=None, gate: bool = True):
         self.source, self.engine, self.reading = source, engine, reading
-        self.how = {"reading": reading}  # what `stations` is told
+        self.how = {"reading": reading, "gate": gate}  # what `stations` is told
         self.progress, self.batch_size = progress, batch_size
         self.executor, self.spec = executor, spec or engine  # spec: the engine's name, for other processes
         self.rows, self.complete, self._open, self._light, self._failed = [], False, None, False, None
@@ -556,7 +610,7 @@ def go_on(
     "Yield the results that the table's journal doesn't know, note the row of each, and write the table at the end."
     if batch._open:
         raise BrainTumorError("this batch of a generator has been begun: to resume a table, make a new one")
-    journal, done = Journal(table, run_name(about(batch.engine), batch.reading), retry), False
+    journal, done = Journal(table, run_name(about(batch.engine), batch.reading | {"gate": batch.how["gate"]}), retry), False
     try:
         if names:  # a row without files is no result of this kind
             journal.known = {key: values for key, values in journal.known.items() if values[SAVED_AS]}
@@ -587,10 +641,11 @@ def batch_card(
     most: int = 20,  # rows shown
 ) -> str:  # a piece of HTML
     "What a batch has found so far, as a small table; it starts no work."
-    head = [COLUMNS.index(name) for name in ("source", "predicted_class", "confidence", "surface", "unit")]
+    head = [COLUMNS.index(name) for name in ("source", "status", "predicted_class", "confidence", "surface", "unit")]
     cells = []
     for line in batch.rows[:most]:
-        source, found, sure, surface, unit = (line[index] for index in head)
+        source, status, found, sure, surface, unit = (line[index] for index in head)
+        found = f"{found}, uncertain" if status == "uncertain" else found
         size = "" if surface is None else f"{short(surface)} {unit}²"
         values = (source, found or "refused", "" if sure is None else f"{sure:.0%}", size)
         cells.append("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in values) + "</tr>")
@@ -608,11 +663,12 @@ def analyze(
     axis: int | str | None = None,  # along which axis: 0 or "sagittal", 1 or "coronal", 2 or "axial"
     spacing: float | tuple[float, float] | str | None = None,  # mm of a pixel, (row, column), or "thesis"; None: the file's own
     engine="compact",  # a name, a folder with a trained model, or any object callable on a Scan
+    gate: bool = True,  # refuse what doesn't look like a slice of a brain, where the engine can tell; False: answer whatever it is
     progress: bool = True,  # show a bar for a batch
     batch_size: int = 8,  # how many scans of a batch the network takes at once
     executor=None,  # who works on a batch: threads, processes, a cluster's, of concurrent.futures' kind; None: this process
 ) -> "Analysis | Batch":  # one result for one scan, a lazy Batch for many
-    "Class, outline and sizes of the tumour in one slice, or in many. BrainTumorError for one bad scan; in a batch it is one refused result."
+    "Class, outline and sizes of the tumour in one slice, or in many. BrainTumorError for one file that can't be read, in a batch one refused result; refused is also what the gate lets no answer through for."
     reading = {"slice": slice, "axis": axis, "spacing": spacing}
     if batch_size < 1:
         raise BrainTumorError(f"batch_size {batch_size}: must be 1 or more. Try 8.")
@@ -622,6 +678,6 @@ def analyze(
         raise BrainTumorError(f"executor {executor!r}: give one that has `submit`, such as concurrent.futures.ThreadPoolExecutor(4)")
     spec, engine = engine_word(engine), find_engine(engine)
     if is_batch(source):
-        return Batch(source, engine, reading, progress, batch_size, executor, spec)
+        return Batch(source, engine, reading, progress, batch_size, executor, spec, gate)
     scan = read_scan(source, **reading)
-    return replace(conclude(scan, engine(scan), about(engine), spacing), asked=partial(explain, engine=engine))
+    return replace(conclude(scan, engine(scan), about(engine), spacing, judges_of(engine, gate)), asked=partial(explain, engine=engine))

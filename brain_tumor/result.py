@@ -379,7 +379,7 @@ def card(
         for caption, tag in pictures(result, side)
     )
     tables = bars(result.probabilities) + (size_table(result.features, result.surface_range) if result.features else "")
-    lines = [line for line in (remark, *result.doubts, *result.notes) if line]
+    lines = filter(None, dict.fromkeys((remark, *result.doubts, *result.notes)))
     notes = "".join(f'<div style="font-size:.9em;max-width:60em">{escape(line)}</div>' for line in (*lines, facts(result)))
     row_style = "display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start;margin:.4em 0"
     small = f'<div style="font-size:.85em;opacity:.8">{INTENDED_USE}</div>'
