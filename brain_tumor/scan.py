@@ -47,6 +47,7 @@ class Scan:
     slice_index: int | tuple | None = None      # which slice, of a file with many
     axis: int | None = None                     # across which axis a volume was cut: 0 sagittal, 1 coronal, 2 axial
     affine: np.ndarray | None = None            # 4 x 4, takes (row, column, 0) to mm in the patient (RAS+)
+    colour: float = 0.0                         # mean distance of a pixel's brightest channel from its darkest, 0 to 1
 
     def __repr__(self) -> str:
         size = "{} x {}".format(*self.pixels.shape)
@@ -100,6 +101,13 @@ def _luminance(values: np.ndarray) -> np.ndarray:
     return cv2.transform(colour, np.float32([[0.299, 0.587, 0.114]]))
 
 # %% ../nbs/00_scan.ipynb #7f862c76
+def _colour(values: np.ndarray) -> float:
+    "How far apart a picture's channels are, on average, as a share of their range; every fourth pixel is looked at."
+    if values.ndim != 3 or values.shape[2] < 3: return 0.0
+    some = values[::4, ::4, :3].astype(np.float64)
+    top = {"uint8": 255, "uint16": 65535}.get(values.dtype.name) or max(1.0, float(some.max()))
+    return float(np.ptp(some, axis=2).mean() / top)
+
 def _gray(values: np.ndarray, name: str) -> np.ndarray:
     _check_values(values, name)
     flat = _luminance(values)
@@ -640,7 +648,7 @@ def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None,
         source = None if decoded.spacing is None else "file"
         if source: spacing = spacing_pair(decoded.spacing, name)
     return Scan(np.float32(1) - pixels if decoded.inverted else pixels, spacing, name, source, decoded.format,
-                digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine)
+                digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine, _colour(values))
 
 # %% ../nbs/00_scan.ipynb #3f34c5fe
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".ima",
