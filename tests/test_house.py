@@ -28,6 +28,7 @@ BUILT = ("scan", "phantom", "morphology", "drawing", "result", "metrics", "figsh
          "split_files", "preprocessing", "augmentation", "pipeline", "features", "shortcuts", "label_errors", "training", "runs", "plateau", "speed", "backbones", "stacking", "ensemble", "reports", "report_page", "segmentation", "compact", "engines", "explanation", "analysis", "model_card", "session", "widgets", "canvas", "views", "panels", "app", "charts", "explorer", "cli")
 LIBRARY = ROOT / "brain_tumor"
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+GUIDES = [path for path in NOTEBOOKS if path.parent.name == "guides"]
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if not path.name.startswith("_"))
 MEGABYTE = 1_000_000
 by_name = {"ids": lambda path: path.name}
@@ -86,11 +87,11 @@ def test_the_library_is_what_the_notebooks_export(copy):
 
 
 def test_the_notebooks_are_clean(copy):
-    before = {path.name: path.read_text(encoding="utf-8") for path in (copy / "nbs").rglob("*.ipynb")}
+    before = {path.relative_to(copy): path.read_text(encoding="utf-8") for path in (copy / "nbs").rglob("*.ipynb")}
     done = python("-c", "from nbdev.clean import nbdev_clean; nbdev_clean()", cwd=copy)
     assert done.returncode == 0, done.stderr
-    after = {path.name: path.read_text(encoding="utf-8") for path in (copy / "nbs").rglob("*.ipynb")}
-    assert [name for name in before if before[name] != after[name]] == [], "run nbdev_clean"
+    after = {path.relative_to(copy): path.read_text(encoding="utf-8") for path in (copy / "nbs").rglob("*.ipynb")}
+    assert [str(name) for name in before if before[name] != after[name]] == [], "run nbdev_clean"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
@@ -136,6 +137,26 @@ def test_the_site_lists_all_chapters_in_order():
     assert numbered == sorted(numbered), "the number of a chapter is its place"
     rooms = [room(ROOT / "nbs" / name).split(".")[0] for name in listed if room(ROOT / "nbs" / name)]
     assert rooms == sorted(rooms, key=HOUSE.index)
+
+
+# ---- the guides: pages without a number and without code of the library
+
+def linked(path):
+    """The notebooks that a notebook's prose links to."""
+    prose = "\n".join(source(cell) for cell in cells(path) if cell["cell_type"] == "markdown")
+    return {(path.parent / link).resolve() for link in re.findall(r"\]\((?!https?:)([^)#\s]+\.ipynb)", prose)}
+
+
+@pytest.mark.parametrize("path", GUIDES, **by_name)
+def test_a_guide_hangs_together_with_the_chapters(path):
+    assert not re.match(r"\d", path.name) and room(path) is None, "a guide exports nothing and has no number"
+    assert any(link.parent == ROOT / "nbs" for link in linked(path)), "it leads to the chapters behind it"
+    assert any(path in linked(other) for other in NOTEBOOKS if other != path), "some page leads to it"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
+def test_links_between_notebooks_lead_somewhere(path):
+    assert [link.name for link in linked(path) if not link.is_file()] == []
 
 
 # ---- the library
