@@ -7,7 +7,7 @@ __all__ = ['TABLE', 'LAYOUT', 'OUTLINE', 'PREDICTIONS', 'NUMBERS', 'CARD', 'PART
            'own_table', 'answers', 'truth_mask', 'judge', 'score_rows', 'as_predictions', 'card_figures', 'mean_row',
            'answered_of', 'as_arrays', 'class_figures', 'outline_figures', 'size_figures', 'trust_figures',
            'figures_of', 'both_outlines', 'Gallery', 'case_html', 'gallery_html', 'outline_figure', 'intro_html',
-           'refusals_html', 'page_parts', 'Evaluation', 'evaluate', 'label_pair', 'add_evaluate_arguments',
+           'refusals_html', 'page_parts', 'Evaluation', 'evaluate', 'record', 'label_pair', 'add_evaluate_arguments',
            'evaluate_from_args']
 
 # %% ../nbs/45c_evaluate.ipynb #c007
@@ -16,17 +16,17 @@ import inspect
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from .analysis import about, analyze, find_engine, label, read_scan, refusal
-from .data import PICTURES, SPLITS, class_of, manifests, read_mask, text_of, write_table
+from .analysis import about, analyze, find_engine, read_scan, refusal
+from .data import PICTURES, SPLITS, class_of, read_mask, write_table
 from .drawing import image_tag, overlay
 from .drift import compare, drift_figure, picture_facts, sentences
 from .features import MODELS
@@ -37,7 +37,6 @@ from .reports import auc_table, class_scores, confusion, confusion_figure, reada
 from .result import SUFFIX, Analysis
 from .runs import PROBABILITIES, new_figure
 from .scan import CLASSES, INTENDED_USE, BrainTumorError, expand, spacing_pair
-from .segmentation.comparison import third_of
 from .segmentation.metrics import FIGURES, outline_scores
 
 if TYPE_CHECKING:
@@ -88,9 +87,9 @@ def _pairs(folder: Path) -> Iterator[dict]:
         if is_mask:
             masks.setdefault(key, []).append(path)
     scans = [(path, key) for path, key, is_mask in places if not is_mask]
-    lone = {key[-1:] for _, key in scans if sum(key[-1:] == other[-1:] for _, other in scans[:2000]) == 1}  # masks/12.png may belong to glioma/12.png, if only one is called so
+    named = Counter(key[-1:] for _, key in scans)
     for path, key in scans:
-        own = masks.pop(key, None) or (masks.pop(key[-1:], None) if key[-1:] in lone else None)
+        own = masks.pop(key, None) or (masks.pop(key[-1:], None) if named[key[-1:]] == 1 else None)  # masks/12.png may belong to glioma/12.png, if only one is called so
         yield {"path": path, "key": key, "mask": own[0] if own else None}
     for key, left in masks.items():
         yield from ({"path": path, "key": key, "mask": None, "reason": "a mask without a scan of its name"} for path in left)
@@ -130,6 +129,7 @@ def own_table(
     source,  # a folder, a CSV file, or a pandas DataFrame
     labels: dict[str, str] | None = None,  # what a label of yours means: {"GBM": "glioma"}
     groups: str | None = None,  # column of the patient; None: group, else patient
+    names: bool = True,  # False: call scans and groups by numbers
 ) -> "pd.DataFrame":  # a row a scan: columns as in TABLE; group is empty where nobody knows
     "Read what is to be judged, without opening a picture; `BrainTumorError` where there is nothing, or a label that the network doesn't know."
     import pandas as pd
@@ -151,7 +151,12 @@ def own_table(
     table.loc[nothing, "reason"] = "neither class nor mask is known"
     if not table["reason"].isna().any():
         raise BrainTumorError("there is no scan with a class or a mask, so there is nothing to compare with. " + LAYOUT)
-    return table
+    return table if names else _numbered(table)
+
+def _numbered(table: "pd.DataFrame") -> "pd.DataFrame":
+    "The table with numbers for names."
+    numbers = {name: f"group {number}" for number, name in enumerate(dict.fromkeys(table["group"].dropna()), 1)}
+    return table.assign(image=[f"scan {number}" for number in range(1, len(table) + 1)], group=[numbers.get(name) for name in table["group"]])
 
 def _read_csv(file: Path) -> "pd.DataFrame":
     import pandas as pd
@@ -206,10 +211,10 @@ def truth_mask(
     else:
         values = read_scan(path, **_where(row)).pixels
         if len(np.unique(values)) > 2:
-            raise BrainTumorError(f"{path.name}: a mask with more than two values; write the label that is tumour as a mask of its own, 0 and 1")
+            raise BrainTumorError(f"{path.name}: the mask has more than two values; write the label that is tumour as a mask of its own, 0 and 1")
         mask = values > 0.5
     if shape is not None and mask.shape != shape:
-        raise BrainTumorError(f"{path.name}: a mask of {mask.shape[1]} x {mask.shape[0]} pixels for a scan of {shape[1]} x {shape[0]}; give it in the scan's own size")
+        raise BrainTumorError(f"{path.name}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, the scan {shape[1]} x {shape[0]}; give it in the scan's own size")
     return mask
 
 # %% ../nbs/45c_evaluate.ipynb #c024
@@ -222,13 +227,20 @@ def judge(
 ) -> dict:  # one row of predictions
     "Put answer and truth side by side."
     said = {"image": row["image"], "class": row["class"], "group": row["group"], "plane": row["plane"], "status": result.status, "predicted": result.predicted_class,
-            **{f"p_{name}": (result.probabilities or {}).get(name) for name in CLASSES}, "reason": getattr(result, "reason", None) or result.error or "; ".join(getattr(result, "doubts", ())) or None}
+            **{f"p_{name}": (result.probabilities or {}).get(name) for name in CLASSES}, "reason": _plain(getattr(result, "reason", None) or result.error, row)}
     said |= {"truth_px": None if truth is None else int(truth.sum())}
     if result.status == "refused":
         return said
     named = getattr(result, "class_set", None)
     said |= {"class_set": " ".join(named) if named else None, "in_set": row["class"] in named if named and row["class"] else None, "found_px": int(result.mask.sum())}
     return said | (_judge_outline(result, truth) if truth is not None and truth.any() else {})
+
+def _plain(reason: str | None, row: dict) -> str | None:
+    "A reason without the folders, and with the scan called as the table calls it."
+    for path in filter(None, (row["path"], row["mask"])):
+        for name in (str(path), Path(path).name):
+            reason = reason and reason.removeprefix(f"{name}: ").replace(name, str(row["image"]) if path is row["path"] else "its mask")
+    return reason
 
 def _judge_outline(result: Analysis, truth: np.ndarray) -> dict:
     "Overlap, borders and sizes of one outline against another."
@@ -255,7 +267,7 @@ def score_rows(
         try:
             truth = truth_mask(row, result.scan.pixels.shape if result.scan else None) if row["mask"] else None
         except BrainTumorError as problem:
-            wrong = str(problem)
+            wrong = _plain(str(problem), row)
         judged = judge(row, result, truth)
         if wrong and result.status != "refused":
             judged = judged | {"status": "left out", "reason": wrong}
@@ -290,7 +302,18 @@ def card_figures(
     "The model card's figures by their names here."
     told = json.loads((Path(model) / "results.json").read_text(encoding="utf-8"))
     known = {one["figure"]: (one["value"], one["low"], one["high"]) for one in told["figures"]}
-    return {name: known[theirs] for name, theirs in CARD.items() if theirs in known} | {"calibration error": (told["calibration_error"], np.nan, np.nan)}
+    more = Path(model) / "evaluation.json"  # of `record`
+    recorded = json.loads(more.read_text(encoding="utf-8")) if more.is_file() else {"figures": {}}
+    same = recorded.get("scored_sha256") == _scored(told)
+    return ({name: tuple(map(_number, three)) for name, three in recorded["figures"].items()} if same else {}) | {
+        name: known[theirs] for name, theirs in CARD.items() if theirs in known} | {"calibration error": (told["calibration_error"], np.nan, np.nan)}
+
+def _scored(told: dict) -> str:
+    "Sum of the model file that was scored; packing it anew changes the file and no answer."
+    return told.get("scored_sha256", told["sha256"])
+
+def _number(value) -> float:
+    return np.nan if value is None else float(value)
 
 # %% ../nbs/45c_evaluate.ipynb #c031
 def mean_row(
@@ -302,6 +325,7 @@ def mean_row(
     wrong: float | None = 0.0,  # what a refused scan counts; None: it can't be counted
 ) -> dict | None:  # part, figure, value, scans, groups, with_refused; None where no scan was answered
     "One figure: over the answered, and with the refused counted as wrong."
+    which = which.reindex(table.index, fill_value=False).astype(bool)
     here = which & values.notna() & table["status"].isin(["ok", "uncertain"])
     lost = which & (table["status"] == "refused")
     if not here.any():
@@ -368,13 +392,20 @@ def outline_figures(
     rows = [mean_row("outline", "Dice", table, table["dice"], drawn)]
     rows += [mean_row("outline", f"Dice, {value}", table, table["dice"], drawn & (table[by] == value)) for by, values in (("class", CLASSES), ("plane", ("axial", "coronal", "sagittal"))) for value in values]
     judged = table["dice"].notna()
-    size = third_of(table["surface_true"][judged]) if judged.sum() >= 3 and table["unit"][judged].nunique() == 1 else table["unit"][judged]
-    rows += [mean_row("outline", f"Dice, {name} third", table, table["dice"], drawn & (size.reindex(table.index) == third), None) for name, third in (("smallest", "small"), ("middle", "middle"), ("largest", "large"))]
+    rows += [mean_row("outline", f"Dice, {name} third", table, table["dice"], judged & which, None) for name, which in _thirds(table[judged]).items()]
     rows += [mean_row("outline", name, table, table[column], drawn, wrong) for name, column, wrong in (("IoU", "iou", 0.0), ("share of the outlined that is tumour", "pixel_precision", 0.0), ("share of the tumour that is outlined", "pixel_recall", 0.0),
-             ("HD95, mm", "hd95_mm", None), ("NSD at 2 mm", "nsd", 0.0))]
+             ("HD95, mm (missed: the picture's diagonal)", "hd95_mm", None), ("NSD at 2 mm", "nsd", 0.0))]
     rows += [mean_row("outline", "missed altogether (Dice 0)", table, (table["dice"] == 0).astype(float).where(judged), drawn, 1.0),
              mean_row("outline", "outlined where the mask is empty", table, (table["found_px"] > 0).astype(float).where(table["found_px"].notna()), table["truth_px"] == 0, None)]
     return [row for row in rows if row] + size_figures(table)
+
+def _thirds(judged: "pd.DataFrame") -> dict[str, "pd.Series"]:
+    "Which rows belong to the smallest, middle and largest tumours; nothing where sizes have two units."
+    area = judged["surface_true"]
+    if len(judged) < 3 or judged["unit"].nunique() != 1:
+        return {}
+    low, high = np.quantile(area, [1 / 3, 2 / 3]) * (1 + 1e-9)  # of equal areas none is above itself
+    return {"smallest": area <= low, "middle": (area > low) & (area <= high), "largest": area > high}
 
 def size_figures(
     table: "pd.DataFrame",  # predictions
@@ -453,12 +484,12 @@ class Gallery:
         if result.status == "refused":
             return
         if judged.get("dice") is not None:
-            self.keep("outline", judged["dice"], result, truth, judged)
+            self.keep("outline", (judged["dice"], -judged["truth_px"]), result, truth, judged)
         if row["class"] and result.predicted_class != row["class"]:
-            self.keep("class", -result.confidence, result, truth, judged)
+            self.keep("class", (-result.confidence,), result, truth, judged)
 
-    def keep(self, kind: str, badness: float, result: Analysis, truth, judged: dict) -> None:
-        "Draw it if it belongs to the worst so far; of equal ones the first."
+    def keep(self, kind: str, badness: tuple, result: Analysis, truth, judged: dict) -> None:
+        "Draw it if it belongs to the worst so far: the lower, the worse; of equal ones the first."
         kept = self.kept[kind]
         if len(kept) < self.most or badness < kept[-1][0]:
             kept.append((badness, judged | {"confidence": result.confidence}, both_outlines(result.scan.pixels, result.mask, truth)))
@@ -476,13 +507,17 @@ def case_html(
     alt = f"{text}; {judged['found_px']} pixels outlined" + ("" if judged["truth_px"] is None else f", {judged['truth_px']} in the true outline, dashed")
     return f'<figure style="margin:0;width:20em;max-width:100%">{image_tag(picture, alt)}<figcaption style="font-size:.85em;overflow-wrap:anywhere">{html.escape(text)}</figcaption></figure>'
 
+def _beside(pieces) -> str:
+    "Pieces side by side, as many as fit."
+    return f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(pieces)}</div>'
+
 def gallery_html(
     gallery: Gallery,
 ) -> dict[str, str]:  # headline -> HTML; none without a case
     "The worst cases as parts of a page."
     heads = {"outline": "Lowest Dice, the lowest first", "class": "Wrong class, the surest first"}
     note = "<p>Answer: green within a solid ring. Truth: dashed line.</p>"
-    return {heads[kind]: note + '<div style="display:flex;flex-wrap:wrap;gap:1em">' + "".join(case_html(*case[1:]) for case in kept) + "</div>" for kind, kept in gallery.kept.items() if kept}
+    return {heads[kind]: note + _beside(case_html(*case[1:]) for case in kept) for kind, kept in gallery.kept.items() if kept}
 
 # %% ../nbs/45c_evaluate.ipynb #c047
 def outline_figure(
@@ -510,9 +545,9 @@ def outline_figure(
 # %% ../nbs/45c_evaluate.ipynb #c049
 PARTS = {"class": "Class", "outline": "Outline", "size": "Sizes", "trust": "Refused, uncertain, and how far that can be believed"}
 HOW_TO = ("<p>{count}. {who} Intervals hold 95 % of the bootstrap over {unit}. <b>with refused</b>: every refused scan counted as wrong, where any was refused. "
-          "<b>card</b>: the same figure of the model card of the network that ships, on the project's own test, other patients{engine}.</p>"
+          "<b>model card</b>: the same figure of the network that ships on the project's own test, other patients{engine}.</p>"
           "<p>Don't choose a threshold, a mapping of labels or which scans to leave out by these figures and then report them: they would be too good. Keep scans aside that nothing was chosen on.</p>"
-          "<p>This page names scans by their file names{pictures} and loads nothing from elsewhere.</p>")
+          "<p>This page calls scans by their file names, unless numbers were asked for{pictures}, and loads nothing from elsewhere.</p>")
 
 def intro_html(
     table: "pd.DataFrame",  # predictions
@@ -521,12 +556,13 @@ def intro_html(
 ) -> str:
     "What was judged, and how to read it."
     counts = table["status"].value_counts()
-    count = f"{len(table)} scans: " + ", ".join(f"{counts.get(status, 0)} {word}" for status, word in (("ok", "answered"), ("uncertain", "answered with doubts"), ("refused", "refused"), ("left out", "left out because their truth can't be used")))
+    words = {"ok": "answered", "uncertain": "answered with doubts", "refused": "refused", "left out": "left out because their truth can't be used"}
+    count = f"{len(table)} scans: " + ", ".join(f"{counts[status]} {word}" for status, word in words.items() if status in counts)
     grouped = table["grouped"].all()
     who = f"{table['group'].nunique()} groups (patients)." if grouped else "<b>Nobody said which scans are of one patient, so each counts as one. If several are, the intervals are too narrow.</b>"
     name = " ".join(str(engine[key]) for key in ("name", "version") if engine.get(key))
     other = "" if engine.get("name") == "compact" else f"; the engine judged here is {html.escape(name)}"
-    return HOW_TO.format(count=count, who=who, unit="groups" if grouped else "scans", engine=other, pictures=", shows pictures of the worst cases" if pictures else ", shows no picture of any,")
+    return HOW_TO.format(count=count, who=who, unit="groups" if grouped else "scans", engine=other, pictures=", shows pictures of the worst cases" if pictures else ", shows no picture of any")
 
 def refusals_html(
     table: "pd.DataFrame",  # predictions
@@ -544,19 +580,20 @@ def page_parts(
 ) -> dict[str, str]:  # headline -> HTML
     "Everything on the page, in its order."
     table, figures = told.predictions, told.figures
-    shown = lambda part: figures[figures["part"] == part].drop(columns="part").dropna(axis=1, how="all")
+    heads = {f"{old}{end}": f"{new}{end}" for old, new in (("with_refused", "with refused"), ("card", "model card")) for end in ("", "_low", "_high")}
+    shown = lambda part: figures[figures["part"] == part].drop(columns="part").dropna(axis=1, how="all").rename(columns=heads)
     parts = {"What was judged": intro_html(table, told.engine, gallery is not None)}
     parts |= {PARTS[part]: table_html(shown(part)) for part in PARTS if (figures["part"] == part).any()}
     answered = answered_of(table)
     if len(answered):
         arrays = as_arrays(answered)
         drawn = ((confusion_figure, "Which class was taken for which, counts and shares of the true class; the numbers are in figures.csv"), (roc_figure, "ROC curves, one class against the rest"), (reliability_figure, "How often the network is right, by how sure it is"))
-        parts["Figures of the class"] = table_html(confusion(arrays).drop(columns="network")) + "".join(figure_html(make(arrays), text) for make, text in drawn)
+        parts["Figures of the class"] = table_html(confusion(arrays).drop(columns="network")) + _beside(figure_html(make(arrays), text) for make, text in drawn)
     if table["dice"].notna().any():
         parts["Figures of the outline"] = figure_html(outline_figure(table), "Left: Dice of each scan by class, and its mean. Right: found against true surface")
     parts |= gallery_html(gallery) if gallery else {}
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences(told.drift))
-    parts["Are they like the training pictures?"] = f"<ul>{listed}</ul>{figure_html(drift_figure(told.drift), 'Distance of each fact from the training data, over what chance gives')}{table_html(told.drift)}" if len(told.drift) else ""
+    parts["Are they like the training pictures?"] = f"<ul>{listed}</ul>" + figure_html(drift_figure(told.drift), "Distance of each fact from the training data, over what chance gives") + table_html(told.drift.assign(drift=np.where(told.drift["drift"], "yes", "no")).rename(columns={"trained_on": "trained on"})) if len(told.drift) else ""
     parts["Refused, doubted, left out"] = refusals_html(table)
     return {head: part for head, part in parts.items() if part}
 
@@ -592,12 +629,13 @@ def evaluate(
     gate: bool = True,  # let scans be refused that are no brain MRI
     pictures: bool = True,  # show the worst cases on the page
     most: int = 8,  # worst cases of each kind
+    names: bool = True,  # False: call scans and groups by numbers, in the order given
     progress: bool = True,  # show a bar
 ) -> Evaluation:
     "Judge an engine on labelled scans: the model card's figures, with intervals, and where it fails."
     if spacing is not None:
         spacing_pair(spacing)
-    table, engine = own_table(source, labels, groups), find_engine(engine)
+    table, engine = own_table(source, labels, groups, names), find_engine(engine)
     gallery, facts = Gallery(most) if out and pictures else None, []
 
     def see(row, result, truth, judged):
@@ -606,6 +644,8 @@ def evaluate(
         if gallery:
             gallery(row, result, truth, judged)
 
+    if out:  # a folder that can't be written to is said now, not after an hour
+        write_table(table[["image"]].head(0), Path(out) / "predictions.csv")
     rows = _under_bar(score_rows(table, engine, see, spacing=spacing, gate=gate), len(table), progress)
     predictions = as_predictions(rows)
     told = Evaluation(predictions, figures_of(predictions), _drift(facts), about(engine))
@@ -624,6 +664,23 @@ def _written(told: Evaluation, out: Path, gallery: Gallery | None) -> Evaluation
     from dataclasses import replace
     tables = {"predictions": told.predictions.drop(columns="grouped").round(5), "figures": told.figures.round(5), "drift": told.drift.round(5)}
     return replace(told, page=write_page(out, "evaluation.html", "Evaluation on your own scans", [], page_parts(told, gallery), tables))
+
+# %% ../nbs/45c_evaluate.ipynb #c057a
+def record(
+    data: str | Path,  # folder of the sets
+    model: str | Path = MODELS / "compact",  # folder of the packed model
+) -> "pd.DataFrame":  # as from `figures_of`
+    "Judge the network that ships on the project's test, figshare's tumours and Kaggle's no tumour, and keep the figures beside it."
+    from brain_tumor.splits import read_data
+    from brain_tumor.training import write_json
+    table = read_data(data)
+    chosen = (table["role"] == "test") & ((table["source"] == "figshare") | ((table["source"] == "kaggle") & (table["class"] == "no_tumor")))
+    figures = evaluate(table[chosen], str(model), gate=False).figures
+    three = lambda row: [None if np.isnan(value) else round(float(value), 6) for value in (row.value, row.value_low, row.value_high)]
+    told = json.loads((Path(model) / "results.json").read_text(encoding="utf-8"))
+    kept = figures[figures["part"].isin(["class", "outline", "size"])]
+    write_json(Path(model) / "evaluation.json", {"scored_sha256": _scored(told), "split_sha256": told["split_sha256"], "scans": int(chosen.sum()), "figures": {row.figure: three(row) for row in kept.itertuples()}})
+    return figures
 
 # %% ../nbs/45c_evaluate.ipynb #c059
 def label_pair(
@@ -647,6 +704,7 @@ def add_evaluate_arguments(
     parser.add_argument("--label", action="append", type=label_pair, default=[], metavar="YOURS=CLASS", help="what a label of yours means, such as GBM=glioma; may be repeated")
     parser.add_argument("--groups", metavar="COLUMN", help="of the table: whose scan it is (default: group, else patient)")
     parser.add_argument("--no-pictures", action="store_true", help="leave the worst cases' pictures out of the page")
+    parser.add_argument("--no-names", action="store_true", help="call scans and groups by numbers, in the page and in the tables")
     parser.add_argument("--no-gate", action="store_true", help="judge every readable scan, also those that are no brain MRI")
     parser.set_defaults(evaluate=evaluate_from_args)
 
@@ -656,10 +714,10 @@ def evaluate_from_args(
 ) -> int:  # exit status: 0 all judged, 1 some refused or left out
     "Run `brain_tumor evaluate` and say its headline figures."
     from brain_tumor.engines import load_engine
-    told = evaluate(args.source, load_engine(args.engine, segmenter=args.segmenter), args.out, labels=dict(args.label), groups=args.groups, spacing=getattr(args, "spacing", None), gate=not args.no_gate, pictures=not args.no_pictures)
+    told = evaluate(args.source, load_engine(args.engine, segmenter=args.segmenter), args.out, labels=dict(args.label), groups=args.groups, spacing=getattr(args, "spacing", None), gate=not args.no_gate, pictures=not args.no_pictures, names=not args.no_names)
     for row in told.predictions[told.predictions["status"].isin(["refused", "left out"])].itertuples():
         say(f"{row.status}: {row.image}: {row.reason}", sys.stderr)
-    for row in readable(told.figures[told.figures["figure"].isin(["accuracy", "accuracy, tumours", "Dice", "HD95, mm", "share refused"])]).itertuples():
+    for row in readable(told.figures[told.figures["figure"].isin(["accuracy", "accuracy, tumours", "Dice", "share refused"])]).itertuples():
         say(f"{row.figure}: {row.value}, {row.scans} scans of {row.groups} groups" + (f"; model card {row.card}" if row.card else ""))
     for sentence in sentences(told.drift) if len(told.drift) else ():
         say(sentence)
