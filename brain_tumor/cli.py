@@ -62,7 +62,8 @@ def table_line(
     name = result.path or result.source
     if result.status == "refused":
         return [name, "refused", "", "", "", ""]
-    cells = [name, result.predicted_class.replace("_", " "), f"{result.confidence:.0%}"]
+    unsure = ", uncertain" if result.status == "uncertain" else ""
+    cells = [name, result.predicted_class.replace("_", " ") + unsure, f"{result.confidence:.0%}"]
     sizes = result.features
     if sizes is None:
         return [*cells, "", "", ""]
@@ -133,13 +134,13 @@ def run_analyze(
     if args.explain and not args.out:
         raise BrainTumorError("--explain: a heat map is a picture; say with --out DIR where to put it")
     sources = inputs(args.paths)
-    options = {"slice": args.slice, "axis": args.axis, "spacing": args.spacing, "engine": engine_of(args)}
+    options = {"slice": args.slice, "axis": args.axis, "spacing": args.spacing, "engine": engine_of(args), "gate": args.gate}
     batch = analyze(sources, progress=False, **options)
     show = {"json": JsonOutput, "csv": CsvOutput}.get(args.show, TableOutput)(batch)
     try:
         for result in with_bar(batch.results(save_to=args.out), len(sources)):
             show.add(result)
-            if args.explain and result.status == "ok":
+            if args.explain and result.status != "refused":
                 result.explain().save(args.out, result.files[-1].stem)
     finally:
         show.end(args.out)
@@ -170,7 +171,7 @@ class TableOutput:
     def add(self, result) -> None:
         self.lines.append(table_line(result))
         self.files += len(result.files)
-        for note in result.notes:
+        for note in dict.fromkeys((*result.doubts, *result.notes)):
             self.notes[note] = self.notes.get(note, 0) + 1
         complain(self, result)
 
@@ -422,6 +423,7 @@ def add_analyze(
     parser.add_argument("--axis", type=axis_of, choices=(*range(3), *AXES), help="of a volume: which way --slice counts")
     parser.add_argument("--engine", default="compact", help="name of a model or folder of a trained one (default: compact)")
     parser.add_argument("--segmenter", metavar="DIR", help="folder of a saved segmenter, to draw the outlines instead")
+    parser.add_argument("--no-gate", dest="gate", action="store_false", help="answer for pictures too that don't look like a T1-weighted slice of a brain")
     parser.add_argument("--explain", action="store_true", help="with --out: write a heat map of what spoke for the class, too")
     show = parser.add_mutually_exclusive_group()
     show.add_argument("--json", dest="show", action="store_const", const="json", help="print everything as one JSON list")

@@ -462,20 +462,20 @@ def class_maps(
     return [evenly + weighted * (where / ops.sum(where, axis=(1, 2), keepdims=True)), evenly + weighted / places]
 
 # %% ../nbs/40_compact.ipynb #c053
-ANSWERS = ("probabilities", "outline", "contributions", "grad_cam")  # what the packed graph calls its outputs
+ANSWERS = ("probabilities", "outline", "contributions", "grad_cam", "features", "logits")  # what the packed graph calls its outputs
 
 def with_probabilities(
     model: "keras.Model",  # as from `build`
     temperature: float,  # divides the class logits
     size: int = 256,  # side of the squares
-) -> "keras.Model":  # (N, size, size, 1) -> probabilities (N, 4), outline probabilities (N, size, size), both maps of `class_maps`
+) -> "keras.Model":  # (N, size, size, 1) -> probabilities (N, 4), outline probabilities (N, size, size), both maps of `class_maps`, pooled features (N, 640), class logits before the temperature (N, 4)
     "Put temperature, softmax and sigmoid on top, and what the class was read from beside."
     import keras
     scan = keras.Input((size, size, 1), name="scan")
-    inside = keras.Model(model.input, [*model.outputs, model.get_layer(TOP).output, model.get_layer("where").output])
-    logits, outline, top, where = inside(scan)
+    inside = keras.Model(model.input, [*model.outputs, *(model.get_layer(name).output for name in (TOP, "where", "pooled"))])
+    logits, outline, top, where, pooled = inside(scan)
     maps = class_maps(top, where + EVERYWHERE, np.asarray(model.get_layer("classes").kernel))
-    return keras.Model(scan, [keras.ops.softmax(logits / temperature), keras.ops.sigmoid(outline)[..., 0], *maps])
+    return keras.Model(scan, [keras.ops.softmax(logits / temperature), keras.ops.sigmoid(outline)[..., 0], *maps, pooled, logits])
 
 # %% ../nbs/40_compact.ipynb #c056
 CREDITS = {

@@ -27,6 +27,8 @@ class Prediction:
     probabilities: np.ndarray  # (4,) in the order of scan.CLASSES, sum 1
     mask_probability: np.ndarray  # H x W float32 in the scan's own size, 0..1
     threshold: float = 0.5  # a pixel is tumour above it
+    features: np.ndarray | None = None  # (640,) what the compact network reads the class from; None where the engine gives none
+    logits: np.ndarray | None = None  # (4,) of the class, before the temperature; None where the class is another network's
 
     @property
     def mask(self) -> np.ndarray:  # H x W bool
@@ -49,7 +51,7 @@ class CompactEngine(_OneByOne):
         folder: str | Path = MODELS / "compact",  # of a packed model
         threads: int = 0,  # of onnxruntime; 0: as many as processors
     ):
-        self.manifest = read_manifest(folder)
+        self.folder, self.manifest = Path(folder), read_manifest(folder)
         self.session = start_session(checked_bytes(Path(folder) / "compact.onnx", self.manifest["sha256"]["compact.onnx"]), threads)
         self.input, self.outputs = self.session.get_inputs()[0].name, [output.name for output in self.session.get_outputs()]
 
@@ -60,14 +62,20 @@ class CompactEngine(_OneByOne):
         return {"engine": self.name, "version": m["version"], "sha256": m["sha256"]["compact.onnx"],
                 "threshold": m["threshold"], "intended_use": m["intended_use"]}
 
+    @property
+    def features_sha256(self) -> str | None:
+        "Which network the predictions' features come from; None where it gives none."
+        return self.manifest["sha256"]["compact.onnx"] if "features" in self.outputs else None
+
     def predict_many(
         self,
         scans: Iterable[Scan],  # a few: they pass through the network together
     ) -> list[Prediction]:
         "Predict several scans in one pass."
         squares, frames = zip(*(prepare(scan.pixels, self.manifest["size"]) for scan in scans))
-        probabilities, outlines = self.session.run(self.outputs[:2], {self.input: np.stack(squares)[..., None]})
-        return [Prediction(p, restore(o, f), self.manifest["threshold"]) for p, o, f in zip(probabilities, outlines, frames)]
+        wanted = [*self.outputs[:2], *(name for name in ("features", "logits") if name in self.outputs)]
+        said = self.session.run(wanted, {self.input: np.stack(squares)[..., None]})
+        return [Prediction(p, restore(o, f), self.manifest["threshold"], *more) for p, o, f, *more in zip(*said[:2], frames, *said[2:])]
 
     def probabilities(
         self,
@@ -114,6 +122,11 @@ class EnsembleEngine(_OneByOne):
                 "members": ", ".join(member["network"] for member in m["members"]), "segmenter": self.segmenter.name, "segmenter_version": outline["version"],
                 "segmenter_sha256": outline["sha256"], "threshold": outline["threshold"], "intended_use": m["intended_use"]}
 
+    @property
+    def features_sha256(self) -> str | None:
+        "Which network the predictions' features come from: the one that draws the outline."
+        return self.segmenter.features_sha256
+
     def probabilities(
         self,
         scans: Sequence[Scan],  # a few
@@ -136,7 +149,7 @@ class EnsembleEngine(_OneByOne):
     ) -> list[Prediction]:
         "Predict several scans in one pass."
         scans = list(scans)
-        return [replace(drawn, probabilities=p) for drawn, p in zip(self.segmenter.predict_many(scans), self.probabilities(scans))]
+        return [replace(drawn, probabilities=p, logits=None) for drawn, p in zip(self.segmenter.predict_many(scans), self.probabilities(scans))]
 
 # %% ../nbs/41_engines.ipynb #c037
 class SegmenterEngine(_OneByOne):
@@ -160,27 +173,35 @@ class SegmenterEngine(_OneByOne):
         return self.classifier.info | {"engine": self.name, "segmenter": m["name"], "segmenter_version": m["version"], "segmenter_sha256": m["sha256"]["outline.onnx"],
                                        "segmenter_mark": m["mark"], "threshold": self.segmenter.how["level"]}
 
+    @property
+    def features_sha256(self) -> str | None:
+        "Which network the predictions' features come from: the classifier's."
+        return getattr(self.classifier, "features_sha256", None)
+
     def predict_many(
         self,
         scans: Iterable[Scan],  # a few: they pass through the networks together
     ) -> list[Prediction]:
         "Predict several scans in one pass."
         scans = list(scans)
-        return [Prediction(p, drawn, self.segmenter.how["level"]) for p, drawn in zip(self.classifier.probabilities(scans), self.segmenter.draw(scans))]
+        said = self.classifier.predict_many(scans)
+        return [replace(one, mask_probability=drawn, threshold=self.segmenter.how["level"]) for one, drawn in zip(said, self.segmenter.draw(scans))]
 
 # %% ../nbs/41_engines.ipynb #c021
 @lru_cache(maxsize=4)
 def load_engine(
     which: str | Path = "compact",  # "compact", or the folder of a packed model, of an ensemble, or of a segmenter, which then takes its classes from the compact network
     segmenter: str | Path | None = None,  # folder of a segmenter that draws the outlines instead
+    threads: int = 0,  # of onnxruntime; 0: as many as processors
 ) -> CompactEngine | EnsembleEngine | SegmenterEngine:
     "Start an engine, or give the one that is running."
+    how = {"threads": threads} if threads else {}  # the same words find the same engine running
     if segmenter is not None:
-        return SegmenterEngine(segmenter, load_engine(which))
+        return SegmenterEngine(segmenter, load_engine(which, **how), threads)
     if which == "compact":
-        return CompactEngine()
+        return CompactEngine(threads=threads)
     manifest = read_manifest(which)
     kind = manifest.get("kind") if isinstance(manifest, dict) else None
     if kind == "segmenter":
-        return SegmenterEngine(which, load_engine())
-    return EnsembleEngine(which) if kind == "ensemble" else CompactEngine(which)
+        return SegmenterEngine(which, load_engine(**how), threads)
+    return (EnsembleEngine if kind == "ensemble" else CompactEngine)(which, threads)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHAPE', 'COLUMNS', 'SUFFIX', 'PAGE', 'Analysis', 'one_line', 'surface_of', 'short', 'thesis_features', 'thesis_dict',
-           'full_dict', 'mask_facts', 'band_facts', 'row', 'put', 'stem', 'Names', 'nifti_mask', 'save_analysis',
-           'pictures', 'size_table', 'facts', 'refused_card', 'card', 'report']
+           'full_dict', 'mask_facts', 'band_facts', 'row', 'put', 'stem', 'Names', 'nifti_mask', 'rendered',
+           'save_analysis', 'pictures', 'size_table', 'facts', 'refused_card', 'card', 'report']
 
 # %% ../nbs/04_result.ipynb #r008
 import json
@@ -277,6 +277,19 @@ def nifti_mask(
     return gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0)  # no time in it: same mask, same bytes
 
 # %% ../nbs/04_result.ipynb #c059
+def rendered(
+    result: Analysis,  # what came out of a scan
+) -> dict[str, bytes]:  # contents by the end of the file's name: "_overlay.png", "_mask.png", "_mask.nii.gz", ".json"
+    "A result's files before they have a name and a place; a refused one has its JSON alone."
+    files = {}
+    if result.status != "refused":
+        files["_overlay.png"] = png(result.overlay())
+        files["_mask.png"] = png(result.mask.astype(np.uint8) * 255)
+        if result.scan.affine is not None:
+            files["_mask.nii.gz"] = nifti_mask(result)
+    text = json.dumps(full_dict(result), indent=1, ensure_ascii=False)
+    return {**files, ".json": (text + "\n").encode("utf-8", "replace")}
+
 def save_analysis(
     result: Analysis,  # what came out of a scan
     folder: str | Path,  # made if it is not there
@@ -285,15 +298,7 @@ def save_analysis(
     "Write a result's pictures and JSON; a refused one leaves its JSON alone."
     folder = Path(folder)
     name = name or Names(folder).pick(result.source, result.scan)
-    files = []
-    if result.status != "refused":
-        files.append(put(folder / f"{name}_overlay.png", png(result.overlay())))
-        files.append(put(folder / f"{name}_mask.png", png(result.mask.astype(np.uint8) * 255)))
-        if result.scan.affine is not None:
-            files.append(put(folder / f"{name}_mask.nii.gz", nifti_mask(result)))
-    text = json.dumps(full_dict(result), indent=1, ensure_ascii=False)
-    files.append(put(folder / f"{name}.json", (text + "\n").encode("utf-8", "replace")))
-    return replace(result, files=tuple(files))
+    return replace(result, files=tuple(put(folder / f"{name}{end}", data) for end, data in rendered(result).items()))
 
 # %% ../nbs/04_result.ipynb #c063
 def pictures(
@@ -374,7 +379,7 @@ def card(
         for caption, tag in pictures(result, side)
     )
     tables = bars(result.probabilities) + (size_table(result.features, result.surface_range) if result.features else "")
-    lines = [line for line in (remark, *result.doubts, *result.notes) if line]
+    lines = filter(None, dict.fromkeys((remark, *result.doubts, *result.notes)))
     notes = "".join(f'<div style="font-size:.9em;max-width:60em">{escape(line)}</div>' for line in (*lines, facts(result)))
     row_style = "display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start;margin:.4em 0"
     small = f'<div style="font-size:.85em;opacity:.8">{INTENDED_USE}</div>'

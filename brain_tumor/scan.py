@@ -9,7 +9,7 @@ __all__ = ['CLASSES', 'INTENDED_USE', 'AXES', 'MIN_SIDE', 'MAX_PIXELS', 'MAX_BYT
 # %% ../nbs/00_scan.ipynb #e4c5ff97
 import hashlib, html, io, math, operator, os, re, secrets, struct, sys, zlib
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +47,7 @@ class Scan:
     slice_index: int | tuple | None = None      # which slice, of a file with many
     axis: int | None = None                     # across which axis a volume was cut: 0 sagittal, 1 coronal, 2 axial
     affine: np.ndarray | None = None            # 4 x 4, takes (row, column, 0) to mm in the patient (RAS+)
+    colour: float = 0.0                         # mean distance of a pixel's brightest channel from its darkest, 0 to 1
 
     def __repr__(self) -> str:
         size = "{} x {}".format(*self.pixels.shape)
@@ -100,6 +101,13 @@ def _luminance(values: np.ndarray) -> np.ndarray:
     return cv2.transform(colour, np.float32([[0.299, 0.587, 0.114]]))
 
 # %% ../nbs/00_scan.ipynb #7f862c76
+def _colour(values: np.ndarray) -> float:
+    "How far apart a picture's channels are, on average, as a share of their range; every fourth pixel is looked at."
+    if values.ndim != 3 or values.shape[2] < 3: return 0.0
+    some = values[::4, ::4, :3].astype(np.float64)
+    top = {"uint8": 255, "uint16": 65535}.get(values.dtype.name) or max(1.0, float(some.max()))
+    return float(np.ptp(some, axis=2).mean() / top)
+
 def _gray(values: np.ndarray, name: str) -> np.ndarray:
     _check_values(values, name)
     flat = _luminance(values)
@@ -150,6 +158,7 @@ def _kind(data: bytes) -> str | None:
 
 # %% ../nbs/00_scan.ipynb #a9155ff4
 def _pick(name: str, wanted: Any, count: int, noun: str = "slices", hint: str = "") -> int:
+    if count < 1: raise _refuse(name, f"it says that it holds {count} {noun}", "Choose another file, or save it again.")
     if wanted is None and count == 1: return 0
     ask = f"Ask for one by slice=0 to slice={count - 1}, for example slice={count // 2}.{hint}"
     if wanted is None:
@@ -182,6 +191,7 @@ def _check_png(data: bytes, name: str) -> set[bytes]:
     while at + 12 <= len(data):
         length, kind = struct.unpack(">I4s", data[at:at + 8])
         end = at + 12 + length
+        if (kind == b"IHDR") != (at == 8): raise _refuse(name, "the PNG is damaged (its header is not first)", "Save or download it again.")
         if kind == b"IHDR": _check_size(name, *struct.unpack(">II", data[at + 8:at + 16]))
         if end > len(data): break
         if zlib.crc32(memoryview(data)[at + 4:end - 4]) != int.from_bytes(data[end - 4:end], "big"):
@@ -409,29 +419,32 @@ def _cut(volume: Any, to_file: np.ndarray, across: int, extra: tuple) -> np.ndar
     return np.ascontiguousarray(values[::rows, ::columns])
 
 # %% ../nbs/00_scan.ipynb #5b154496
-def _nifti_header(head: bytes, name: str) -> tuple[Any, Any]:
-    import nibabel
+def _nifti_header(head: bytes, name: str) -> Any:
+    import logging, nibabel
     kind = _kind(head)
     if kind == "NIfTI pair":
         raise _refuse(name, "it is half of a NIfTI pair (.hdr and .img)", "Save it as one .nii or .nii.gz file.")
     if kind != "NIfTI":
         raise _refuse(name, "this gzip file holds no NIfTI volume", "Unpack it first.")
-    image = nibabel.Nifti2Image if head[4:6] == b"n+" else nibabel.Nifti1Image
-    return image, image.header_class(head[:image.header_class.sizeof_hdr])
+    layout = nibabel.Nifti2Header if head[4:6] == b"n+" else nibabel.Nifti1Header
+    header = layout(head[:layout.sizeof_hdr], check=False)
+    header.check_fix(logger=logging.Logger("unheard", logging.CRITICAL + 1))     # what it mends it would say aloud
+    return header
 
 
 def _nifti(data: bytes, name: str, wanted: Any, axis: Any, kind: str) -> _Decoded:
     import gzip
+    from nibabel.arrayproxy import ArrayProxy
     stream = gzip.GzipFile(fileobj=io.BytesIO(data)) if kind == "gzip" else io.BytesIO(data)
     head = stream.read(544)
-    image, header = _nifti_header(head, name)
+    header = _nifti_header(head, name)
     voxels = math.prod(map(int, header.get_data_shape()))
     length = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
     _check_length(name, length)
     data = head + stream.read(max(0, length - len(head)))
     if len(data) < length: raise _refuse(name, "the file ends too early", "Save or download it again.")
-    volume = image.from_bytes(data)
-    decoded = _from_volume(volume.dataobj, volume.affine, name, wanted, axis, "NIfTI")
+    volume = ArrayProxy(io.BytesIO(data), header)
+    decoded = _from_volume(volume, header.get_best_affine(), name, wanted, axis, "NIfTI")
     unit = {"meter": 1000, "micron": 0.001}.get(header.get_xyzt_units()[0], 1)
     return replace(decoded, spacing=tuple(s * unit for s in decoded.spacing))
 
@@ -578,6 +591,30 @@ def _from_object(source: Any, wanted: Any, axis: Any) -> tuple[_Decoded, str]:
     if wanted is not None and (values.ndim < 3 or values.shape[-1] in (1, 3, 4)): _pick("array", wanted, 1)
     return _Decoded(values, "array"), "array"
 
+# %% ../nbs/00_scan.ipynb #728d49d4
+@contextmanager
+def _clearly(name: str) -> Iterator[None]:
+    "Whatever a decoder throws leaves as a `BrainTumorError`."
+    try:
+        with np.errstate(all="ignore"): yield
+    except BrainTumorError: raise
+    except MemoryError as error:
+        raise _refuse(name, "to decode it takes more memory than there is", "Save a smaller picture, or one slice.") from error
+    except ImportError as error:
+        raise _refuse(name, f"a library is missing that reads it ({error})", "Install brain_tumor with all it requires.") from error
+    except Exception as error:
+        if _is_a(error, "PIL.Image", "DecompressionBombError"):                # Pillow was the first to look at the size
+            raise _refuse(name, "it announces far too many pixels, and it was not decoded",
+                          f"At most {MAX_PIXELS // 10**6} million are read: crop or shrink the picture first.") from error
+        raise _refuse(name, f"it is damaged or ends too early ({type(error).__name__})",
+                      "Save or download it again.") from error
+
+
+def _opened(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> tuple[_Decoded, np.ndarray]:
+    with _clearly(name):
+        decoded = _decode(data, name, wanted, axis, folder)
+        return decoded, _gray(decoded.values, name)
+
 # %% ../nbs/00_scan.ipynb #728d49d5
 def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dataset; a Scan is returned as it is
          slice: int | tuple[int, int] | None = None,  # which slice of a file with many, from 0; (slice, volume) in 4-D
@@ -585,22 +622,21 @@ def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dat
          spacing: float | tuple[float, float] | None = None,  # mm, or (row, column) mm; overrides the file's own
          ) -> Scan:  # grey values 0 to 1, spacing, and where they came from
     "Read one slice; raises `BrainTumorError` for whatever cannot be one."
+    return _read(source, slice, axis, spacing, _opened)
+
+
+def _read(source: Any, wanted: Any, axis: Any, spacing: Any, opened: Callable) -> Scan:
     given = None if spacing is None else spacing_pair(spacing)
     if isinstance(source, Scan):
         return source if given is None else replace(source, spacing=given, spacing_source="given")
-    in_file = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or (
-        hasattr(source, "read") and not hasattr(source, "__array__"))
-    data, name, folder = _load(source) if in_file else (None, type(source).__name__, None)
-    try:
-        if in_file: decoded = _decode(data, name, slice, axis, folder)
-        else: decoded, name = _from_object(source, slice, axis)
-        pixels = _gray(decoded.values, name)
-    except BrainTumorError: raise
-    except Exception as error:
-        words = " ".join(re.sub(r"<[^>]*>", "", str(error)).split())[:120]
-        raise _refuse(name, f"it is damaged or ends too early ({type(error).__name__}: {words})",
-                      "Save or download it again.") from error
-    return _scan(decoded, pixels, name if folder is None else Path(name).name, given, data)
+    if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or (
+            hasattr(source, "read") and not hasattr(source, "__array__")):
+        data, name, folder = _load(source)
+        decoded, pixels = opened(data, name, wanted, axis, folder)
+        return _scan(decoded, pixels, name if folder is None else Path(name).name, given, data)
+    with _clearly(type(source).__name__):
+        decoded, name = _from_object(source, wanted, axis)
+        return _scan(decoded, _gray(decoded.values, name), name, given, None)
 
 # %% ../nbs/00_scan.ipynb #fd5acc53
 def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None, data: bytes | None) -> Scan:
@@ -612,7 +648,7 @@ def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None,
         source = None if decoded.spacing is None else "file"
         if source: spacing = spacing_pair(decoded.spacing, name)
     return Scan(np.float32(1) - pixels if decoded.inverted else pixels, spacing, name, source, decoded.format,
-                digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine)
+                digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine, _colour(values))
 
 # %% ../nbs/00_scan.ipynb #3f34c5fe
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".ima",
