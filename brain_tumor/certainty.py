@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TUMOUR_OR_NOT', 'GRID', 'LEVELS', 'BAND_LEVEL', 'LEAN', 'WIDE', 'RULES', 'cutoff', 'lowest', 'class_sets', 'sigmoid',
            'area_curve', 'reach', 'steps', 'band_of', 'Certainty', 'doubts', 'spoken', 'load_certainty', 'certainty_of',
-           'ask_slices', 'arrays', 'outlined', 'choose', 'fit', 'scalings', 'adaptive', 'left_out_sets', 'compare_sets',
-           'left_out_bands', 'left_out_factor', 'compare_bands']
+           'ask_slices', 'arrays', 'outlined', 'choose', 'fit', 'write_fit', 'scalings', 'adaptive', 'left_out_sets',
+           'compare_sets', 'left_out_bands', 'left_out_factor', 'compare_bands']
 
 # %% ../nbs/41c_certainty.ipynb #c004
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,6 +123,7 @@ class Certainty:
     band_level: float  # share of the slices whose true area shall lie between
     wide: float  # a band whose areas lie further apart than this factor is a doubt
     weights_sha256: str  # of the weights.npz it was fitted for
+    held: dict[str, float] = field(default_factory=dict)  # "sets", "band": how often each held on the test, once that was asked; means over groups
 
     def class_set(
         self,
@@ -158,9 +159,9 @@ def doubts(
 ) -> tuple[str, ...]:  # a sentence each; none: nothing speaks against the answer
     "Why an answer should not be taken as it stands."
     names, (small, large) = certainty.class_set(probabilities), certainty.areas(mask_probability)
-    said = () if len(names) == 1 else (f"The class is uncertain: {' or '.join(map(spoken, names))} can't be ruled out at {certainty.level:.0%}.",)
+    said = () if len(names) == 1 else (f"The class is uncertain: {' or '.join(map(spoken, names))} can't be ruled out ({certainty.level:.0%} set).",)
     if mask.any() and large > certainty.wide * small:
-        return said + (f"The outline is faint: the area may be anything between {small} and {large} pixels.",)
+        return said + (f"The outline is faint: its area is uncertain by more than a factor of {certainty.wide:g}.",)
     return said
 
 def spoken(
@@ -180,7 +181,7 @@ def load_certainty(
         return None
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        found = Certainty(known["limits"], known["level"], tuple(known["band"]), known["band_level"], known["wide"], known["weights_sha256"])
+        found = Certainty(known["limits"], known["level"], tuple(known["band"]), known["band_level"], known["wide"], known["weights_sha256"], known.get("held", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise BrainTumorError(f"{path}: can't be read ({error!r}); restore the file, or fit it anew with brain_tumor.certainty.fit") from None
     if found.weights_sha256 != manifest["sha256"]["weights.npz"]:
@@ -199,7 +200,7 @@ def certainty_of(
 def ask_slices(
     table: "pd.DataFrame",  # rows to ask about, from `splits.read_data`
     engine,  # from `engines.load_engine`
-) -> tuple["pd.DataFrame", "pd.DataFrame"]:  # a row a slice; source, image and a column for each threshold of GRID, of slices with a true outline
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:  # a row a slice; source, image and a column for each threshold of GRID, of slices with an outline, true or drawn
     "What an engine says of slices with known truth."
     import pandas as pd
     from tqdm.auto import tqdm
@@ -211,16 +212,17 @@ def ask_slices(
     return pd.DataFrame(rows), pd.DataFrame(curves)
 
 def _ask_slice(row: dict, engine) -> tuple[dict, np.ndarray | None]:
-    "One row's numbers, and its curve where an outline is known."
+    "One row's numbers, and its curve where an outline is known or drawn."
     from brain_tumor.data import read_grey
     from brain_tumor.metrics import dice
     from brain_tumor.scan import read
     answer = engine(read(row["path"]))
-    found = {f"p_{name}": round(float(p), 6) for name, p in zip(CLASSES, answer.probabilities)} | {"found_px": int(answer.mask.sum())}
-    if not isinstance(row["mask"], str):
-        return found, None
-    truth = read_grey(row["mask"]) > 127
-    return found | {"truth_px": int(truth.sum()), "dice": round(dice(answer.mask, truth), 5)}, area_curve(answer.mask_probability)
+    found = {f"p_{name}": round(float(p), 6) for name, p in zip(CLASSES, answer.probabilities)} | {"found_px": int(answer.mask.sum()), "truth_px": None, "dice": None}
+    if isinstance(row["mask"], str):
+        truth = read_grey(row["mask"]) > 127
+        found |= {"truth_px": int(truth.sum()), "dice": round(dice(answer.mask, truth), 5)}
+    worth_it = found["found_px"] > 0 or found["truth_px"] is not None
+    return found, area_curve(answer.mask_probability) if worth_it else None
 
 # %% ../nbs/41c_certainty.ipynb #c034
 def arrays(
@@ -262,24 +264,37 @@ def fit(
     data: str | Path,  # folder of the sets; only validation is read
     model: str | Path,  # folder of the packed model
     run: str | Path,  # run folder
+    again: bool = False,  # choose anew although the test was looked at
 ) -> dict:  # as written
     "Ask the packed model about validation, choose, and write certainty.json beside it and run.json, slices.csv and areas.csv into the run."
-    from brain_tumor.data import write_table
     from brain_tumor.engines import load_engine
     from brain_tumor.splits import read_data, split_hash
-    from brain_tumor.training import surroundings, write_json
-    engine = load_engine(str(model))
+    from brain_tumor.training import write_json
+    engine, about = load_engine(str(model)), Path(run) / "run.json"
     if split_hash(read_data(data, copies=True)) != engine.manifest["split_sha256"]:
         raise BrainTumorError(f"{data}: not the split this model was made with; its training slices could be in this validation")
+    if not again and about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("test"):
+        raise BrainTumorError(f"{run}: these ranges were checked on the test; what is chosen now is chosen in its knowledge. Give another folder, or say again=True")
     table = read_data(data)
-    slices, curves = ask_slices(table[table["role"] == "validation"], engine)
-    about = {"model": engine.manifest["name"], "version": engine.manifest["version"], "weights_sha256": engine.manifest["sha256"]["weights.npz"], "split_sha256": engine.manifest["split_sha256"]}
-    chosen = about | choose(slices, curves, engine.manifest["threshold"]) | {"groups": int(slices["group"].nunique()), "slices": len(slices)}
-    write_table(slices, Path(run) / "slices.csv")
-    write_table(curves, Path(run) / "areas.csv")
-    write_json(Path(run) / "run.json", chosen | {"task": "certainty", "threshold": engine.manifest["threshold"], "surroundings": surroundings()})
+    chosen = write_fit(*ask_slices(table[table["role"] == "validation"], engine), engine.manifest, run)
     write_json(Path(model) / "certainty.json", chosen)
     load_certainty.cache_clear()
+    return chosen
+
+def write_fit(
+    slices: "pd.DataFrame",  # from `ask_slices`, validation
+    curves: "pd.DataFrame",  # likewise
+    manifest: dict,  # of the model that was asked
+    run: str | Path,  # run folder
+) -> dict:  # what was chosen, for whom, on how many
+    "Choose, and write run.json, slices.csv and areas.csv."
+    from brain_tumor.data import write_table
+    from brain_tumor.training import surroundings, write_json
+    about = {"model": manifest["name"], "version": manifest["version"], "weights_sha256": manifest["sha256"]["weights.npz"], "split_sha256": manifest["split_sha256"]}
+    chosen = about | choose(slices, curves, manifest["threshold"]) | {"groups": int(slices["group"].nunique()), "slices": len(slices)}
+    for table, name in ((slices, "slices.csv"), (curves, "areas.csv")):
+        write_table(table, Path(run) / name)
+    write_json(Path(run) / "run.json", {"task": "certainty"} | chosen | {"threshold": manifest["threshold"], "surroundings": surroundings()})
     return chosen
 
 # %% ../nbs/41c_certainty.ipynb #c044

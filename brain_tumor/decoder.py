@@ -97,7 +97,7 @@ def answer(job: dict,    # name, slice, seconds, memory
         cause = type(error.__cause__).__name__ if error.__cause__ else None
         return {"error": str(error), "count": error.count, "volumes": error.volumes, "cause": cause, "greedy": greedy}, b""
     return {"shape": pixels.shape, "format": decoded.format, "spacing": _numbers(decoded.spacing),
-            "slice": decoded.slice_index, "inverted": bool(decoded.inverted)}, np.ascontiguousarray(pixels)
+            "slice": decoded.slice_index, "inverted": bool(decoded.inverted), "colour": decoded.colour}, np.ascontiguousarray(pixels)
 
 
 def _numbers(spacing: Any) -> list[float] | None:
@@ -266,10 +266,11 @@ def _believed(facts: dict, body: bytearray, name: str) -> tuple[_Decoded, np.nda
         pixels = np.frombuffer(body, np.float32).reshape(rows, columns)
         spacing = None if facts["spacing"] is None else [float(step) for step in facts["spacing"]]
         number = None if facts["slice"] is None else operator.index(facts["slice"])
-        right = facts["format"] in (*APART, "PNG") and min(rows, columns) >= MIN_SIDE and 0 <= pixels.min() < pixels.max() <= 1
+        colour = float(facts["colour"])
+        right = 0 <= colour <= 1 and facts["format"] in (*APART, "PNG") and min(rows, columns) >= MIN_SIDE and 0 <= pixels.min() < pixels.max() <= 1
     except (KeyError, TypeError, ValueError): right = False
     if not right: raise _refuse(name, "its decoder gave no picture", RESAVE)
-    return _Decoded(None, facts["format"], spacing, number, inverted=facts.get("inverted") is True), pixels
+    return _Decoded(None, facts["format"], spacing, number, inverted=facts.get("inverted") is True, colour=colour), pixels
 
 
 def _told(facts: dict, name: str) -> BrainTumorError:

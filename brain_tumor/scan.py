@@ -185,6 +185,7 @@ class _Decoded:
     affine: np.ndarray | None = None
     inverted: bool = False                      # small values are bright (MONOCHROME1)
     beside: bytes = b""                         # data that lay in a second file (.nhdr)
+    colour: float = 0.0                         # see `Scan`
 
 # %% ../nbs/00_scan.ipynb #48059492
 def _check_png(data: bytes, name: str) -> set[bytes]:
@@ -646,10 +647,14 @@ def _clearly(name: str) -> Iterator[None]:
                       "Save or download it again.") from error
 
 
+def _graded(decoded: _Decoded, name: str) -> tuple[_Decoded, np.ndarray]:
+    pixels = _gray(decoded.values, name)
+    return replace(decoded, colour=_colour(decoded.values)), pixels
+
+
 def _opened(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> tuple[_Decoded, np.ndarray]:
     with _clearly(name):
-        decoded = _decode(data, name, wanted, axis, folder)
-        return decoded, _gray(decoded.values, name)
+        return _graded(_decode(data, name, wanted, axis, folder), name)
 
 # %% ../nbs/00_scan.ipynb #728d49d5
 def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dataset; a Scan is returned as it is
@@ -672,7 +677,7 @@ def _read(source: Any, wanted: Any, axis: Any, spacing: Any, opened: Callable) -
         return _scan(decoded, pixels, name if folder is None else Path(name).name, given, data)
     with _clearly(type(source).__name__):
         decoded, name = _from_object(source, wanted, axis)
-        return _scan(decoded, _gray(decoded.values, name), name, given, None)
+        return _scan(*_graded(decoded, name), name, given, None)
 
 # %% ../nbs/00_scan.ipynb #fd5acc53
 def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None, data: bytes | None) -> Scan:
@@ -684,7 +689,7 @@ def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None,
         source = None if decoded.spacing is None else "file"
         if source: spacing = spacing_pair(decoded.spacing, name)
     return Scan(np.float32(1) - pixels if decoded.inverted else pixels, spacing, name, source, decoded.format,
-                digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine, _colour(values))
+                digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine, decoded.colour)
 
 # %% ../nbs/00_scan.ipynb #3f34c5fe
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".ima",
