@@ -70,7 +70,8 @@ def receive(stream: BinaryIO,  # where from: a pipe
     "Read one frame; `EOFError` where there is none, `ValueError` where it is none of ours."
     sizes = struct.unpack(">IQ", _exactly(stream, 12))
     if sizes[0] > 1 << 16 or sizes[1] > most: raise ValueError("a frame that is too large")
-    header = json.loads(bytes(_exactly(stream, sizes[0])))
+    try: header = json.loads(bytes(_exactly(stream, sizes[0])))
+    except RecursionError: raise ValueError("a header without end") from None
     if not isinstance(header, dict): raise ValueError("a frame without a header")
     return header, _exactly(stream, sizes[1])
 
@@ -96,7 +97,7 @@ def answer(job: dict,    # name, slice, seconds, memory
         cause = type(error.__cause__).__name__ if error.__cause__ else None
         return {"error": str(error), "count": error.count, "volumes": error.volumes, "cause": cause, "greedy": greedy}, b""
     return {"shape": pixels.shape, "format": decoded.format, "spacing": _numbers(decoded.spacing),
-            "slice": decoded.slice_index, "inverted": bool(decoded.inverted)}, np.ascontiguousarray(pixels)
+            "slice": decoded.slice_index, "inverted": bool(decoded.inverted), "colour": decoded.colour}, np.ascontiguousarray(pixels)
 
 
 def _numbers(spacing: Any) -> list[float] | None:
@@ -216,34 +217,47 @@ atexit.register(_pool.close)
 if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_pool.forked)
 
 # %% ../nbs/00a_decoder.ipynb #d0c9
-def _ask(data: bytes, name: str, wanted: Any) -> tuple[dict, bytearray]:
-    job = {"name": name, "slice": _Slice.told(wanted), "seconds": SECONDS, "memory": MEMORY}
-    with _pool.places:
-        try: child = _pool.take()
-        except OSError as error:
-            raise _refuse(name, f"no process could be started to decode it in ({error.strerror})",
-                          "Set BRAIN_TUMOR_ISOLATE=0 to decode in this one, if you trust your files.") from error
-        try:
-            reply = child.ask(job, data)
-        except (EOFError, OSError, ValueError) as error:
-            with suppress(subprocess.TimeoutExpired): child.process.wait(5)      # it is dying: of what?
-            raise _refuse(name, _obituary(child.late, _pool.drop(child)), RESAVE) from error
-        except BaseException:                                  # Ctrl+C: the answer would come to the next question
-            _pool.drop(child)
-            raise
-        if child.files < FILES and not reply[0].get("greedy"): _pool.idle.append(child)
-        else: _pool.drop(child)
-    return reply
-
-
 RESAVE = "Save it again, uncompressed, or as PNG."
 
 
-def _obituary(late: bool, code: int) -> str:
+def _ask(data: bytes, name: str, wanted: Any) -> tuple[dict, bytearray]:
+    job = {"name": name, "slice": _Slice.told(wanted), "seconds": SECONDS, "memory": MEMORY}
+    with _pool.places:
+        while True:
+            try: child = _pool.take()
+            except OSError as error:
+                raise _refuse(name, f"no process could be started to decode it in ({error.strerror})",
+                              "Set BRAIN_TUMOR_ISOLATE=0 to decode in this one, if you trust your files.") from error
+            reply, end = _asked(child, job, data)
+            if reply and not reply[0].get("greedy"): return reply
+            if child.files > 1 and not child.late and end != "time": continue
+            if reply: return reply
+            raise _refuse(name, _obituary(child.late, end), RESAVE)
+
+
+def _asked(child: Child, job: dict, data: bytes) -> tuple[tuple | None, int | str | None]:
+    "The answer, or how the child ended. It goes back to the pool if it may be asked again."
     import signal
+    try:
+        reply = child.ask(job, data)
+    except (EOFError, OSError):
+        with suppress(subprocess.TimeoutExpired): child.process.wait(5)      # it is dying: of what?
+    except ValueError: pass
+    except BaseException:                                      # Ctrl+C: the answer would come to the next question
+        _pool.drop(child)
+        raise
+    else:
+        if child.files < FILES and not reply[0].get("greedy"): _pool.idle.append(child)
+        else: _pool.drop(child)
+        return reply, None
+    code = _pool.drop(child)
+    return None, "time" if code == -getattr(signal, "SIGXCPU", code + 1) else code
+
+
+def _obituary(late: bool, end: int | str) -> str:
     if late: return f"to decode it takes more than {PATIENCE} seconds"
-    if code == -getattr(signal, "SIGXCPU", 0) != 0: return f"to decode it takes more than {SECONDS} seconds of the processor"
-    return f"its decoder crashed on it ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+    if end == "time": return f"to decode it takes more than {SECONDS} seconds of the processor"
+    return f"its decoder crashed on it ({f'signal {-end}' if end < 0 else f'exit code {end}'})"
 
 # %% ../nbs/00a_decoder.ipynb #d0d2
 def _believed(facts: dict, body: bytearray, name: str) -> tuple[_Decoded, np.ndarray]:
@@ -252,10 +266,11 @@ def _believed(facts: dict, body: bytearray, name: str) -> tuple[_Decoded, np.nda
         pixels = np.frombuffer(body, np.float32).reshape(rows, columns)
         spacing = None if facts["spacing"] is None else [float(step) for step in facts["spacing"]]
         number = None if facts["slice"] is None else operator.index(facts["slice"])
-        right = facts["format"] in (*APART, "PNG") and min(rows, columns) >= MIN_SIDE and 0 <= pixels.min() < pixels.max() <= 1
+        colour = float(facts["colour"])
+        right = 0 <= colour <= 1 and facts["format"] in (*APART, "PNG") and min(rows, columns) >= MIN_SIDE and 0 <= pixels.min() < pixels.max() <= 1
     except (KeyError, TypeError, ValueError): right = False
     if not right: raise _refuse(name, "its decoder gave no picture", RESAVE)
-    return _Decoded(None, facts["format"], spacing, number, inverted=facts.get("inverted") is True), pixels
+    return _Decoded(None, facts["format"], spacing, number, inverted=facts.get("inverted") is True, colour=colour), pixels
 
 
 def _told(facts: dict, name: str) -> BrainTumorError:
