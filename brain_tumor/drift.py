@@ -241,6 +241,10 @@ def _as_published(row: dict) -> dict:
         return {"spacing": row["spacing_mm"]}
     return {"long_side": float(max(wide, high)), "aspect": wide / high, "spacing": row["spacing_mm"] * row["width"] / wide}
 
+def _with_numbers(table: "pd.DataFrame") -> "pd.DataFrame":
+    import pandas as pd
+    return table.assign(**{name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in ("width", "original_width", "original_height", "spacing_mm")})
+
 def record(
     data: str | Path,  # folder of the sets
     out: str | Path = "runs/drift",  # run folder: facts.csv, by fact and class, and run.json
@@ -250,8 +254,7 @@ def record(
     import pandas as pd
     from tqdm.auto import tqdm
     from brain_tumor.training import write_json
-    table = read_data(data)
-    table = table.assign(**{name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in ("width", "original_width", "original_height", "spacing_mm")})
+    table = _with_numbers(read_data(data))
     facts = pd.DataFrame([picture_facts(read(row["path"])) | _as_published(row) | {name: row[name] for name in ("source", "class", "group", "role")} for row in tqdm(table.to_dict("records"), desc="measuring", mininterval=2)])
     kept = summarise_facts(facts)
     write_summary(kept, summary)
@@ -270,21 +273,21 @@ def record_alarms(
     data: str | Path,  # folder of the sets
     out: str | Path = "runs/drift",  # alarms.csv is written there
     sizes: tuple[int, ...] = (5, 10, 20, 40),  # groups of a sample
-    draws: int = 60,  # samples of each size
+    draws: int = 100,  # samples of each size as they are; a quarter of them of each change
     seed: int = 0,
 ) -> "pd.DataFrame":  # change, groups, samples, told (share with any drift)
     "How often samples of the test are told of, as they are and changed."
     import pandas as pd
     from tqdm.auto import tqdm
-    table = read_data(data).query("role == 'test'").groupby("group").sample(frac=1, random_state=seed).groupby("group").head(4).to_dict("records")
+    table = _with_numbers(read_data(data)).query("role == 'test'").groupby("group").sample(frac=1, random_state=seed).groupby("group").head(4).to_dict("records")
     rows, rng = [], np.random.default_rng(seed)
     for change, how in tqdm(CHANGES.items(), desc="changing"):
-        facts = pd.DataFrame([picture_facts(read(np.ascontiguousarray(how(read(row["path"]).pixels), np.float32))) | {"class": row["class"], "group": row["group"]} for row in table])
-        facts = facts.assign(spacing=np.nan, long_side=[float(np.nanmax([row["original_width"], row["original_height"], 0])) or np.nan for row in table], aspect=[row["width"] / row["height"] for row in table])
+        facts = pd.DataFrame([picture_facts(read(np.ascontiguousarray(how(read(row["path"]).pixels), np.float32))) | _as_published(row) | {"class": row["class"], "group": row["group"]} for row in table])
         names = facts["group"].unique()
         for size in sizes:
-            samples = [facts[facts["group"].isin(rng.choice(names, size, replace=False))] for _ in range(draws)]
-            rows.append({"change": change, "groups": size, "samples": draws, "told": float(np.mean([compare(sample, draws=500)["drift"].any() for sample in samples]))})
+            samples = [facts[facts["group"].isin(rng.choice(names, size, replace=False))] for _ in range(draws if change == "none" else draws // 4)]
+            told = [compare(sample, draws=400)["drift"].any() for sample in samples]
+            rows.append({"change": change, "groups": size, "samples": len(samples), "told": float(np.mean(told))})
     return _kept(pd.DataFrame(rows), Path(out) / "alarms.csv")
 
 def _kept(table: "pd.DataFrame", path: Path) -> "pd.DataFrame":

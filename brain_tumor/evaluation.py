@@ -568,10 +568,14 @@ def refusals_html(
     table: "pd.DataFrame",  # predictions
     most: int = 100,  # rows shown
 ) -> str:
-    "The scans that weren't answered or not judged, with reasons; empty where there are none."
-    rows = table[table["status"].isin(["refused", "left out", "uncertain"]) & table["reason"].notna()][["image", "status", "reason"]]
+    "Why scans were refused, doubted or left out, and how often; then those without an answer by name; empty where there are none."
+    named = table[(table["status"] != "ok") & table["reason"].notna()]
+    if named.empty:
+        return ""
+    why = named.groupby(["status", "reason"]).agg(scans=("image", "size"), groups=("group", "nunique")).reset_index().sort_values("scans", ascending=False)
+    rows = named[named["status"] != "uncertain"][["image", "class", "status", "reason"]]
     rest = f"<p>and {len(rows) - most} more in predictions.csv</p>" if len(rows) > most else ""
-    return table_html(rows.head(most)) + rest if len(rows) else ""
+    return table_html(why.head(20)) + (f"<h3>By name</h3>{table_html(rows.head(most))}{rest}" if len(rows) else "")
 
 # %% ../nbs/45c_evaluate.ipynb #c050
 def page_parts(
