@@ -405,9 +405,10 @@ def engine_there(
         engine = load_engine(work.engine, threads=1)
     except BrainTumorError as problem:
         raise BrainTumorError(f"a worker on {host} can't start the engine: {problem}") from problem
-    here, there = ({key: facts.get(key) for key in ("name", "version", "sha256")} for facts in (work.facts, about(engine)))
+    here, there = (tuple(str(facts.get(key)) for key in ("name", "version", "sha256")) for facts in (work.facts, about(engine)))
     if here != there:
-        raise BrainTumorError(f"a worker on {host} has another model: {there} there, {here} here. Give all of them the same folder")
+        one, other = (f"{name} {version} ({sha256[:12]})" for name, version, sha256 in (there, here))
+        raise BrainTumorError(f"a worker on {host} has another model, {one}, than {other}: give all the same folder; if that was changed, start the workers anew")
     return engine
 
 # %% ../nbs/42_analysis.ipynb #c0859

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'TITLES', 'AXES', 'USE', 'STATUS', 'printable', 'say', 'text_table', 'table_line', 'inputs', 'spacing_of',
-           'slice_of', 'axis_of', 'engine_of', 'run_analyze', 'with_bar', 'TableOutput', 'complain', 'JsonOutput',
-           'CsvOutput', 'demo_line', 'run_demo', 'demo_results', 'add_train', 'add_backbones', 'add_outliners',
-           'run_train', 'with_workbook', 'add_data', 'run_data', 'add_audit', 'run_audit', 'add_report', 'run_report',
-           'add_evaluate', 'run_evaluate', 'add_analyze', 'add_demo', 'build_parser', 'main']
+           'slice_of', 'axis_of', 'engine_of', 'workers_of', 'check_words', 'run_analyze', 'show_all', 'with_bar',
+           'TableOutput', 'complain', 'JsonOutput', 'CsvOutput', 'demo_line', 'run_demo', 'demo_results', 'add_train',
+           'add_backbones', 'add_outliners', 'run_train', 'with_workbook', 'add_data', 'run_data', 'add_audit',
+           'run_audit', 'add_report', 'run_report', 'add_evaluate', 'run_evaluate', 'add_analyze', 'add_demo',
+           'build_parser', 'main']
 
 # %% ../nbs/60_cli.ipynb #c009
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from . import __version__
@@ -124,29 +126,62 @@ def engine_of(
 
     return load_engine(args.engine, segmenter=args.segmenter)
 
+def workers_of(
+    args: argparse.Namespace,  # with workers
+):  # for a `with` statement: an executor, or nothing
+    "The processes that were asked for."
+    if args.workers is None:
+        return nullcontext()
+    from brain_tumor.executors import processes
+
+    return processes(args.workers)
+
+def check_words(
+    args: argparse.Namespace,  # as parsed
+) -> None:
+    "BrainTumorError for what can't be wanted without a folder to put it in."
+    from brain_tumor.scan import BrainTumorError
+
+    if args.explain and not args.out:
+        raise BrainTumorError("--explain: a heat map is a picture; say with --out DIR where to put it")
+    if args.resume and not args.out:
+        raise BrainTumorError("--resume: what was done before lies beside results.csv; say with --out DIR where that is")
+
 def run_analyze(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
     "Analyse what was named, print it, save it, and name what was refused."
     from brain_tumor.analysis import analyze
-    from brain_tumor.scan import BrainTumorError
 
-    if args.explain and not args.out:
-        raise BrainTumorError("--explain: a heat map is a picture; say with --out DIR where to put it")
-    sources = inputs(args.paths)
+    check_words(args)
+    sources, table = inputs(args.paths), args.out and Path(args.out) / "results.csv"
     options = {"slice": args.slice, "axis": args.axis, "spacing": args.spacing, "engine": engine_of(args), "gate": args.gate}
-    batch = analyze(sources, progress=False, **options)
-    show = {"json": JsonOutput, "csv": CsvOutput}.get(args.show, TableOutput)(batch)
+    with workers_of(args) as executor:
+        batch = analyze(sources, progress=args.resume, executor=executor, **options)
+        show = {"json": JsonOutput, "csv": CsvOutput}.get(args.show, TableOutput)(batch)
+        results = batch.results(args.out, table) if args.resume else with_bar(batch.results(args.out), len(sources))
+        shown = show_all(show, results, args)
+    if table:
+        batch.to_csv(table)
+    if args.resume and len(batch.rows) > shown:
+        say(f"{len(batch.rows) - shown} scans were done before; they are in {table}", sys.stderr)
+    return 1 if any(values[1] == "refused" for values in batch.rows) else 0
+
+def show_all(
+    show,  # TableOutput or one of its kind
+    results,  # of a batch
+    args: argparse.Namespace,  # with explain and out
+) -> int:  # how many there were
+    "Show results as they come, and end properly whatever happens."
+    count = 0
     try:
-        for result in with_bar(batch.results(save_to=args.out), len(sources)):
+        for count, result in enumerate(results, 1):
             show.add(result)
             if args.explain and result.status != "refused":
                 result.explain().save(args.out, result.files[-1].stem)
     finally:
         show.end(args.out)
-    if args.out:
-        batch.to_csv(Path(args.out) / "results.csv")
-    return 1 if show.refused else 0
+    return count
 
 # %% ../nbs/60_cli.ipynb #c027
 def with_bar(
@@ -251,6 +286,8 @@ def demo_line(
 
     size = lambda features: f"{features.surface:.2f} cm²" if features else "none"
     true_size = size(measure(truth.mask, truth.spacing) if truth.mask.any() else None)
+    if result.status == "refused":
+        return [result.source, truth.tumor.replace("_", " "), "refused", "-", true_size, "-", "-"]
     names = [name.replace("_", " ") for name in (truth.tumor, result.predicted_class)]
     return [result.source, *names, f"{result.confidence:.0%}", true_size, size(result.features), f"{dice(result.mask, truth.mask):.2f}"]
 
@@ -425,6 +462,8 @@ def add_analyze(
     parser.add_argument("--segmenter", metavar="DIR", help="folder of a saved segmenter, to draw the outlines instead")
     parser.add_argument("--no-gate", dest="gate", action="store_false", help="answer for pictures too that don't look like a T1-weighted slice of a brain")
     parser.add_argument("--explain", action="store_true", help="with --out: write a heat map of what spoke for the class, too")
+    parser.add_argument("--resume", action="store_true", help="with --out: go on with a run that was stopped; only what is new is printed")
+    parser.add_argument("--workers", type=int, metavar="N", help="share the scans among N processes, for a folder of thousands")
     show = parser.add_mutually_exclusive_group()
     show.add_argument("--json", dest="show", action="store_const", const="json", help="print everything as one JSON list")
     show.add_argument("--csv", dest="show", action="store_const", const="csv", help="print the table as CSV")

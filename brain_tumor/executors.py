@@ -8,6 +8,7 @@ __all__ = ['CLOSED', 'GONE', 'width', 'open_still', 'processes', 'submitted', 'l
 
 # %% ../nbs/41d_executors.ipynb #c005
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Future, ProcessPoolExecutor, wait
@@ -43,7 +44,8 @@ def processes(
     "Worker processes on this machine, each started afresh. In a script, call it below `if __name__ == \"__main__\":`."
     if count < 1:
         raise BrainTumorError(f"{count} workers: give 1 or more")
-    return ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    deaf = signal.SIGINT, signal.SIG_IGN  # Ctrl-C is for the one who asks
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=signal.signal, initargs=deaf)
 
 # %% ../nbs/41d_executors.ipynb #c016
 CLOSED = "the cluster's client is closed, or has lost its scheduler. What was done stays done"
