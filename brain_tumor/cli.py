@@ -7,7 +7,8 @@ __all__ = ['PLAIN', 'TITLES', 'AXES', 'USE', 'STATUS', 'printable', 'say', 'text
            'slice_of', 'axis_of', 'engine_of', 'workers_of', 'check_words', 'run_analyze', 'show_all', 'with_bar',
            'TableOutput', 'complain', 'JsonOutput', 'CsvOutput', 'demo_line', 'run_demo', 'demo_results', 'add_train',
            'add_backbones', 'add_outliners', 'run_train', 'with_workbook', 'add_data', 'run_data', 'add_audit',
-           'run_audit', 'add_report', 'run_report', 'add_analyze', 'add_demo', 'build_parser', 'main']
+           'run_audit', 'add_report', 'run_report', 'add_evaluate', 'run_evaluate', 'add_analyze', 'add_demo',
+           'build_parser', 'main']
 
 # %% ../nbs/60_cli.ipynb #c009
 import argparse
@@ -285,6 +286,8 @@ def demo_line(
 
     size = lambda features: f"{features.surface:.2f} cm²" if features else "none"
     true_size = size(measure(truth.mask, truth.spacing) if truth.mask.any() else None)
+    if result.status == "refused":
+        return [result.source, truth.tumor.replace("_", " "), "refused", "-", true_size, "-", "-"]
     names = [name.replace("_", " ") for name in (truth.tumor, result.predicted_class)]
     return [result.source, *names, f"{result.confidence:.0%}", true_size, size(result.features), f"{dice(result.mask, truth.mask):.2f}"]
 
@@ -428,6 +431,23 @@ def run_report(
     "Hand over to the report's chapter."
     return with_workbook("the report", lambda: args.report(args, say))
 
+# %% ../nbs/60_cli.ipynb #c038h
+def add_evaluate(
+    parser: argparse.ArgumentParser,  # of `brain_tumor evaluate`
+) -> None:
+    "Let the evaluation's chapter say which options it has."
+    from brain_tumor.evaluation import add_evaluate_arguments
+
+    add_evaluate_arguments(parser)
+    parser.add_argument("--spacing", type=spacing_of, metavar="MM", help="pixel size where neither the table nor the file says: 0.49, or row,column as 0.49,0.6")
+    parser.set_defaults(run=run_evaluate)
+
+def run_evaluate(
+    args: argparse.Namespace,  # as parsed
+) -> int:  # exit status
+    "Hand over to the evaluation's chapter."
+    return with_workbook("the evaluation", lambda: args.evaluate(args, say))
+
 # %% ../nbs/60_cli.ipynb #c040
 def add_analyze(
     parser: argparse.ArgumentParser,  # of `brain_tumor analyze`
@@ -465,7 +485,7 @@ USE = (
 STATUS = "exit status: 0 all analysed, 1 some refused, 2 wrong use, 130 stopped by Ctrl-C"
 
 def build_parser(
-    room: str | None = None,  # "train", "data", "audit" or "report": ask that chapter for its options, which loads more of the package
+    room: str | None = None,  # "train", "data", "audit", "report" or "evaluate": ask that chapter for its options, which loads more of the package
 ) -> argparse.ArgumentParser:
     "The whole command line."
     parser = argparse.ArgumentParser(prog="brain_tumor", description=USE, epilog=STATUS)
@@ -474,11 +494,12 @@ def build_parser(
     about = {"analyze": "class, outline and sizes of scans", "demo": "analyse the bundled samples", "train": "train a network",
              "data": "fetch a public set, or read a folder into a table",
              "audit": "what a folder holds twice, and whether its test is one",
-             "report": "tables and figures of recorded runs as one page"}
+             "report": "tables and figures of recorded runs as one page",
+             "evaluate": "how right the network is on labelled scans of your own, as one page"}
     parts = {name: commands.add_parser(name, help=text, description=f"{text}. {USE}", epilog=STATUS) for name, text in about.items()}
     add_analyze(parts["analyze"])
     add_demo(parts["demo"])
-    if room in (late := {"train": add_train, "data": add_data, "audit": add_audit, "report": add_report}):
+    if room in (late := {"train": add_train, "data": add_data, "audit": add_audit, "report": add_report, "evaluate": add_evaluate}):
         late[room](parts[room])
     return parser
 

@@ -154,7 +154,7 @@ def set_table(
     rows = []
     for name, rule, promised in _set_parts(part):
         if rule.any():
-            rows.append({"role": role, "of": name, "promise": level if promised else None, **dict(zip(("held", "held_low", "held_high"), interval(held[rule], groups[rule], per_group=True))),
+            rows.append({"role": role, "of": name, "promise": level if promised else np.nan, **dict(zip(("held", "held_low", "held_high"), interval(held[rule], groups[rule], per_group=True))),
                          "held_slices": held[rule].mean(), "several": several[rule].mean(), "slices": int(rule.sum()), "groups": len(set(groups[rule]))})
     return pd.DataFrame(rows)
 
@@ -206,7 +206,7 @@ def band_table(
     for name, rule in parts:
         if rule.any():
             own = table[rule]
-            rows.append({"role": role, "of": name, "promise": recorded["about"]["band_level"] if name == "drawn tumours" else None, **dict(zip(("held", "held_low", "held_high"), interval(own["inside"], own["group"], per_group=True))),
+            rows.append({"role": role, "of": name, "promise": recorded["about"]["band_level"] if name == "drawn tumours" else np.nan, **dict(zip(("held", "held_low", "held_high"), interval(own["inside"], own["group"], per_group=True))),
                          "held_slices": own["inside"].mean(), "below": (own["truth_px"] < own["small"]).mean(), "above": (own["truth_px"] > own["large"]).mean(), "width": own["width"].median(), "slices": len(own), "groups": own["group"].nunique()})
     return pd.DataFrame(rows)
 
@@ -248,5 +248,5 @@ def doubt_table(
     wrong, poor = p.argmax(1) != labels, (p.argmax(1) == labels) & (part["truth_px"] > 0).to_numpy() & (part["dice"] < 0.5).to_numpy()
     reasons = {"several classes": several, "named, not drawn": named & ~drawn, "wide band": wide, "any doubt": several | (named & ~drawn) | wide}
     reasons["no doubt"] = ~reasons["any doubt"]
-    return pd.DataFrame([{"role": role, "reason": name, "slices": int(rule.sum()), "share": rule.mean(), "wrong_class": wrong[rule].mean() if rule.any() else None, "poor": poor[rule].mean() if rule.any() else None,
-                          "wrong": (wrong | poor)[rule].mean() if rule.any() else None, "of_all_wrong": (wrong | poor)[rule].sum() / max((wrong | poor).sum(), 1)} for name, rule in reasons.items()])
+    return pd.DataFrame([{"role": role, "reason": name, "slices": int(rule.sum()), "share": rule.mean(), "wrong_class": wrong[rule].mean() if rule.any() else np.nan, "poor": poor[rule].mean() if rule.any() else np.nan,
+                          "wrong": (wrong | poor)[rule].mean() if rule.any() else np.nan, "of_all_wrong": (wrong | poor)[rule].sum() / max((wrong | poor).sum(), 1)} for name, rule in reasons.items()])

@@ -336,6 +336,17 @@ def test_recorded_answers_are_those_of_the_model_card(recorded, root):
     assert calibration_error(p, labels) == pytest.approx(json.loads((SHIPS / "results.json").read_text())["calibration_error"], abs=1e-3)
 
 
+def test_the_network_that_ships_still_says_what_is_recorded(validation, shared_data):
+    table = read_data(shared_data)
+    table = table[table["role"] == "validation"].iloc[::60]
+    slices, curves = ask_slices(table, load_engine())
+    for found, known in zip((slices, curves), validation):
+        both = found.merge(known, on=["source", "image"], suffixes=("", "_known"), validate="1:1")
+        assert len(both) == len(found) > 3
+        for name in found.columns.difference(["source", "image", "class", "group", "role", "plane", "disputed"]):
+            assert np.allclose(both[name].astype(float), both[f"{name}_known"].astype(float), rtol=0, atol=2 if name[-1] in "x05" else 1e-3, equal_nan=True), name
+
+
 def test_no_group_is_on_both_sides_and_no_place_of_a_picture_is_told(recorded):
     slices = recorded["slices"]
     sides = [set(slices.loc[slices["role"] == role, "group"]) for role in ("validation", "test")]

@@ -403,3 +403,14 @@ def test_frames_go_both_ways():
     header, body = decoder.receive(pipe, 100)
     assert header == {"a": [1, None, "ü\udc80"]} and np.frombuffer(body, np.float32).tolist() == [0, 1, 2, 3, 4, 5]
     json.dumps(header)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "PNG"])
+def test_colour_comes_back_with_the_pixels(form):
+    """The gate asks for it: a photograph is as colourful whether it was decoded here or apart."""
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    picture[..., 0] //= 4
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, form)
+    apart, here = decoder.read(file.getvalue()), scan.read(file.getvalue())
+    assert apart.colour == here.colour > 0.2

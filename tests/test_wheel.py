@@ -118,10 +118,11 @@ def empty(wheel, tmp_path_factory):
     done = run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
     if done.returncode:
         pytest.skip("no virtual environment can be made here: " + done.stdout[-200:] + done.stderr[-200:])
-    if uv := shutil.which("uv"):
-        done = run(uv, "pip", "install", "--quiet", "--python", python, wheel, cwd=folder)
-    else:
-        done = run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", wheel, cwd=folder)
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", wheel]
+    uv = shutil.which("uv")  # faster, but it reads no settings of pip, and may not know where packages are
+    done = run(uv, "pip", "install", "--quiet", "--python", python, wheel, cwd=folder) if uv else None
+    if done is None or done.returncode:
+        done = run(*pip, cwd=folder)
     if done.returncode and not reachable(python, folder):
         pytest.skip("no package index can be reached, so the wheel's requirements can't be installed")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
