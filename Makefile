@@ -42,6 +42,7 @@ bench: install-all  ## measure speed, as ratios in one run
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/pipeline.py
 	$(BIN)/python bench/app.py
+	$(BIN)/python bench/scale.py
 
 train-compact: install-all  ## train the network that ships: make train-compact DATA=folder RUN=folder
 	$(BIN)/brain_tumor train compact --data $(DATA) --out $(RUN)

@@ -9,7 +9,6 @@ The record is runs/bench/duplicates.json, the tables are runs/audit/*.csv. Parts
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -55,6 +54,7 @@ if __name__ == "__main__":
 
 def process(python: str, code: str, *words) -> tuple[dict, float, float]:
     """What a fresh process answers, its seconds on the clock and those of the processor, its children's included."""
+    import resource  # which Windows lacks: what else is here needs none
     begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([python, "-c", code, *map(str, words)], cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", errors="replace")
     seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)

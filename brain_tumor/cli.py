@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'TITLES', 'AXES', 'USE', 'STATUS', 'printable', 'say', 'text_table', 'table_line', 'inputs', 'spacing_of',
-           'slice_of', 'axis_of', 'engine_of', 'run_analyze', 'with_bar', 'TableOutput', 'complain', 'JsonOutput',
-           'CsvOutput', 'demo_line', 'run_demo', 'demo_results', 'add_train', 'add_backbones', 'add_outliners',
-           'run_train', 'with_workbook', 'add_data', 'run_data', 'add_audit', 'run_audit', 'add_report', 'run_report',
-           'add_analyze', 'add_demo', 'build_parser', 'main']
+           'slice_of', 'axis_of', 'engine_of', 'workers_of', 'check_words', 'run_analyze', 'show_all', 'with_bar',
+           'TableOutput', 'complain', 'JsonOutput', 'CsvOutput', 'demo_line', 'run_demo', 'demo_results', 'add_train',
+           'add_backbones', 'add_outliners', 'run_train', 'with_workbook', 'add_data', 'run_data', 'add_audit',
+           'run_audit', 'add_report', 'run_report', 'add_evaluate', 'run_evaluate', 'add_analyze', 'add_demo',
+           'build_parser', 'main']
 
 # %% ../nbs/60_cli.ipynb #c009
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from . import __version__
@@ -62,7 +64,8 @@ def table_line(
     name = result.path or result.source
     if result.status == "refused":
         return [name, "refused", "", "", "", ""]
-    cells = [name, result.predicted_class.replace("_", " "), f"{result.confidence:.0%}"]
+    unsure = ", uncertain" if result.status == "uncertain" else ""
+    cells = [name, result.predicted_class.replace("_", " ") + unsure, f"{result.confidence:.0%}"]
     sizes = result.features
     if sizes is None:
         return [*cells, "", "", ""]
@@ -123,29 +126,62 @@ def engine_of(
 
     return load_engine(args.engine, segmenter=args.segmenter)
 
+def workers_of(
+    args: argparse.Namespace,  # with workers
+):  # for a `with` statement: an executor, or nothing
+    "The processes that were asked for."
+    if args.workers is None:
+        return nullcontext()
+    from brain_tumor.executors import processes
+
+    return processes(args.workers)
+
+def check_words(
+    args: argparse.Namespace,  # as parsed
+) -> None:
+    "BrainTumorError for what can't be wanted without a folder to put it in."
+    from brain_tumor.scan import BrainTumorError
+
+    if args.explain and not args.out:
+        raise BrainTumorError("--explain: a heat map is a picture; say with --out DIR where to put it")
+    if args.resume and not args.out:
+        raise BrainTumorError("--resume: what was done before lies beside results.csv; say with --out DIR where that is")
+
 def run_analyze(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
     "Analyse what was named, print it, save it, and name what was refused."
     from brain_tumor.analysis import analyze
-    from brain_tumor.scan import BrainTumorError
 
-    if args.explain and not args.out:
-        raise BrainTumorError("--explain: a heat map is a picture; say with --out DIR where to put it")
-    sources = inputs(args.paths)
-    options = {"slice": args.slice, "axis": args.axis, "spacing": args.spacing, "engine": engine_of(args)}
-    batch = analyze(sources, progress=False, **options)
-    show = {"json": JsonOutput, "csv": CsvOutput}.get(args.show, TableOutput)(batch)
+    check_words(args)
+    sources, table = inputs(args.paths), args.out and Path(args.out) / "results.csv"
+    options = {"slice": args.slice, "axis": args.axis, "spacing": args.spacing, "engine": engine_of(args), "gate": args.gate}
+    with workers_of(args) as executor:
+        batch = analyze(sources, progress=args.resume, executor=executor, **options)
+        show = {"json": JsonOutput, "csv": CsvOutput}.get(args.show, TableOutput)(batch)
+        results = batch.results(args.out, table) if args.resume else with_bar(batch.results(args.out), len(sources))
+        shown = show_all(show, results, args)
+    if table:
+        batch.to_csv(table)
+    if args.resume and len(batch.rows) > shown:
+        say(f"{len(batch.rows) - shown} scans were done before; they are in {table}", sys.stderr)
+    return 1 if any(values[1] == "refused" for values in batch.rows) else 0
+
+def show_all(
+    show,  # TableOutput or one of its kind
+    results,  # of a batch
+    args: argparse.Namespace,  # with explain and out
+) -> int:  # how many there were
+    "Show results as they come, and end properly whatever happens."
+    count = 0
     try:
-        for result in with_bar(batch.results(save_to=args.out), len(sources)):
+        for count, result in enumerate(results, 1):
             show.add(result)
-            if args.explain and result.status == "ok":
+            if args.explain and result.status != "refused":
                 result.explain().save(args.out, result.files[-1].stem)
     finally:
         show.end(args.out)
-    if args.out:
-        batch.to_csv(Path(args.out) / "results.csv")
-    return 1 if show.refused else 0
+    return count
 
 # %% ../nbs/60_cli.ipynb #c027
 def with_bar(
@@ -170,7 +206,7 @@ class TableOutput:
     def add(self, result) -> None:
         self.lines.append(table_line(result))
         self.files += len(result.files)
-        for note in result.notes:
+        for note in dict.fromkeys((*result.doubts, *result.notes)):
             self.notes[note] = self.notes.get(note, 0) + 1
         complain(self, result)
 
@@ -250,6 +286,8 @@ def demo_line(
 
     size = lambda features: f"{features.surface:.2f} cm²" if features else "none"
     true_size = size(measure(truth.mask, truth.spacing) if truth.mask.any() else None)
+    if result.status == "refused":
+        return [result.source, truth.tumor.replace("_", " "), "refused", "-", true_size, "-", "-"]
     names = [name.replace("_", " ") for name in (truth.tumor, result.predicted_class)]
     return [result.source, *names, f"{result.confidence:.0%}", true_size, size(result.features), f"{dice(result.mask, truth.mask):.2f}"]
 
@@ -393,6 +431,23 @@ def run_report(
     "Hand over to the report's chapter."
     return with_workbook("the report", lambda: args.report(args, say))
 
+# %% ../nbs/60_cli.ipynb #c038h
+def add_evaluate(
+    parser: argparse.ArgumentParser,  # of `brain_tumor evaluate`
+) -> None:
+    "Let the evaluation's chapter say which options it has."
+    from brain_tumor.evaluation import add_evaluate_arguments
+
+    add_evaluate_arguments(parser)
+    parser.add_argument("--spacing", type=spacing_of, metavar="MM", help="pixel size where neither the table nor the file says: 0.49, or row,column as 0.49,0.6")
+    parser.set_defaults(run=run_evaluate)
+
+def run_evaluate(
+    args: argparse.Namespace,  # as parsed
+) -> int:  # exit status
+    "Hand over to the evaluation's chapter."
+    return with_workbook("the evaluation", lambda: args.evaluate(args, say))
+
 # %% ../nbs/60_cli.ipynb #c040
 def add_analyze(
     parser: argparse.ArgumentParser,  # of `brain_tumor analyze`
@@ -405,7 +460,10 @@ def add_analyze(
     parser.add_argument("--axis", type=axis_of, choices=(*range(3), *AXES), help="of a volume: which way --slice counts")
     parser.add_argument("--engine", default="compact", help="name of a model or folder of a trained one (default: compact)")
     parser.add_argument("--segmenter", metavar="DIR", help="folder of a saved segmenter, to draw the outlines instead")
+    parser.add_argument("--no-gate", dest="gate", action="store_false", help="answer for pictures too that don't look like a T1-weighted slice of a brain")
     parser.add_argument("--explain", action="store_true", help="with --out: write a heat map of what spoke for the class, too")
+    parser.add_argument("--resume", action="store_true", help="with --out: go on with a run that was stopped; only what is new is printed")
+    parser.add_argument("--workers", type=int, metavar="N", help="share the scans among N processes, for a folder of thousands")
     show = parser.add_mutually_exclusive_group()
     show.add_argument("--json", dest="show", action="store_const", const="json", help="print everything as one JSON list")
     show.add_argument("--csv", dest="show", action="store_const", const="csv", help="print the table as CSV")
@@ -427,7 +485,7 @@ USE = (
 STATUS = "exit status: 0 all analysed, 1 some refused, 2 wrong use, 130 stopped by Ctrl-C"
 
 def build_parser(
-    room: str | None = None,  # "train", "data", "audit" or "report": ask that chapter for its options, which loads more of the package
+    room: str | None = None,  # "train", "data", "audit", "report" or "evaluate": ask that chapter for its options, which loads more of the package
 ) -> argparse.ArgumentParser:
     "The whole command line."
     parser = argparse.ArgumentParser(prog="brain_tumor", description=USE, epilog=STATUS)
@@ -436,11 +494,12 @@ def build_parser(
     about = {"analyze": "class, outline and sizes of scans", "demo": "analyse the bundled samples", "train": "train a network",
              "data": "fetch a public set, or read a folder into a table",
              "audit": "what a folder holds twice, and whether its test is one",
-             "report": "tables and figures of recorded runs as one page"}
+             "report": "tables and figures of recorded runs as one page",
+             "evaluate": "how right the network is on labelled scans of your own, as one page"}
     parts = {name: commands.add_parser(name, help=text, description=f"{text}. {USE}", epilog=STATUS) for name, text in about.items()}
     add_analyze(parts["analyze"])
     add_demo(parts["demo"])
-    if room in (late := {"train": add_train, "data": add_data, "audit": add_audit, "report": add_report}):
+    if room in (late := {"train": add_train, "data": add_data, "audit": add_audit, "report": add_report, "evaluate": add_evaluate}):
         late[room](parts[room])
     return parser
 

@@ -192,14 +192,16 @@ class SegmenterEngine(_OneByOne):
 def load_engine(
     which: str | Path = "compact",  # "compact", or the folder of a packed model, of an ensemble, or of a segmenter, which then takes its classes from the compact network
     segmenter: str | Path | None = None,  # folder of a segmenter that draws the outlines instead
+    threads: int = 0,  # of onnxruntime; 0: as many as processors
 ) -> CompactEngine | EnsembleEngine | SegmenterEngine:
     "Start an engine, or give the one that is running."
+    how = {"threads": threads} if threads else {}  # the same words find the same engine running
     if segmenter is not None:
-        return SegmenterEngine(segmenter, load_engine(which))
+        return SegmenterEngine(segmenter, load_engine(which, **how), threads)
     if which == "compact":
-        return CompactEngine()
+        return CompactEngine(threads=threads)
     manifest = read_manifest(which)
     kind = manifest.get("kind") if isinstance(manifest, dict) else None
     if kind == "segmenter":
-        return SegmenterEngine(which, load_engine())
-    return EnsembleEngine(which) if kind == "ensemble" else CompactEngine(which)
+        return SegmenterEngine(which, load_engine(**how), threads)
+    return (EnsembleEngine if kind == "ensemble" else CompactEngine)(which, threads)

@@ -70,10 +70,11 @@ class Intake(w.VBox):
         self.spacing_hint = named(w.HTML(), "bt-live", "bt-spacing-hint")
         self.engine = field(w.Dropdown, "Engine", "bt-engine", options=[("compact (the network that ships)", "compact"), ("a trained model's folder …", "folder")])
         self.folder = field(w.Text, "Folder of a trained model", "bt-folder", placeholder="saved/ensemble", continuous_update=True)
+        self.gate = named(w.Checkbox(value=True, description="Judge only what looks like a slice of a brain", indent=False, layout=w.Layout(width="auto")), "bt-gate")
         self.predict = named(w.Button(description="Predict", button_style="primary", tooltip="Analyse the scans that wait, or the one in view"), "bt-predict")
         self.message = named(w.HTML(), "bt-live")
         bring = w.VBox([self.zone, named(w.Box([self.sample, self.open_sample]), "bt-row"), self.files, self.preview])
-        ask = w.VBox([self.slice, self.plane, self.spacing, self.spacing_hint, self.engine, self.folder, named(w.VBox([self.predict, self.message]), "bt-go")])
+        ask = w.VBox([self.slice, self.plane, self.spacing, self.spacing_hint, self.engine, self.folder, self.gate, named(w.VBox([self.predict, self.message]), "bt-go")])
         super().__init__([named(bring, "bt-part"), named(ask, "bt-part")])
         named(self, "bt-panel", "bt-intake")
         for widget in (self.files, self.preview, self.slice, self.plane, self.spacing, self.spacing_hint, self.folder):

@@ -275,17 +275,18 @@ def write_page(
     out: str | Path,  # folder
     name: str,  # of the file, such as report.html
     title: str,  # headline
-    runs: Sequence[Run],  # listed at the top, each with its mark
+    runs: Sequence[Run],  # listed at the top, each with its mark; empty: no list
     parts: dict[str, str],  # headline -> HTML
     tables: dict[str, "pd.DataFrame"],  # name -> table, written as CSV beside the page
 ) -> Path:  # the page
     "Write a self-contained page and its tables, each file whole or not at all."
     out = Path(out)
     listed = "".join(f"<li><b>{escape(run.title)}</b>, {escape(_start(run))}: {escape(run.settings['mark'])}</li>" for run in runs)
+    listed = f"<ul>{listed}</ul>" if listed else ""
     for table, rows in tables.items():
         write_table(rows, out / f"{table}.csv")
     with write_beside(out / name) as beside, open(beside, "w", encoding="utf-8", newline="") as page:
-        page.write(PAGE.format(title=title, use=INTENDED_USE) + f"<ul>{listed}</ul>" + "".join(f"<h2>{head}</h2>{part}" for head, part in parts.items()))
+        page.write(PAGE.format(title=title, use=INTENDED_USE) + listed + "".join(f"<h2>{head}</h2>{part}" for head, part in parts.items()))
         page.write(f"</main><footer><p>brain_tumor {__version__}</p></footer></body></html>\n")
     return out / name
 

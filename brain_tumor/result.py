@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHAPE', 'COLUMNS', 'SUFFIX', 'PAGE', 'Analysis', 'one_line', 'surface_of', 'short', 'thesis_features', 'thesis_dict',
-           'full_dict', 'mask_facts', 'row', 'put', 'stem', 'Names', 'nifti_mask', 'save_analysis', 'pictures',
-           'size_table', 'facts', 'card', 'report']
+           'full_dict', 'mask_facts', 'band_facts', 'row', 'put', 'stem', 'Names', 'nifti_mask', 'rendered',
+           'save_analysis', 'pictures', 'size_table', 'facts', 'refused_card', 'card', 'report']
 
 # %% ../nbs/04_result.ipynb #r008
 import json
@@ -26,7 +26,7 @@ from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, write_beside
 # %% ../nbs/04_result.ipynb #c013
 @dataclass(frozen=True, eq=False, repr=False)
 class Analysis:
-    "What one scan said. A refused scan has an `error` and nothing else."
+    "What one scan said. A refused scan has an `error` and no answer; its `scan` is there where the file could be read."
     source: str  # file name, never its folder
     status: str = "ok"  # "ok", "uncertain" or "refused"
     error: str | None = None  # why it was refused
@@ -40,6 +40,10 @@ class Analysis:
     spacing_source: str | None = None  # "file", "given", "thesis" or None
     engine: dict = field(default_factory=dict)  # name, version, sha256 of what gave the answer
     notes: tuple[str, ...] = ()  # what a reader should know before believing the numbers
+    doubts: tuple[str, ...] = ()  # why it is uncertain, a sentence each
+    class_set: tuple[str, ...] | None = None  # classes that can't be ruled out, the likeliest first; None: the engine doesn't tell
+    band: tuple[float, float] | None = None  # two thresholds; the mask above the first is large, above the second small
+    surface_range: tuple[float, float] | None = None  # of these two masks, in the features' unit squared
     path: str | None = None  # the input as the caller named it: shown in tables only
     files: tuple[Path, ...] = ()  # what `save` wrote
     asked: Callable | None = None  # asks the engine again, (scan, label=, method=) -> Explanation
@@ -48,6 +52,11 @@ class Analysis:
     def predicted_class(self) -> str | None:
         "The likeliest of the four classes."
         return max(self.probabilities, key=self.probabilities.get) if self.probabilities else None
+
+    @property
+    def reason(self) -> str | None:
+        "Why the status isn't ok; None where it is."
+        return self.error or " ".join(self.doubts) or None
 
     @property
     def confidence(self) -> float | None:
@@ -144,17 +153,20 @@ def full_dict(
 ) -> dict:  # ready for JSON
     "Everything about a result but its pixels."
     scan, features = result.scan, result.features
-    facts = {"status": result.status, "error": result.error, "source": result.source}
+    facts = {"status": result.status, "error": result.error, "doubts": list(result.doubts), "source": result.source}
     if scan is not None:
         facts["input"] = {
             "sha256": scan.sha256, "format": scan.format, "height": scan.pixels.shape[0], "width": scan.pixels.shape[1],
             "slice": scan.slice_index, "axis": scan.axis,
         }  # fmt: skip
+    if result.probabilities:
         facts["predicted_class"], facts["confidence"] = result.predicted_class, round(result.confidence, 6)
         facts["probabilities"] = {name: round(value, 6) for name, value in result.probabilities.items()}
+        facts["class_set"] = None if result.class_set is None else list(result.class_set)
         facts["mask"] = mask_facts(result)
         facts["spacing"] = {"mm": None if result.spacing is None else list(result.spacing), "source": result.spacing_source}
         facts["features"] = features.to_dict() if features else None
+        facts["band"] = band_facts(result)
     package = {"name": "brain_tumor", "version": __version__}
     return {**facts, "notes": list(result.notes), "model": result.engine, "package": package, "intended_use": INTENDED_USE}
 
@@ -167,12 +179,20 @@ def mask_facts(
     area = None if own is None else pixels * own[0] * own[1] / 100
     return {"pixels": pixels, "share": pixels / result.mask.size, "area_cm2": area, "threshold": result.threshold}
 
+def band_facts(
+    result: Analysis,  # what came out of a scan
+) -> dict | None:  # two thresholds and two surfaces; None where there is no band
+    "Between which bounds the surface lies."
+    if result.band is None or result.surface_range is None:
+        return None
+    return {"thresholds": list(result.band), "surface": list(result.surface_range), "unit": f"{result.features.unit}2"}
+
 # %% ../nbs/04_result.ipynb #c048
 SHAPE = ("surface", "perimeter", "width", "height", "circularity", "longest_diameter", "perpendicular_diameter")
 COLUMNS = (
-    "source", "status", "predicted_class", "confidence", *(f"p_{name}" for name in CLASSES), "mask_pixels", "unit",
-    *SHAPE, "spacing_row_mm", "spacing_column_mm", "spacing_source",
-    "slice", "notes", "error", "sha256", "model", "model_version", "saved_as", "intended_use",
+    "source", "status", "predicted_class", "confidence", *(f"p_{name}" for name in CLASSES), "class_set", "mask_pixels", "unit",
+    *SHAPE, "surface_low", "surface_high", "spacing_row_mm", "spacing_column_mm", "spacing_source",
+    "slice", "doubts", "notes", "error", "sha256", "model", "model_version", "saved_as", "intended_use",
 )  # fmt: skip
 
 def row(
@@ -183,8 +203,9 @@ def row(
     scan, mask = result.scan, result.mask
     return (
         result.path or result.source, result.status, result.predicted_class, result.confidence, *odds.values(),
-        None if mask is None else int(mask.sum()), *(getattr(result.features, name, None) for name in ("unit", *SHAPE)),
-        *(result.spacing or (None, None)), result.spacing_source, scan and scan.slice_index, " ".join(result.notes) or None,
+        " ".join(result.class_set or ()) or None, None if mask is None else int(mask.sum()), *(getattr(result.features, name, None) for name in ("unit", *SHAPE)),
+        *(result.surface_range or (None, None)), *(result.spacing or (None, None)), result.spacing_source, scan and scan.slice_index,
+        " ".join(result.doubts) or None, " ".join(result.notes) or None,
         result.error, scan and scan.sha256, result.engine.get("name"), result.engine.get("version"),
         result.files[-1].stem if result.files else None, INTENDED_USE,
     )  # fmt: skip
@@ -256,6 +277,19 @@ def nifti_mask(
     return gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0)  # no time in it: same mask, same bytes
 
 # %% ../nbs/04_result.ipynb #c059
+def rendered(
+    result: Analysis,  # what came out of a scan
+) -> dict[str, bytes]:  # contents by the end of the file's name: "_overlay.png", "_mask.png", "_mask.nii.gz", ".json"
+    "A result's files before they have a name and a place; a refused one has its JSON alone."
+    files = {}
+    if result.status != "refused":
+        files["_overlay.png"] = png(result.overlay())
+        files["_mask.png"] = png(result.mask.astype(np.uint8) * 255)
+        if result.scan.affine is not None:
+            files["_mask.nii.gz"] = nifti_mask(result)
+    text = json.dumps(full_dict(result), indent=1, ensure_ascii=False)
+    return {**files, ".json": (text + "\n").encode("utf-8", "replace")}
+
 def save_analysis(
     result: Analysis,  # what came out of a scan
     folder: str | Path,  # made if it is not there
@@ -264,15 +298,7 @@ def save_analysis(
     "Write a result's pictures and JSON; a refused one leaves its JSON alone."
     folder = Path(folder)
     name = name or Names(folder).pick(result.source, result.scan)
-    files = []
-    if result.status != "refused":
-        files.append(put(folder / f"{name}_overlay.png", png(result.overlay())))
-        files.append(put(folder / f"{name}_mask.png", png(result.mask.astype(np.uint8) * 255)))
-        if result.scan.affine is not None:
-            files.append(put(folder / f"{name}_mask.nii.gz", nifti_mask(result)))
-    text = json.dumps(full_dict(result), indent=1, ensure_ascii=False)
-    files.append(put(folder / f"{name}.json", (text + "\n").encode("utf-8", "replace")))
-    return replace(result, files=tuple(files))
+    return replace(result, files=tuple(put(folder / f"{name}{end}", data) for end, data in rendered(result).items()))
 
 # %% ../nbs/04_result.ipynb #c063
 def pictures(
@@ -295,6 +321,7 @@ def pictures(
 # %% ../nbs/04_result.ipynb #c065b
 def size_table(
     features: Features,  # sizes of a mask
+    surface_range: tuple[float, float] | None = None,  # between which the surface lies, in the same unit squared
 ) -> str:  # an HTML table
     "Sizes with their units, three digits each: more would promise more than a mask can hold."
     shape = {"Surface": "surface", "Perimeter": "perimeter", "Width": "width", "Height": "height"}
@@ -303,6 +330,8 @@ def size_table(
     for name, attribute in shape.items():
         unit = {"Surface": f"{features.unit}²", "Circularity": ""}.get(name, features.unit)
         value = getattr(features, attribute)
+        if name == "Surface" and surface_range:
+            unit += " ({} to {})".format(*map(short, surface_range))
         cells.append(
             f'<tr><th scope="row" style="text-align:left;font-weight:normal">{name}</th>'
             f'<td style="text-align:right">{short(value)}</td><td style="text-align:left">{unit}</td></tr>'
@@ -320,6 +349,19 @@ def facts(
     spacing = "pixels of unknown size" if result.spacing is None else f"pixels of {result.spacing[0]:.4g} x {result.spacing[1]:.4g} mm ({result.spacing_source})"
     return f"Engine {engine or 'unknown'}{slice}; {spacing}; outline above {result.threshold:.2f}."
 
+# %% ../nbs/04_result.ipynb #c060e
+def refused_card(
+    result: Analysis,  # refused
+    side: int = 224,  # longest side of the picture
+) -> str:  # a piece of HTML
+    "What was refused and why; with the picture, where there is one."
+    head = f'<div style="margin:.5em 0"><b>{escape(result.source)}</b>: refused. {escape(result.error or "")}</div>'
+    if result.scan is None:
+        return head
+    height, width = result.scan.pixels.shape
+    gray = np.rint(shrunk(result.scan.pixels, side) * 255).astype(np.uint8)
+    return head + image_tag(gray, f"{result.source}: the picture that was refused, {width} by {height} pixels")
+
 # %% ../nbs/04_result.ipynb #c060f
 def card(
     result: Analysis,  # what came out of a scan
@@ -328,17 +370,16 @@ def card(
 ) -> str:  # a piece of HTML
     "A result as a reader wants to see it: headline, pictures, bars, sizes, notes, and what it is for."
     if result.status == "refused":
-        head = f"<b>{escape(result.source)}</b>: refused. {escape(result.error or '')}"
-        return f'<div style="margin:.5em 0">{head}</div>'
-    name = escape(result.predicted_class.replace("_", " "))
+        return refused_card(result, side)
+    name = escape(result.predicted_class.replace("_", " ")) + (", uncertain" if result.status == "uncertain" else "")
     saved = f", saved as {escape(result.files[-1].stem)}" if result.files else ""
     head = f"<b>{escape(result.source)}</b>: <b>{name}</b>, {result.confidence:.0%}{saved}"
     shown = "".join(
         f'<figure style="margin:0">{tag}<figcaption style="font-size:.85em">{caption}</figcaption></figure>'
         for caption, tag in pictures(result, side)
     )
-    tables = bars(result.probabilities) + (size_table(result.features) if result.features else "")
-    lines = [line for line in (remark, *result.notes) if line]
+    tables = bars(result.probabilities) + (size_table(result.features, result.surface_range) if result.features else "")
+    lines = filter(None, dict.fromkeys((remark, *result.doubts, *result.notes)))
     notes = "".join(f'<div style="font-size:.9em;max-width:60em">{escape(line)}</div>' for line in (*lines, facts(result)))
     row_style = "display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start;margin:.4em 0"
     small = f'<div style="font-size:.85em;opacity:.8">{INTENDED_USE}</div>'

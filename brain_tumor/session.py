@@ -21,9 +21,10 @@ from threading import RLock
 import cv2
 import numpy as np
 
-from .analysis import refusal, sizes
+from .analysis import refusal, sizes, surface_range
+from .decoder import read
 from .result import Analysis, report, save_analysis, stem
-from .scan import MAX_BYTES, BrainTumorError, Scan, read, spacing_pair
+from .scan import MAX_BYTES, BrainTumorError, Scan, spacing_pair
 
 # %% ../nbs/46_session.ipynb #s011
 LIMIT = 200_000_000  # bytes of a file, as in the thesis' application
@@ -242,7 +243,10 @@ def revised(
         notes = ()
     notes = tuple(note for note in result.notes if note not in before) + notes + changes(result, outline)
     engine = result.engine | hand_facts(outline)
-    return replace(result, scan=scan, mask=mask, threshold=outline.threshold, features=features, spacing=used, spacing_source=origin, notes=notes, engine=engine)
+    changed = replace(result, scan=scan, mask=mask, threshold=outline.threshold, features=features, spacing=used, spacing_source=origin, notes=notes, engine=engine)
+    if changes(result, outline):  # the band is the network's own
+        return replace(changed, band=None, surface_range=None)
+    return replace(changed, surface_range=surface_range(result.mask_probability, mask, result.band, features))
 
 def changes(
     result: Analysis,  # as the engine gave it

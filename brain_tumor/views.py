@@ -49,8 +49,9 @@ def headline(
     what = "No tumor detected" if none else pretty(result.predicted_class)
     place = escape(", ".join(filter(None, [result.source, slice_name(result.scan)])))
     hand = " · outline corrected by hand" if result.engine.get("outline") else ""
+    unsure = '<span class="bt-unsure">uncertain</span> ' if result.status == "uncertain" else ""
     return (
-        f'<div class="bt-headline{" bt-none" if none else ""}"><h2>{what}</h2><p class="bt-sure">{result.confidence:.0%} probability</p>'
+        f'<div class="bt-headline{" bt-none" if none else ""}"><h2>{what}</h2><p class="bt-sure">{unsure}{result.confidence:.0%} probability</p>'
         f'<p class="bt-of">{place} · engine {escape(str(result.engine.get("name", "")))}{hand}</p></div>'
     )
 
@@ -147,7 +148,7 @@ def sizes_view(
     "The table of sizes, and where their unit comes from."
     if result.features is None:
         return '<p class="bt-quiet">Nothing is marked, so there is nothing to measure.</p>'
-    return f'<h3>Sizes</h3><div class="bt-sizes">{size_table(result.features)}</div><p class="bt-quiet">{escape(unit_line(result))}</p>'
+    return f'<h3>Sizes</h3><div class="bt-sizes">{size_table(result.features, result.surface_range)}</div><p class="bt-quiet">{escape(unit_line(result))}</p>'
 
 def unit_line(
     result: Analysis,  # with sizes
@@ -163,8 +164,8 @@ def unit_line(
 def notes_view(
     result: Analysis,  # not refused
 ) -> str:  # a piece of HTML
-    "What a reader should know before believing the numbers; the spacing is said below the table."
-    lines = [note for note in result.notes if "spacing" not in note]
+    "What a reader should know before believing the numbers, doubts first; the spacing is said below the table."
+    lines = dict.fromkeys([*result.doubts, *(note for note in result.notes if "spacing" not in note)])
     return f'<ul class="bt-notes">{"".join(f"<li>{escape(note)}</li>" for note in lines)}</ul>' if lines else ""
 
 # %% ../nbs/49_views.ipynb #v041
@@ -246,9 +247,17 @@ def spacing_line(
 def file_card(
     opened: Opened,  # a file of the session
     answer: str = "",  # what was found in it
+    unjudged: str = "",  # why the gate let no answer through
 ) -> dict:  # for `Cards`
     "A file in the list of files."
-    state, text = ("refused", f"Refused: {opened.error.removeprefix(opened.name + ': ')}") if opened.error else ("done", answer) if answer else ("ready", "Ready")
+    bare = lambda why: why.removeprefix(f"{opened.name}: ")
+    state, text = ("ready", "Ready")
+    if opened.error:
+        state, text = "refused", f"Refused: {bare(opened.error)}"
+    elif unjudged:
+        state, text = "unjudged", f"Not judged: {bare(unjudged)}"
+    elif answer:
+        state, text = "done", answer
     return {"id": str(opened.number), "title": opened.name, "text": text, "state": state, "picture": thumbnail(opened.scan) if opened.scan else ""}
 
 def answer_card(
@@ -258,7 +267,8 @@ def answer_card(
     "An answer in the history."
     hand = "corrected by hand" if result.engine.get("outline") else ""
     text = ", ".join(filter(None, [result.source, slice_name(result.scan), str(result.engine.get("name", "")), hand]))
-    return {"id": str(number), "title": f"{pretty(result.predicted_class)} {result.confidence:.0%}", "text": text, "picture": thumbnail(result.scan, result.mask)}
+    unsure = ", uncertain" if result.status == "uncertain" else ""
+    return {"id": str(number), "title": f"{pretty(result.predicted_class)} {result.confidence:.0%}{unsure}", "text": text, "picture": thumbnail(result.scan, result.mask)}
 
 # %% ../nbs/49_views.ipynb #v051d
 def summed_up(
@@ -345,7 +355,7 @@ STYLE += """
 .bt-app .bt-card{display:flex;gap:10px;align-items:center;text-align:left;border:1px solid var(--line);border-radius:8px;background:#fff;padding:6px 10px 6px 6px;font:inherit;font-size:13.5px;color:var(--ink);cursor:pointer;flex:none;min-height:44px;max-width:100%}
 .bt-app .bt-card img{width:44px;height:44px;object-fit:cover;border-radius:5px;background:#000;flex:none}.bt-app .bt-card>span{display:flex;flex-direction:column;min-width:0;line-height:1.3}
 .bt-app .bt-card b,.bt-app .bt-card>span>span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}.bt-app .bt-card>span>span{color:var(--soft);font-size:13px}
-.bt-app .bt-refused>span>span{color:#9a2a1f}.bt-app .bt-chosen{border:2px solid var(--accent);padding:5px 9px 5px 5px;background:#eef6f7}
+.bt-app :is(.bt-refused,.bt-unjudged)>span>span{color:#9a2a1f}.bt-app .bt-unsure{border:1px solid currentColor;border-radius:4px;padding:0 6px;color:#9a2a1f}.bt-app .bt-chosen{border:2px solid var(--accent);padding:5px 9px 5px 5px;background:#eef6f7}
 .bt-app .bt-history .bt-card{max-width:260px}
 .bt-app .bt-downloads{display:flex;flex-wrap:wrap;gap:8px}
 .bt-app .bt-correct{display:grid!important;grid-template-columns:minmax(0,1fr) 240px;gap:20px;align-items:start}

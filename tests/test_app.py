@@ -92,6 +92,40 @@ def test_of_ten_files_three_are_broken_and_seven_go_on(app):
     assert app.intake.predict.description == "Predict"
 
 
+def test_what_is_no_brain_is_not_judged_until_somebody_insists(app):
+    noise = np.random.default_rng(0).integers(0, 255, (256, 256), np.uint8)
+    drop(app, "noise.png", encoded(noise, "PNG"))
+    app.predict().result()
+    assert app.answer == 0 and app.past == {} and app.cards[1]["state"] == "unjudged"
+    assert "Not judged" in app.outcome.empty.value and "noise.png" in said(app)
+    drop(app, "head.png", SAMPLES["meningioma-coronal.png"].read_bytes())
+    app.predict().result()
+    assert [card["state"] for card in app.cards.values()] == ["unjudged", "done"], "what wasn't judged is not asked about again by the way"
+    app.choose(1)
+    assert "Not judged" in app.outcome.empty.value
+    app.intake.gate.value = False
+    app.predict().result()
+    assert app.cards[1]["state"] == "done" and app.result.source == "noise.png"
+    assert "noise.png" in json.loads(app.give("json")[2])["source"]
+
+
+def test_an_uncertain_answer_says_so_in_every_place(app):
+    class Torn:
+        name = "torn"
+
+        def __call__(self, scan):
+            from types import SimpleNamespace
+            return SimpleNamespace(probabilities=[0.9, 0.1, 0, 0], mask_probability=np.zeros(scan.pixels.shape), threshold=0.5)
+
+    app.load(SAMPLES["glioma-axial.png"]).result()
+    app.ask(Torn(), app.session.files.get(1), "compact")
+    app.show(1)
+    assert "uncertain" in app.outcome.head.value and "uncertain" in app.past[1]["title"]
+    assert app.outcome.notes.value.count("no pixel of the mask") == 1
+    assert json.loads(app.give("json")[2])["status"] == "uncertain"
+    assert "no pixel of the mask" in app.give("report")[2].decode()
+
+
 def test_a_file_of_201_megabytes_is_refused_before_a_byte_of_it_moved(app):
     app.intake.zone.receive({"kind": "start", "id": "1", "name": "large.nii", "size": 201_000_000}, [])
     assert "201 MB" in said(app) and "200 MB" in said(app) and app.intake.zone.coming == {}

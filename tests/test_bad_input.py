@@ -460,6 +460,106 @@ def test_gzip_of_something_else(picture):
     assert "no NIfTI" in refusal(gzip.compress(encoded(picture, "PNG")))
 
 
+# ---------------------------------------------------------------- found by damaging files in thousands (test_fuzz.py)
+
+def test_a_jpeg_in_a_dicom_file_that_announces_more_than_the_file(picture):
+    """A stream of 3,000 million pixels in a file of 96 x 80: the decoder took all memory there was."""
+    for marker, syntax, kind in ((b"\xff\xc0", "1.2.840.10008.1.2.4.50", "JPEG"), (b"\xff\x4f\xff\x51", "1.2.840.10008.1.2.4.90", "JPEG2000")):
+        stream = bytearray(encoded(picture, kind, **({"no_jp2": True} if kind == "JPEG2000" else {})))
+        at = stream.index(marker)
+        whole = dicom(picture, syntax=syntax)
+        for sizes in (None, (65_000, 50_000)):
+            if sizes and kind == "JPEG":
+                stream[at + 5:at + 9] = struct.pack(">HH", *sizes)
+            elif sizes:
+                stream[at + 8:at + 16] = struct.pack(">II", *sizes[::-1])
+            whole.PixelData = encapsulate([bytes(stream)])
+            whole["PixelData"].is_undefined_length = True
+            if sizes:
+                message, peak = memory_of_refusal(in_bytes(whole))
+                assert "50000 x 65000 pixels, and its header says 80 x 96" in message and peak < 5_000_000
+            else:
+                assert read(in_bytes(whole)).pixels.shape == picture.shape
+
+
+def test_jpeg_ls_in_a_dicom_file_that_announces_more_than_the_file():
+    from brain_tumor.scan import _stream_size
+    assert _stream_size(b"\xff\xd8\xff\xf7\0\x0b\x08" + struct.pack(">HH", 50_000, 65_535) + bytes(9)) == (65_535, 50_000)
+
+
+def test_a_header_in_the_wrong_place(smooth):
+    data = encoded(smooth, "PNG")
+    assert "header is not first" in refusal(data[:8] + data[33:])
+    assert "header is not first" in refusal(data[:33] + data[8:])
+
+
+def test_a_jpeg_that_is_larger_than_its_bytes_can_be(smooth):
+    """It was read, almost all of it grey."""
+    data = bytearray(encoded(smooth, "JPEG", progressive=True))
+    at = data.index(b"\xff\xc2")
+    data[at + 5:at + 9] = struct.pack(">HH", 7000, 7000)
+    assert "ends too early" in refusal(data)
+
+
+def test_a_jpeg_of_endless_passes(smooth):
+    """Each pass of a few bytes paints the whole picture again: minutes of work in a small file."""
+    data = encoded(smooth, "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda"):-2]
+    read(data[:-2] + last * 5 + data[-2:])
+    assert "100 passes" in refusal(data[:-2] + last * 100 + data[-2:])
+
+
+def test_a_jpeg_of_many_beginnings_and_no_end():
+    """For each beginning the whole file was searched for an end: time grew with the square."""
+    import time
+    spent = []
+    for count in (100_000, 400_000):
+        before = time.process_time()
+        refusal(b"\xff\xd8" + b"\xff\xda\0\x02" * count)
+        spent.append(time.process_time() - before)
+    assert spent[1] < 10
+
+
+def test_nrrd_that_skips_a_million_lines():
+    """For each line the rest of the file was copied."""
+    header = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 64 64 2\nencoding: raw\nline skip: 500000\n\n"
+    body = bytes(range(256)) * 32
+    assert read(header + b"\n" * 500_000 + body, slice=1, axis=2).pixels.shape == (64, 64)
+    refusal(header + b"\n" * 400_000 + bytes(8192), slice=1)
+
+
+def test_files_that_say_they_hold_nothing(picture):
+    empty = bytearray(encoded(picture, "TIFF"))
+    out = nibabel.Nifti1Image(np.dstack([picture] * 3), np.eye(4)).to_bytes()
+    for count in (0, -5):
+        data = bytearray(out)
+        data[46:48] = struct.pack("<h", count)                    # dim[3]
+        refusal(data, slice=0)
+    empty[4:8] = struct.pack("<I", len(empty))                    # its first page lies behind its end
+    refusal(empty)
+    assert "it says that it holds -4 frames" in refusal(in_bytes(dicom(picture, NumberOfFrames=-4)))
+
+
+def test_a_damaged_header_is_mended_in_silence(picture, capfd):
+    data = bytearray(nibabel.Nifti1Image(np.dstack([picture] * 3), np.eye(4)).to_bytes())
+    data[252:254] = struct.pack("<h", 31)                         # a qform code that there isn't
+    data[80:92] = bytes(12)                                       # no spacing
+    read(data, slice=1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_pictures_that_pillow_finds_too_large_are_said_to_be(picture):
+    data = bytearray(encoded(picture, "GIF"))
+    data[6:10] = struct.pack("<HH", 60_000, 60_000)
+    assert "far too many pixels" in refusal(data) and "50 million" in refusal(data)
+
+
+def test_what_a_decoder_quotes_is_not_repeated(picture):
+    """It may be a patient's: here the number of frames was overwritten by a name."""
+    data = in_bytes(dicom(picture, NumberOfFrames="123456")).replace(b"123456", b"DOE^JO", 1)
+    assert b"DOE^JO" in data and "DOE" not in refusal(data)
+
+
 # ---------------------------------------------------------------- nothing else gets out
 
 def damaged(data, rng):

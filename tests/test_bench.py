@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bench import duplicates, pipeline, run, scans
+from bench import duplicates, pipeline, run, scale, scans
 from brain_tumor.scan import read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -315,6 +315,31 @@ def test_both_searches_take_turns_after_one_uncounted_run_each_on_the_same_files
     part = duplicates.timed(pd.DataFrame({"path": map(str, files)}), "theirs")
     assert ran == [(sys.executable, ["00000.webp", "00001.webp"]), ("theirs", ["00000.webp", "00001.webp"])] * (duplicates.ROUNDS + 1)
     assert [row["ratio"] for row in part["table"]] == [0.5, 1.0, 100.0] and part["table"][0]["aim_met"]
+
+
+# Many scans, many workers
+
+@needs_model
+def test_memory_is_looked_at_twice_and_every_scan_has_its_row():
+    found = scale.memory_of(30, 10, 3, "threads", 1)
+    assert found["scans"] == 30 and [seen["scans"] for seen in found["seen"]] == [10, 29]
+    assert 0 < found["seen"][0]["here"] <= found["peak"] and 300 < found["rows_MB"] * 1e6 / 30 < 3000
+
+
+@needs_model
+def test_every_way_gives_the_same_table(folder):
+    found = scale.times_of(str(folder), 2, 1, ["alone", "threads"])
+    assert found["same_tables"] and {way: len(seconds) for way, seconds in found["seconds"].items()} == {"alone": 2, "threads": 2}
+
+
+def test_a_part_alone_renews_its_part_of_the_record(tmp_path, monkeypatch, capsys):
+    line = lambda what: {"table": [run.judge(what, scale.one_value(2.0), most=1.25)]}
+    for what in ("before", "after"):
+        monkeypatch.setattr(scale, "PARTS", {"memory": lambda how: line(what), "speed": lambda how: line(what)})
+        assert scale.main(["--out", str(tmp_path / "record.json"), *(["--parts", "speed"] if what == "after" else [])]) == 0
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert [row["what"] for row in record["table"]] == ["before", "after"] and "MISSED" in capsys.readouterr().out
+    assert record["parts"]["memory"]["settings"]["many"] == 10_000 and str(ROOT) not in json.dumps(record)
 
 
 @pytest.mark.parametrize("line", [line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "bench/" in line])

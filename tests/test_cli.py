@@ -251,3 +251,32 @@ def test_a_reader_that_leaves_gets_no_traceback(scans):
         process.stdout.close()
         error = process.stderr.read().decode(errors="replace")
     assert "Traceback" not in error and process.returncode not in (0, 1, 2), error
+
+
+def test_a_stopped_run_is_resumed_and_only_what_is_new_is_printed(scans, tmp_path, capsys, monkeypatch):
+    out, real, calls = tmp_path / "out", analysis.row, []
+
+    def impatient(result):
+        calls.append(result)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, "row", impatient)
+        assert run(capsys, "analyze", scans, "--out", out, "--resume")[0] == 130
+    assert (out / "results.csv.partial").is_file() and not (out / "results.csv").exists()
+    status, printed, errors = run(capsys, "analyze", scans, "--out", out, "--resume")
+    assert status == 0 and "2 scans were done before" in errors
+    assert json.loads(run(capsys, "analyze", scans, "--json")[1])[2]["source"] in printed and printed.count("glioma") == 1
+    assert run(capsys, "analyze", scans, "--out", tmp_path / "whole")[0] == 0
+    assert (out / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
+    assert run(capsys, "analyze", scans, "--resume")[0] == 2
+
+
+def test_workers_answer_as_one_process_does(scans, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "brain_tumor.engines")
+    (scans / "fake.png").write_text("no picture")
+    one, two = run(capsys, "analyze", scans, "--no-gate"), run(capsys, "analyze", scans, "--no-gate", "--workers", 1)
+    assert one[:2] == two[:2] and one[0] == 1 and one[2].count("refused") == two[2].count("refused") == 1
+    assert run(capsys, "analyze", scans, "--workers", 0)[0] == 2

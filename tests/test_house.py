@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -20,14 +19,15 @@ sys.path.insert(0, str(ROOT / "tools"))
 from chapters import chapters, page_name  # noqa: E402
 
 # The order of the rooms: a room may import from those before it.
-HOUSE = ("scan", "phantom", "morphology", "drawing", "result", "metrics", "figshare", "strangers", "data", "look", "download", "copies", "audit",
-         "splits", "split_files", "preprocessing", "augmentation", "pipeline", "features", "shortcuts", "label_errors", "training", "runs", "plateau", "speed", "backbones", "stacking", "ensemble", "reports", "report_page", "segmentation", "compact", "engines", "explanation", "gate",
-         "analysis", "model_card", "trust", "session", "widgets", "canvas", "views", "panels", "app", "charts", "explorer", "cli")
+HOUSE = ("scan", "decoder", "phantom", "morphology", "drawing", "result", "metrics", "figshare", "strangers", "data", "look", "download", "copies", "audit",
+         "splits", "split_files", "preprocessing", "augmentation", "pipeline", "features", "shortcuts", "label_errors", "training", "runs", "plateau", "speed", "backbones", "stacking", "ensemble", "reports", "report_page", "segmentation", "compact", "engines", "explanation", "gate", "certainty", "executors", "journal",
+         "analysis", "model_card", "trust", "reliability", "drift", "evaluation", "session", "widgets", "canvas", "views", "panels", "app", "charts", "explorer", "cli")
 # Those that stand already; a room joins when it is built.
-BUILT = ("scan", "phantom", "morphology", "drawing", "result", "metrics", "figshare", "strangers", "data", "look", "download", "copies", "audit", "splits",
-         "split_files", "preprocessing", "augmentation", "pipeline", "features", "shortcuts", "label_errors", "training", "runs", "plateau", "speed", "backbones", "stacking", "ensemble", "reports", "report_page", "segmentation", "compact", "engines", "explanation", "gate", "analysis", "model_card", "trust", "session", "widgets", "canvas", "views", "panels", "app", "charts", "explorer", "cli")
+BUILT = ("scan", "decoder", "phantom", "morphology", "drawing", "result", "metrics", "figshare", "strangers", "data", "look", "download", "copies", "audit", "splits",
+         "split_files", "preprocessing", "augmentation", "pipeline", "features", "shortcuts", "label_errors", "training", "runs", "plateau", "speed", "backbones", "stacking", "ensemble", "reports", "report_page", "segmentation", "compact", "engines", "explanation", "gate", "certainty", "executors", "journal", "analysis", "model_card", "reliability", "drift", "evaluation", "session", "widgets", "canvas", "views", "panels", "app", "charts", "explorer", "cli")
 LIBRARY = ROOT / "brain_tumor"
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+GUIDES = [path for path in NOTEBOOKS if path.parent.name == "guides"]
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if not path.name.startswith("_"))
 MEGABYTE = 1_000_000
 by_name = {"ids": lambda path: path.name}
@@ -86,11 +86,11 @@ def test_the_library_is_what_the_notebooks_export(copy):
 
 
 def test_the_notebooks_are_clean(copy):
-    before = {path.name: path.read_text(encoding="utf-8") for path in (copy / "nbs").rglob("*.ipynb")}
+    before = {path.relative_to(copy): path.read_text(encoding="utf-8") for path in (copy / "nbs").rglob("*.ipynb")}
     done = python("-c", "from nbdev.clean import nbdev_clean; nbdev_clean()", cwd=copy)
     assert done.returncode == 0, done.stderr
-    after = {path.name: path.read_text(encoding="utf-8") for path in (copy / "nbs").rglob("*.ipynb")}
-    assert [name for name in before if before[name] != after[name]] == [], "run nbdev_clean"
+    after = {path.relative_to(copy): path.read_text(encoding="utf-8") for path in (copy / "nbs").rglob("*.ipynb")}
+    assert [str(name) for name in before if before[name] != after[name]] == [], "run nbdev_clean"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
@@ -136,6 +136,26 @@ def test_the_site_lists_all_chapters_in_order():
     assert numbered == sorted(numbered), "the number of a chapter is its place"
     rooms = [room(ROOT / "nbs" / name).split(".")[0] for name in listed if room(ROOT / "nbs" / name)]
     assert rooms == sorted(rooms, key=HOUSE.index)
+
+
+# ---- the guides: pages without a number and without code of the library
+
+def linked(path):
+    """The notebooks that a notebook's prose links to."""
+    prose = "\n".join(source(cell) for cell in cells(path) if cell["cell_type"] == "markdown")
+    return {(path.parent / link).resolve() for link in re.findall(r"\]\((?!https?:)([^)#\s]+\.ipynb)", prose)}
+
+
+@pytest.mark.parametrize("path", GUIDES, **by_name)
+def test_a_guide_hangs_together_with_the_chapters(path):
+    assert not re.match(r"\d", path.name) and room(path) is None, "a guide exports nothing and has no number"
+    assert any(link.parent == ROOT / "nbs" for link in linked(path)), "it leads to the chapters behind it"
+    assert any(path in linked(other) for other in NOTEBOOKS if other != path), "some page leads to it"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
+def test_links_between_notebooks_lead_somewhere(path):
+    assert [link.name for link in linked(path) if not link.is_file()] == []
 
 
 # ---- the library
@@ -246,41 +266,6 @@ def test_requirements_survive_splitting_at_blanks():
         place = {"sys_platform": system, "platform_machine": machine}
         assert markers["tensorflow-cpu"].evaluate(place) is cpu
         assert markers["tensorflow"].evaluate(place) is not cpu
-
-
-@pytest.fixture(scope="module")
-def wheel(copy):
-    done = python("-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", ".", cwd=copy)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    with zipfile.ZipFile(next((copy / "dist").glob("*.whl"))) as archive:
-        meta = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        entries = meta.replace("METADATA", "entry_points.txt")
-        return archive.namelist(), archive.read(meta).decode(), archive.read(entries).decode()
-
-
-def test_the_wheel_is_what_settings_ini_says(wheel):
-    from email import message_from_string
-    from packaging.requirements import Requirement
-    _, meta, entries = wheel
-    cfg, meta = settings(), message_from_string(meta)
-    assert (meta["Name"].replace("-", "_"), meta["Version"]) == (cfg["lib_name"], cfg["version"])
-    assert set(meta["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
-    assert meta["License-Expression"] == "Apache-2.0"
-    assert set(meta.get_all("Provides-Extra")) == {"workbook", "dev"}
-    found = {str(Requirement(line)).split(";")[0].strip() for line in meta.get_all("Requires-Dist")}
-    asked = {str(Requirement(word)).split(";")[0].strip() for key in
-             ("requirements", "workbook_requirements", "dev_requirements") for word in cfg[key].split()}
-    assert found == asked
-    assert "brain_tumor = brain_tumor.cli:main" in entries
-
-
-def test_the_wheel_carries_model_and_samples(wheel, tracked):
-    inside = set(wheel[0])
-    ours = {path.relative_to(ROOT).as_posix() for path in tracked if LIBRARY in path.parents}
-    assert ours - inside == set()
-    assert any(name.startswith("brain_tumor/samples/") for name in inside)
-    assert any(name.startswith("brain_tumor/models/compact/") for name in inside)
-    assert not any(name.split("/")[0] in ("tests", "tools", "bench", "nbs") for name in inside)
 
 
 def test_versions_agree():

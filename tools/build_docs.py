@@ -50,8 +50,8 @@ def slug(title):
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
-def local_links(text, site, places):
-    """Links to the published site and to notebooks, as links between pages here.
+def local_links(text, site, places, here="index.ipynb"):
+    """Links to the published site and to notebooks, as links between pages here; `here` is the notebook's own path.
 
     nbdev links every exported name, private ones and methods too; those without a heading of their own lose the link.
     """
@@ -59,12 +59,13 @@ def local_links(text, site, places):
         anchor = slug(match["anchor"] or "")
         if anchor and anchor not in places.get(match["page"], ()):
             return match["text"]
-        return f"[{match['text']}]({match['page']}.ipynb{'#' + anchor if anchor else ''})"
+        return f"[{match['text']}]({up}{match['page']}.ipynb{'#' + anchor if anchor else ''})"
 
     def notebook(match):
         path = Path(match[1])
         return f"]({(path.parent / Path(page_name(path.name))).as_posix()}.ipynb{match[2] or ''})"
 
+    up = "../" * here.count("/")                         # a guide lies one folder below the chapters
     text = NOTEBOOK_LINK.sub(notebook, text)
     link = rf"\[(?P<text>[^\]]*)\]\({re.escape(site)}/(?P<page>[\w./-]+?)\.html(?:#(?P<anchor>[^)]*))?\)"
     return re.sub(link, published, text)
@@ -85,8 +86,8 @@ def shown_code(cell):
     return cell
 
 
-def page(notebook, site, places):
-    """A processed notebook in the form that MyST-NB reads."""
+def page(notebook, site, places, here):
+    """A processed notebook, `here` in the folder of notebooks, in the form that MyST-NB reads."""
     cells = []
     for cell in notebook.cells:
         if cell.cell_type == "raw" and cell.source.startswith("---"):
@@ -96,7 +97,7 @@ def page(notebook, site, places):
         elif cell.cell_type == "code":
             cell = shown_code(cell)
         if cell.cell_type == "markdown":
-            cell.source = local_links(CALLOUT.sub(r":::{\1}", cell.source), site, places)
+            cell.source = local_links(CALLOUT.sub(r":::{\1}", cell.source), site, places, here)
         cells.append(cell)
     notebook.cells = cells
     notebook.metadata.pop("widgets", None)
@@ -125,7 +126,7 @@ def with_sphinx(processed):
     notebooks = {name: nbformat.read(processed / name, as_version=4) for name in chapters()}
     places = {page_name(name): headings(notebook) for name, notebook in notebooks.items()}
     for name, notebook in notebooks.items():
-        notebook = page(notebook, site, places)
+        notebook = page(notebook, site, places, name)
         if name == "index.ipynb":
             notebook.cells.append(contents())
         target = SOURCE / f"{page_name(name)}.ipynb"

@@ -1,0 +1,384 @@
+"""Certainty: the quantile against hand-worked and simulated truth, sets and bands against plain counting, and the recorded figures against their files."""
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brain_tumor.certainty import (BAND_LEVEL, GRID, LEAN, TUMOUR_OR_NOT, Certainty, area_curve, arrays, ask_slices, band_of, certainty_of, choose, class_sets, cutoff,
+                                   doubts, fit, left_out_bands, left_out_sets, load_certainty, lowest, outlined, reach, scalings, sigmoid, steps)
+from brain_tumor.engines import load_engine
+from brain_tumor.features import MODELS, read_manifest
+from brain_tumor.metrics import calibration_error
+from brain_tumor.phantom import samples, write_phantoms
+from brain_tumor.reliability import band_table, calibration_table, check, doubt_table, read_run, reliability_bins, set_table, tell_users, with_band
+from brain_tumor.scan import CLASSES, BrainTumorError, read
+from brain_tumor.splits import read_data
+
+SHIPS = MODELS / "compact"
+
+
+@pytest.fixture(scope="module")
+def recorded(root):
+    return read_run(root / "runs" / "certainty")
+
+
+@pytest.fixture(scope="module")
+def validation(recorded):
+    return tuple(recorded[name].query("role == 'validation'").reset_index(drop=True) for name in ("slices", "areas"))
+
+
+def disc(radius, side=128):
+    y, x = np.mgrid[:side, :side] - side / 2 + 0.5
+    return np.hypot(y, x) <= radius
+
+
+def slope(radius, shift, side=128, wide=3.0):
+    """A mask probability that passes its logit `shift` at a radius."""
+    y, x = np.mgrid[:side, :side] - side / 2 + 0.5
+    return sigmoid((radius - np.hypot(y, x)) / wide + shift)
+
+
+# ---- the quantile
+
+@pytest.mark.parametrize("n, level", [(9, 0.9), (19, 0.95), (20, 0.9), (35, 0.95), (100, 0.9), (7, 0.875)])
+def test_with_one_slice_a_group_it_is_the_textbook_quantile(n, level):
+    scores = np.random.default_rng(n).normal(size=n)
+    assert cutoff(scores, np.arange(n), level) == np.sort(scores)[int(np.ceil(round((n + 1) * level, 9))) - 1]
+
+
+@pytest.mark.parametrize("groups, level", [(8, 0.9), (18, 0.95), (7, 0.9)])
+def test_too_few_groups_promise_nothing_however_many_slices_they_have(groups, level):
+    whose = np.repeat(np.arange(groups), 50)
+    assert cutoff(np.random.default_rng(0).normal(size=whose.size), whose, level) == np.inf
+
+
+def test_a_group_counts_once_by_hand():
+    # four groups: five shares of 0.2; a's are 0.2 / 4 each
+    scores = np.array([1, 2, 3, 4, 10, 20, 30.0])
+    whose = np.array(["a", "a", "a", "a", "b", "c", "d"])
+    expected = {0.05: 1, 0.1: 2, 0.2: 4, 0.21: 10, 0.4: 10, 0.6: 20, 0.8: 30, 0.81: np.inf}
+    assert {level: cutoff(scores, whose, level) for level in expected} == expected
+
+
+def test_neither_order_nor_copies_of_a_groups_slices_change_it():
+    rng = np.random.default_rng(3)
+    whose = rng.integers(0, 40, 200)
+    scores, order = rng.normal(size=200), rng.permutation(200)
+    for level in (0.5, 0.8, 0.9, 0.95):
+        assert cutoff(scores, whose, level) == cutoff(scores[order], whose[order], level) == cutoff(np.repeat(scores, 3), np.repeat(whose, 3), level)
+
+
+def kept(rng, groups, level, sizes, by_group=True):
+    """Whether a random slice of a new group stays below the cut-off that the others give."""
+    hard = rng.normal(size=groups + 1)
+    whose = np.repeat(np.arange(groups), sizes(hard[:-1]))
+    known = hard[whose] + rng.normal(0, 0.3, whose.size)
+    return hard[-1] + rng.normal(0, 0.3) <= cutoff(known, whose if by_group else np.arange(whose.size), level)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.9])
+@pytest.mark.parametrize("sizes", [lambda hard: np.ones(hard.size, int), lambda hard: np.full(hard.size, 7), lambda hard: np.where(hard > 0.5, 2, 30)], ids=["one", "seven", "the easy ones more"])
+def test_the_promise_is_kept_for_exchangeable_groups(level, sizes):
+    rng, tries = np.random.default_rng(0), 1500
+    held = np.mean([kept(rng, 29, level, sizes) for _ in range(tries)])
+    assert held >= level - 3 * np.sqrt(level * (1 - level) / tries)
+    assert held <= level + 1 / 30 + 4 * np.sqrt(level * (1 - level) / tries) + 0.03, "a promise that is kept by saying nothing is none"
+
+
+def test_slices_taken_for_patients_break_the_promise():
+    rng, tries, sizes = np.random.default_rng(0), 800, lambda hard: np.where(hard > 0.5, 2, 30)
+    by_slice = np.mean([kept(rng, 29, 0.9, sizes, by_group=False) for _ in range(tries)])
+    assert by_slice < 0.9 - 6 * np.sqrt(0.09 / tries)
+
+
+# ---- sets of classes
+
+def made_answers(groups=60, each=4, seed=0, sure=2.0):
+    """Probabilities, labels and groups, where a group's slices have an opinion in common."""
+    rng = np.random.default_rng(seed)
+    labels, whose = np.repeat(np.arange(groups) % 4, each), np.repeat(np.arange(groups), each)
+    logits = np.repeat(rng.normal(size=(groups, 4)), each, 0) + 0.3 * rng.normal(size=(groups * each, 4)) + sure * np.eye(4)[labels]
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True), labels, whose
+
+
+def test_limits_are_those_of_plain_counting():
+    p, labels, groups = made_answers()
+    limits = lowest(p, labels, groups, 0.9)
+    for k, name in enumerate(CLASSES):
+        kind = [i for i in range(4) if (CLASSES[i] == "no_tumor") == (name == "no_tumor")]
+        rows = [i for i in range(len(labels)) if labels[i] in kind]
+        many = len({groups[i] for i in rows})
+        tried = sorted((p[i, labels[i]] for i in rows), reverse=True)
+        share = lambda limit: sum(1 / ((many + 1) * 4) for i in rows if p[i, labels[i]] >= limit)
+        assert limits[k] == next(limit for limit in tried if share(limit) >= 0.9 - 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sets_hold_the_likeliest_and_grow_with_the_level(seed):
+    p, labels, groups = made_answers(120, seed=seed, sure=1.0)
+    small, large = (class_sets(p, lowest(p, labels, groups, level)) for level in (0.8, 0.95))
+    assert small[np.arange(len(p)), p.argmax(1)].all() and (large | ~small).all() and large.sum() > small.sum()
+    assert pd.Series(large[np.arange(len(p)), labels]).groupby(groups).mean().mean() >= 0.95
+
+
+def test_both_kinds_keep_their_promise_on_new_groups():
+    held = {0: [], 1: []}
+    for seed in range(120):
+        p, labels, groups = made_answers(81, 3, seed, sure=1.0)
+        new = groups == groups[-1] - seed % 4
+        kept_sets = class_sets(p[new], lowest(p[~new], labels[~new], groups[~new], 0.9))
+        held[TUMOUR_OR_NOT[labels[new][0]]].append(kept_sets[np.arange(new.sum()), labels[new]].mean())
+    for values in held.values():
+        assert np.mean(values) >= 0.9 - 3 * np.std(values) / np.sqrt(len(values))
+
+
+def test_left_out_sets_never_see_their_group():
+    p, labels, groups = made_answers(40, sure=1.0)
+    table = pd.DataFrame(p, columns=[f"p_{name}" for name in CLASSES]).assign(**{"class": np.array(CLASSES)[labels], "group": groups.astype(str)})
+    before = left_out_sets(table, "tumour or not", 0.8)
+    spoilt = table.copy()
+    own = groups == 5
+    spoilt.loc[own, "class"] = CLASSES[(labels[own][0] + 1) % 4]  # a wrong label for one group
+    assert (left_out_sets(spoilt, "tumour or not", 0.8)[own] == before[own]).all()
+
+
+def test_a_class_set_names_the_likeliest_first():
+    known = Certainty({"0.95": [0.2, 0.2, 0.05, 0.2], "0.9": [0.5] * 4}, 0.95, (0.1, 0.9), 0.9, 8, "")
+    assert known.class_set([0.25, 0.35, 0.1, 0.3]) == ("meningioma", "pituitary", "glioma", "no_tumor")
+    assert known.class_set([0.25, 0.35, 0.1, 0.3], level=0.9) == ("meningioma",)
+    assert known.class_set([0.25, 0.25, 0.25, 0.25], level=0.9) == CLASSES, "nothing tells them apart"
+
+
+# ---- the band
+
+def test_a_curve_counts_pixels():
+    picture = np.random.default_rng(0).random((60, 70)).astype(np.float32)
+    picture[:5] = sigmoid(0.5)  # a value that is a threshold itself does not lie above it
+    assert area_curve(picture).tolist() == [int((picture > sigmoid(logit)).sum()) for logit in GRID]
+
+
+def test_reach_finds_where_the_area_passes_the_truth():
+    for radius, shift in ((20, 1.1), (30, -2.3), (25, 0.0)):
+        curve, truth = area_curve(slope(radius, shift)), disc(radius).sum()
+        down, up = (side[0] for side in reach(curve[None], np.array([truth])))
+        assert abs(down - shift) <= 0.5 and abs(up - shift) <= 0.5 and down <= up
+        assert curve[GRID == down][0] >= truth >= curve[GRID == up][0]
+    flat = np.zeros((1, len(GRID)), int)
+    assert reach(flat, np.array([10]))[0] == -np.inf and reach(flat + 99, np.array([10]))[1] == np.inf
+
+
+def test_a_step_is_what_the_slice_needed():
+    curves = np.stack([area_curve(slope(30, shift)) for shift in (-2.0, -0.5, 0.5, 3.0)])
+    need = steps(curves, np.full(4, disc(30).sum()), 0.5, lean=2.0)
+    assert np.abs(need - [2.0, 0.5, 0.25, 1.5]).max() <= 0.3
+
+
+@pytest.mark.parametrize("lean", [1.0, 2.0])
+def test_a_band_from_maps_of_known_truth_holds_new_ones(lean):
+    rng, held = np.random.default_rng(1), []
+    draw = lambda many: (rng.uniform(15, 45, many), rng.normal(0, 0.8, many))
+    for _ in range(40):
+        radii, shifts = draw(30)
+        curves, truth = np.stack([area_curve(slope(r, s)) for r, s in zip(radii, shifts)]), np.array([disc(r).sum() for r in radii])
+        low, high = band_of(cutoff(steps(curves[:-1], truth[:-1], 0.3, lean), np.arange(29), 0.9), 0.3, lean)
+        held.append(curves[-1][high] <= truth[-1] <= curves[-1][low])
+        assert GRID[low] < np.log(0.3 / 0.7) < GRID[high]
+    assert np.mean(held) >= 0.9 - 3 * np.sqrt(0.09 / 40)
+
+
+def test_a_band_beyond_the_grid_is_refused():
+    with pytest.raises(BrainTumorError, match="no band can be promised"):
+        band_of(20.0, 0.3, 1.0)
+
+
+def test_small_and_large_outlines_nest():
+    known, likely = Certainty({}, 0.95, (0.2, 0.8), 0.9, 8, ""), slope(30, 0.4)
+    small, large = known.masks(likely)
+    assert (large | ~small).all() and known.areas(likely) == (small.sum(), large.sum())
+    assert known.areas(np.zeros((9, 9), np.float32)) == (0, 0)
+
+
+def test_doubts_say_what_they_mean():
+    known, sure = Certainty({"0.95": [0.1, 0.1, 0.05, 0.1]}, 0.95, (0.1, 0.9), 0.9, 4, ""), [0.97, 0.01, 0.01, 0.01]
+    firm = np.where(disc(20), np.float32(0.95), np.float32(0.01))
+    drawn, faint = firm > 0.3, firm * np.float32(0.5)
+    assert doubts(known, sure, firm, drawn) == ()
+    assert "meningioma or no tumour can't be ruled out" in doubts(known, [0.04, 0.8, 0.12, 0.04], firm, drawn)[0]
+    assert "factor of 4" in doubts(known, sure, faint, drawn)[0], "nothing is in the small outline"
+    assert doubts(known, [0.01, 0.01, 0.97, 0.01], faint, drawn & False) == (), "an outline that is not shown casts no doubt"
+
+
+# ---- reading and writing
+
+def test_ranges_belong_to_their_weights(tmp_path):
+    shutil.copytree(SHIPS, tmp_path / "model")
+    assert load_certainty(tmp_path / "model") == load_certainty()
+    manifest = read_manifest(tmp_path / "model")
+    manifest["sha256"]["compact.onnx"] = "0" * 64  # packed anew from the same weights
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
+    load_certainty.cache_clear()
+    assert load_certainty(tmp_path / "model") == load_certainty()
+    manifest["sha256"]["weights.npz"] = "0" * 64
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
+    load_certainty.cache_clear()
+    with pytest.raises(BrainTumorError, match="fitted for other weights"):
+        load_certainty(tmp_path / "model")
+    (tmp_path / "model" / "certainty.json").unlink()
+    load_certainty.cache_clear()
+    assert load_certainty(tmp_path / "model") is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"limits": 3}', '{"limits": {}, "level": 0.9, "band": 7, "band_level": 0.9, "wide": 8, "weights_sha256": ""}'])
+def test_a_damaged_file_is_named(tmp_path, content):
+    shutil.copy(SHIPS / "manifest.json", tmp_path)
+    (tmp_path / "certainty.json").write_text(content)
+    load_certainty.cache_clear()
+    with pytest.raises(BrainTumorError, match="certainty.json"):
+        load_certainty(tmp_path)
+
+
+def test_only_the_network_that_ships_has_the_ranges_that_ship():
+    assert certainty_of(load_engine()) == load_certainty()
+    for other in (print, SimpleNamespace(manifest={"members": []}), SimpleNamespace(manifest={"sha256": "abc"}), SimpleNamespace(manifest={"sha256": {"outline.onnx": "0"}})):
+        assert certainty_of(other) is None
+
+
+def test_the_shipped_ranges_on_phantoms():
+    engine, known = load_engine(), load_certainty()
+    for path in samples():
+        if path.suffix == ".png":
+            answer = engine(read(path))
+            small, large = known.areas(answer.mask_probability)
+            assert small <= answer.mask.sum() <= large
+            assert known.class_set(answer.probabilities)[0] == CLASSES[answer.probabilities.argmax()]
+
+
+def test_another_split_is_refused_and_so_is_a_choice_after_the_test(tmp_path, monkeypatch):
+    write_phantoms(tmp_path / "data", n=12, seed=1)
+    with pytest.raises(BrainTumorError, match="not the split"):
+        fit(tmp_path / "data", SHIPS, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"test": {"slices": 3}}')
+    monkeypatch.setattr("brain_tumor.splits.split_hash", lambda table: read_manifest(SHIPS)["split_sha256"])
+    with pytest.raises(BrainTumorError, match="checked on the test"):
+        fit(tmp_path / "data", SHIPS, tmp_path / "run")
+    for role in ("test", "train"):
+        table = read_data(tmp_path / "data")
+        slices, curves = ask_slices(table.head(2).assign(role=role), load_engine())
+        with pytest.raises(BrainTumorError, match="fitted on validation alone"):
+            choose(slices, curves, 0.3)
+
+
+def test_a_test_is_asked_once(tmp_path, recorded, root):
+    shutil.copytree(root / "runs" / "certainty", tmp_path / "run")
+    with pytest.raises(BrainTumorError, match="asked already"):
+        check(tmp_path, SHIPS, tmp_path / "run")
+    about = recorded["about"] | {"test": None}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    shutil.copytree(SHIPS, tmp_path / "model")
+    with pytest.raises(BrainTumorError, match="call check first"):
+        tell_users(tmp_path / "model", tmp_path / "run")
+
+
+# ---- reliability
+
+def test_bins_hold_equally_many_and_add_up():
+    rng = np.random.default_rng(0)
+    said, groups = rng.uniform(0.5, 1, 500), rng.integers(0, 50, 500)
+    right = rng.random(500) < said
+    found = reliability_bins(said, right, groups, 10)
+    assert (found["slices"] == 50).all() and np.average(found["right"]) == pytest.approx(right.mean()) and np.average(found["said"]) == pytest.approx(said.mean())
+    assert ((found["low"] <= found["right"]) & (found["right"] <= found["high"])).all()
+
+
+def test_groups_that_fail_together_widen_a_bin():
+    said, right = np.full(200, 0.9), np.repeat([1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 20)
+    whole = reliability_bins(said, right, np.repeat(np.arange(10), 20), 1).iloc[0]
+    alone = reliability_bins(said, right, np.arange(200), 1).iloc[0]
+    assert whole["high"] - whole["low"] > 3 * (alone["high"] - alone["low"])
+
+
+# ---- what is recorded
+
+def test_what_ships_is_what_validation_chose(validation, recorded):
+    about, ships = recorded["about"], json.loads((SHIPS / "certainty.json").read_text())
+    chosen = choose(*validation, about["threshold"])
+    assert chosen == {key: about[key] for key in chosen} == {key: ships[key] for key in chosen}
+    manifest = read_manifest(SHIPS)
+    assert about["weights_sha256"] == ships["weights_sha256"] == manifest["sha256"]["weights.npz"]
+    assert about["split_sha256"] == manifest["split_sha256"] and about["threshold"] == manifest["threshold"]
+    assert ships["held"] == about["test"]["held"]
+
+
+def test_the_band_brackets_nine_in_ten_on_validation(validation, recorded):
+    rows, curves = outlined(*validation)
+    inside = with_band(recorded, "validation")["inside"]
+    by_group = inside.groupby(rows["group"]).mean().mean()
+    assert by_group >= BAND_LEVEL and inside.mean() >= BAND_LEVEL
+    low, high = (sigmoid(GRID[k]) for k in band_of(cutoff(steps(curves, rows["truth_px"].to_numpy(), recorded["about"]["threshold"], LEAN), rows["group"].to_numpy(str), BAND_LEVEL), 0.3, LEAN))
+    assert recorded["about"]["band"] == pytest.approx([low, high], abs=1e-6)
+    unseen = left_out_bands(rows, curves, recorded["about"]["threshold"], LEAN)
+    assert pd.Series((unseen[:, 0] <= rows["truth_px"]) & (rows["truth_px"] <= unseen[:, 1])).groupby(rows["group"]).mean().mean() >= BAND_LEVEL
+
+
+def test_recorded_answers_are_those_of_the_model_card(recorded, root):
+    scored = pd.read_csv(root / "runs" / "compact" / "predictions.csv")
+    both = recorded["slices"].query("role == 'test'").merge(scored, on=["source", "image"], suffixes=("", "_card"), validate="1:1")
+    assert len(both) == len(scored) == recorded["about"]["test"]["slices"] == 617
+    for name in CLASSES:
+        assert np.abs(both[f"p_{name}"] - both[f"p_{name}_card"]).max() < 1e-4
+    named = arrays(both)[0].argmax(1) != CLASSES.index("no_tumor")
+    assert (both["found_px"] * named - both["found_px_card"]).abs().max() <= 2 and both["truth_px"].dropna().equals(both["truth_px_card"].dropna())
+    p, labels, _ = arrays(recorded["slices"].query("role == 'test'"))
+    assert calibration_error(p, labels) == pytest.approx(json.loads((SHIPS / "results.json").read_text())["calibration_error"], abs=1e-3)
+
+
+def test_the_network_that_ships_still_says_what_is_recorded(validation, shared_data):
+    table = read_data(shared_data)
+    table = table[table["role"] == "validation"].iloc[::60]
+    slices, curves = ask_slices(table, load_engine())
+    for found, known in zip((slices, curves), validation):
+        both = found.merge(known, on=["source", "image"], suffixes=("", "_known"), validate="1:1")
+        assert len(both) == len(found) > 3
+        for name in found.columns.difference(["source", "image", "class", "group", "role", "plane", "disputed"]):
+            assert np.allclose(both[name].astype(float), both[f"{name}_known"].astype(float), rtol=0, atol=2 if name[-1] in "x05" else 1e-3, equal_nan=True), name
+
+
+def test_no_group_is_on_both_sides_and_no_place_of_a_picture_is_told(recorded):
+    slices = recorded["slices"]
+    sides = [set(slices.loc[slices["role"] == role, "group"]) for role in ("validation", "test")]
+    assert not sides[0] & sides[1] and set(slices["role"]) == {"validation", "test"} and not slices["image"].str.startswith("/").any()
+
+
+def test_held_figures_are_those_of_the_tables(recorded):
+    held = recorded["about"]["test"]["held"]
+    p, labels, groups = arrays(recorded["slices"].query("role == 'test'"))
+    kept_sets = class_sets(p, np.array(recorded["about"]["limits"]["0.95"]))[np.arange(len(labels)), labels]
+    by_hand = np.mean([kept_sets[groups == group].mean() for group in set(groups)])
+    assert held["sets"] == pytest.approx(by_hand, abs=1e-4) == pytest.approx(set_table(recorded)["held"].iloc[0], abs=1e-4)
+    drawn = with_band(recorded)
+    assert held["band"] == pytest.approx(np.mean([part["inside"].mean() for _, part in drawn.groupby("group")]), abs=1e-4)
+    assert band_table(recorded)["held_slices"].iloc[0] == pytest.approx(((drawn["small"] <= drawn["truth_px"]) & (drawn["truth_px"] <= drawn["large"])).mean())
+
+
+def test_sets_hold_ninety_per_cent_of_the_test(recorded):
+    for level in ("0.9", "0.95"):
+        table = set_table(recorded, float(level)).set_index("of")
+        assert table.loc["all", "held"] >= 0.9 and table.loc["all", "held_slices"] >= 0.9 and table.loc["no tumour", "held"] >= 0.9
+    assert table.loc["tumour", "held_high"] >= 0.95, "a promise that is broken beyond chance must be told in the chapter"
+
+
+def test_doubts_are_worth_something(recorded):
+    for role in ("validation", "test"):
+        table = doubt_table(recorded, role).set_index("reason")
+        assert table.loc["any doubt", "wrong"] > 5 * table.loc["no doubt", "wrong"] and table.loc["any doubt", "of_all_wrong"] > 0.5 and table.loc["any doubt", "share"] < 0.2
+    assert calibration_table(recorded, 50)["slices"].iloc[0] == 632
+
+
+def test_more_scaling_is_worth_nothing_on_validation(validation):
+    p, labels, groups = arrays(validation[0])
+    worth = scalings(np.log(np.maximum(p, 1e-6)), labels, groups)
+    assert min(worth, key=worth.get) == "as they are"

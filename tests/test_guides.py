@@ -1,0 +1,64 @@
+"""The guides that are filled in by hand: every item once, with a reason, and no figure that is older than its record."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+GUIDES = Path(__file__).resolve().parent.parent / "nbs" / "guides"
+CHECKLISTS = {"claim": 44, "metrics": 30, "tripod_ai": 52}
+MARKS = {"yes", "in part", "no", "n.a."}
+
+
+def cells(name):
+    return json.loads((GUIDES / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+
+
+def rows(name):
+    """(number, what is asked, mark, where or why) of all items of a checklist."""
+    prose = "\n".join("".join(cell["source"]) for cell in cells(name) if cell["cell_type"] == "markdown")
+    return re.findall(r"^\| (\d+[a-g]?) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", prose, re.MULTILINE)
+
+
+def outputs(name):
+    """All that the cells of a guide have printed or drawn as a table, without tags."""
+    found = [text for cell in cells(name) for output in cell.get("outputs", [])
+             for text in (output.get("text") or output.get("data", {}).get("text/html", []))]
+    return re.sub(r"<[^>]+>", " ", "".join(found))
+
+
+@pytest.mark.parametrize("name, items", CHECKLISTS.items())
+def test_every_item_is_answered_once_and_with_a_reason(name, items):
+    found = rows(name)
+    numbers = [number for number, *_ in found]
+    assert len(numbers) == len(set(numbers)) == items
+    assert numbers == sorted(numbers, key=lambda number: (int(re.match(r"\d+", number)[0]), number))
+    assert {mark for _, _, mark, _ in found} <= MARKS
+    assert all(len(reason.strip()) > 3 for *_, reason in found)
+
+
+@pytest.mark.parametrize("name", CHECKLISTS)
+def test_the_external_test_that_nobody_made_is_not_claimed(name):
+    said = " ".join(asked for _, asked, mark, _ in rows(name) if mark == "no")
+    assert "external test" in said or name == "tripod_ai"
+    assert sum(mark == "no" for _, _, mark, _ in rows(name)) >= 4
+
+
+@pytest.mark.parametrize("name", CHECKLISTS)
+def test_the_count_at_the_end_is_that_of_the_tables(name):
+    marks = [mark for _, _, mark, _ in rows(name)]
+    if name == "metrics":
+        assert f"{marks.count('yes')} of {len(marks) - marks.count('n.a.')} items that count" in outputs(name)
+    else:
+        for mark in MARKS:
+            assert re.search(rf"{re.escape(mark)}\s+{marks.count(mark)}\b", outputs(name)), mark
+
+
+@pytest.mark.parametrize("name, figures", [("claim", ("class accuracy, figshare", "Dice, figshare")),
+                                           ("tripod_ai", ("class accuracy, figshare", "class accuracy, healthy T1"))])
+def test_figures_are_those_on_record(root, name, figures):
+    record = json.loads((root / "brain_tumor" / "models" / "compact" / "results.json").read_text(encoding="utf-8"))["figures"]
+    shown = outputs(name)
+    for row in record:
+        if row["figure"] in figures:
+            assert all(f"{row[key]:.3f}" in shown for key in ("value", "low", "high")), f"run {name}.ipynb again"

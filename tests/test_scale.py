@@ -1,0 +1,461 @@
+"""Many workers: the same answers as one process, whatever becomes of a worker, a run, an executor."""
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import brain_tumor.analysis as analysis
+from brain_tumor import executors
+from brain_tumor.analysis import analyze
+from brain_tumor.drawing import png
+from brain_tumor.executors import processes, spread
+from brain_tumor.features import MODELS
+from brain_tumor.journal import Journal, read_lines
+from brain_tumor.phantom import samples
+from brain_tumor.result import COLUMNS, row
+from brain_tumor.scan import CLASSES, BrainTumorError, read
+from jobs import finished, kill_after
+
+ROOT = Path(__file__).resolve().parent.parent
+STATUS, SAVED_AS = COLUMNS.index("status"), COLUMNS.index("saved_as")
+NUMBERS = [place for place, name in enumerate(COLUMNS) if name.startswith("p_") or name == "confidence"]
+
+
+# ---------------------------------------------------------------- engines that travel
+
+def bright(scan):
+    """Calls the brightest pixels a glioma."""
+    odds = np.where(np.array(CLASSES) == "glioma", 0.94, 0.02)
+    return SimpleNamespace(probabilities=odds, mask_probability=(scan.pixels > 0.8).astype(np.float32), threshold=0.5)
+
+
+def deadly(scan):
+    """The same, but a scan of one size ends the process."""
+    if scan.pixels.shape[0] == 80:
+        os._exit(1)
+    return bright(scan)
+
+
+def picture(number, size=64):
+    values = np.full((size, size), 60, np.uint8)
+    row, column = 4 + number % 40, 4 + number // 40 % 40
+    values[row : row + 8, column : column + 12] = 255
+    return values
+
+
+def write(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(values))
+    return path
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Twenty pictures, two of the same name, a text and a torn picture among them."""
+    folder = tmp_path / "archive"
+    for number in range(20):
+        write(folder / ("deep" if number % 5 == 0 else ".") / f"{number % 19:02}.png", picture(number))
+    (folder / "07a.png").write_text("no picture")
+    (folder / "11a.png").write_bytes((folder / "11.png").read_bytes()[:90])
+    return folder
+
+
+# ---------------------------------------------------------------- executors
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers in processes of their own, known to Dask."""
+    distributed = pytest.importorskip("distributed", reason="needs Dask: pip install -e .[dev]")
+    import dask
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1, "distributed.worker.daemon": True}):
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50) as cluster:
+            yield cluster
+
+
+@pytest.fixture
+def client(cluster):
+    import distributed
+    with distributed.Client(cluster) as client:
+        client.wait_for_workers(2)
+        yield client
+
+
+@pytest.fixture(params=["threads", "processes", "dask"])
+def executor(request):
+    if request.param == "dask":
+        yield request.getfixturevalue("client").get_executor()
+        return
+    with {"threads": ThreadPoolExecutor, "processes": processes}[request.param](2) as executor:
+        yield executor
+
+
+def many(source, **options):
+    return analyze(source, progress=False, batch_size=3, **{"engine": bright, **options})
+
+
+# ---------------------------------------------------------------- the same answers
+
+def test_rows_pixels_and_files_are_those_of_one_process(archive, tmp_path, executor):
+    alone = many(archive)
+    results = list(alone)
+    assert [values[STATUS] for values in alone.rows].count("refused") == 2
+    assert many(archive, executor=executor).all_rows() == alone.rows, "the refused ones are refused one by one, in the same words"
+    for one, other in zip(results, many(archive, executor=executor), strict=True):
+        assert (one.source, one.path, one.error, one.files) == (other.source, other.path, other.error, other.files)
+        assert one.scan is None or np.array_equal(one.mask, other.mask) and np.array_equal(one.scan.pixels, other.scan.pixels)
+        assert one.scan is None or other.asked is not None
+    here, there = many(archive).save(tmp_path / "here"), many(archive, executor=executor).save(tmp_path / "there")
+    assert sorted(path.name for path in here.iterdir()) == sorted(path.name for path in there.iterdir())
+    assert all((there / path.name).read_bytes() == path.read_bytes() for path in here.iterdir())
+    assert len(list(here.iterdir())) == 20 * 3 + 2 + 1
+
+
+def test_everything_that_can_be_read_can_travel(tmp_path):
+    from PIL import Image
+    values, path = picture(3), write(tmp_path / "a.png", picture(3))
+    kinds = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), values, values / 255, read(path, spacing=0.5), Image.fromarray(values), None]
+    alone = many([*kinds, open(path, "rb")]).all_rows()
+    with processes(1) as pool:
+        assert many([*kinds, open(path, "rb")], executor=pool).all_rows() == alone
+    assert [values[STATUS] for values in alone] == ["ok"] * 8 + ["refused", "ok"]
+
+
+def test_the_shipped_network_says_the_same_in_processes(tmp_path):
+    sources = [*samples(), *samples()[:3]]
+    one = analyze(sources, progress=False, gate=False).all_rows()
+    with processes(2) as pool:
+        two = analyze(sources, progress=False, executor=pool, batch_size=4, gate=False).all_rows()
+        explained = list(analyze(sources[:2], progress=False, executor=pool, gate=False))[1].explain()
+    words = lambda rows: [[value for place, value in enumerate(values) if place not in NUMBERS] for values in rows]
+    numbers = lambda rows: np.array([[values[place] for place in NUMBERS] for values in rows])
+    assert words(one) == words(two) and np.allclose(numbers(one), numbers(two), atol=1e-6)
+    assert explained.heat.shape == explained.scan.pixels.shape
+
+
+def test_rows_travel_without_pixels(archive, monkeypatch):
+    came, delivered = [], analysis.delivered
+    monkeypatch.setattr(analysis, "delivered", lambda answer, *more: came.append(answer) or delivered(answer, *more))
+    with ThreadPoolExecutor(2) as pool:
+        many(archive, executor=pool).to_frame()
+        assert len(came) == 22 and max(len(pickle.dumps(answer)) for answer in came) < 3000
+        list(many(archive, executor=pool))
+        assert len(pickle.dumps(came[22])) > 64 * 64 * 4
+
+
+def test_a_generator_is_read_only_a_little_ahead():
+    taken = []
+    sources = (taken.append(number) or picture(number) for number in range(2000))
+    with ThreadPoolExecutor(2) as pool:
+        for count, result in enumerate(many(sources, executor=pool), 1):
+            assert len(taken) <= count + 2 * 2 * 3 and np.array_equal(result.mask, picture(count - 1) == 255)
+            if count == 60:
+                break
+    assert len(taken) < 80
+
+
+def test_a_generator_begun_for_its_table_has_no_pixels():
+    def sources():
+        yield picture(0)
+        raise KeyboardInterrupt
+    with ThreadPoolExecutor(2) as pool:
+        batch = many(sources(), executor=pool)
+        with pytest.raises(KeyboardInterrupt):
+            batch.to_frame()
+        with pytest.raises(BrainTumorError, match="begun for its table"):
+            next(iter(batch))
+
+
+# ---------------------------------------------------------------- workers that die
+
+def test_a_scan_that_kills_is_refused_by_name_and_the_others_come_through(tmp_path, client):
+    sources = [write(tmp_path / f"{number}.png", picture(number, 80 if number == 4 else 64)) for number in range(12)]
+    alone = many([path for path in sources if path.name != "4.png"]).all_rows()
+    for name in ("processes", "dask"):
+        with processes(2) as pool:
+            rows = many(sources, engine=deadly, executor=pool if name == "processes" else client.get_executor()).all_rows()
+        assert [values[STATUS] for values in rows] == ["refused" if number == 4 else "ok" for number in range(12)], name
+        assert "4.png: every process that worked on it ended" in rows[4][COLUMNS.index("error")]
+        assert [values[2:10] for values in rows[:4] + rows[5:]] == [values[2:10] for values in alone]
+
+
+def test_a_worker_killed_in_mid_run_loses_nothing(archive, client):
+    alone = many(archive).all_rows()
+    victim = list(client.run(os.getpid).values())[0]
+    batch = many(archive, executor=client.get_executor())
+    for count, _ in enumerate(batch):
+        if count == 2:
+            os.kill(victim, signal.SIGKILL)
+    assert batch.rows == alone
+    with processes(2) as pool:
+        batch = many(archive, executor=pool)
+        for count, _ in enumerate(batch):
+            if count == 2:
+                os.kill(next(iter(pool._processes)), signal.SIGKILL)
+    assert batch.rows == alone
+
+
+def test_a_broken_pool_from_the_start_and_one_that_cannot_live(tmp_path):
+    with processes(1) as pool:
+        with pytest.raises(BrainTumorError, match="ended before they had done anything"):
+            executors.first_answer(pool, os._exit, 1)
+    with processes(1) as pool:
+        with pytest.raises(BrainTumorError, match="die, whatever they are given"):
+            list(spread(Hopeless(), range(5), pool))
+
+
+class Hopeless:
+    def __call__(self, group):
+        os._exit(1)
+
+
+def test_work_that_goes_wrong_is_no_dead_worker(archive):
+    with processes(1) as pool, pytest.raises(ZeroDivisionError):
+        many(archive, engine=buggy, executor=pool).to_frame()
+
+
+def buggy(scan):
+    return 1 / 0
+
+
+# ---------------------------------------------------------------- executors and workers that won't do
+
+def test_an_executor_that_is_shut_down_is_said_at_once_and_keeps_what_is_done(archive, tmp_path):
+    pool = ThreadPoolExecutor(2)
+    batch = many(archive, executor=pool)
+    with pytest.raises(BrainTumorError, match="takes no work"):
+        for count, _ in enumerate(batch.results(resume=tmp_path / "t.csv")):
+            if count == 1:
+                pool.shutdown(wait=False)
+    assert 2 <= len(batch.rows) < 22 and not (tmp_path / "t.csv").exists()
+    done = len(read_lines(tmp_path / "t.csv.partial")) - 1
+    assert done == len(batch.rows)
+    with pytest.raises(BrainTumorError, match="takes no work"):
+        many(archive, executor=pool).to_frame()
+    whole = many(archive).to_csv(tmp_path / "whole.csv")
+    assert len(list(many(archive).results(resume=tmp_path / "t.csv"))) == 22 - done
+    assert (tmp_path / "t.csv").read_bytes() == whole.read_bytes()
+
+
+def test_a_closed_client_is_said_and_not_waited_for(archive, cluster):
+    import distributed
+    client = distributed.Client(cluster)
+    batch = many(archive, executor=client.get_executor())
+    with pytest.raises(BrainTumorError, match="client is closed"):
+        for count, _ in enumerate(batch):
+            if count == 1:
+                client.close()
+    assert 2 <= len(batch.rows) < 22
+    with pytest.raises(BrainTumorError, match="client is closed"):
+        batch.to_frame()
+
+
+def test_a_generator_whose_executor_failed_is_not_called_complete():
+    pool = ThreadPoolExecutor(1)
+    batch = many((picture(number) for number in range(40)), executor=pool)
+    with pytest.raises(BrainTumorError, match="takes no work"):
+        for _ in batch:
+            pool.shutdown(wait=False)
+    with pytest.raises(BrainTumorError, match="ended with an error"):
+        batch.to_frame()
+    assert not batch.complete
+
+
+def test_a_worker_without_the_model_or_with_another_says_so(archive, tmp_path, client):
+    import json
+    folder, gone = (shutil.copytree(MODELS / "compact", tmp_path / name) for name in ("model", "gone"))
+    for place in (folder, gone):
+        analyze(archive / "01.png", engine=place)  # they run here
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": "other"}), encoding="utf-8")
+    shutil.rmtree(gone)
+    with processes(1) as pool:
+        for executor in (client.get_executor(), pool):
+            with pytest.raises(BrainTumorError, match="has another model, compact other"):
+                many(archive, engine=folder, executor=executor).to_frame()
+            with pytest.raises(BrainTumorError, match="can't start the engine.*model"):
+                many(archive, engine=gone, executor=executor).to_frame()
+
+
+def test_another_version_and_none_at_all(monkeypatch, archive):
+    with ThreadPoolExecutor(1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(executors, "__version__", "9.9")
+            with pytest.raises(BrainTumorError, match=r"the workers have brain_tumor \d.*and 9.9 is asking"):
+                many(archive, executor=pool).to_frame()
+        with monkeypatch.context() as patch:
+            patch.setattr(executors, "resolve_name", lambda name: __import__("brain_tumour"))
+            with pytest.raises(BrainTumorError, match="the workers have no brain_tumour: install brain_tumor"):
+                many(archive, executor=pool).to_frame()
+
+
+def test_an_engine_that_cannot_travel_and_things_that_are_no_executors(archive):
+    with processes(1) as pool:
+        with pytest.raises(BrainTumorError, match="can't be sent to another process"):
+            many(archive, engine=lambda scan: bright(scan), executor=pool).to_frame()
+    for wrong in (4, "dask", object()):
+        with pytest.raises(BrainTumorError, match="has `submit`"):
+            many(archive, executor=wrong)
+    with pytest.raises(BrainTumorError, match="0 workers"):
+        processes(0)
+
+
+@pytest.mark.skipif("fork" not in __import__("multiprocessing").get_all_start_methods(), reason="this system copies no processes")
+def test_copied_processes_are_refused(archive):
+    from multiprocessing import get_context
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool, pytest.raises(BrainTumorError, match="fork"):
+        many(archive, executor=pool).to_frame()
+
+
+# ---------------------------------------------------------------- going on
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = {tests!r}
+import test_scale
+plain, flag, count = test_scale.bright, Path({flag!r}), 0
+
+def bright(scan):
+    global count
+    count += 1
+    if count == 12:
+        flag.touch()
+        time.sleep(600)
+    return plain(scan)
+
+from brain_tumor import analyze
+batch = analyze({archive!r}, engine=bright, progress=False, batch_size=3)
+batch.{how}
+"""
+
+
+def begun(archive, tmp_path, how):
+    """A process that is killed while it asks about its twelfth scan."""
+    flag = tmp_path / "flag"
+    tests = [str(ROOT), str(ROOT / "tests")]
+    code = KILLED.format(tests=tests, flag=str(flag), archive=str(archive), how=how)
+    kill_after(subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE), flag)
+    assert flag.is_file()
+
+
+def test_a_killed_run_is_gone_on_with_from_its_table(archive, tmp_path):
+    whole = many(archive).to_csv(tmp_path / "whole.csv")
+    table = tmp_path / "t.csv"
+    begun(archive, tmp_path, f"to_csv({str(table)!r}, resume=True)")
+    assert not table.exists()
+    done = len(read_lines(tmp_path / "t.csv.partial")) - 1
+    assert 3 <= done < 22
+    with open(tmp_path / "t.csv.partial", "a", encoding="utf-8") as stream:
+        stream.write("deep/torn.png,ok,gli")
+    asked = []
+    batch = analyze(archive, engine=listening(asked), progress=False, batch_size=3)
+    batch.to_csv(table, resume=True)
+    assert len(asked) == 20 - len([values for values in batch.rows[:done] if values[STATUS] != "refused"])
+    assert table.read_bytes() == whole.read_bytes() and not (tmp_path / "t.csv.partial").exists()
+    assert batch.rows == many(archive).all_rows() and len(batch.to_frame()) == 22
+
+
+def listening(asked):
+    def bright_(scan):
+        asked.append(scan.source)
+        return bright(scan)
+    bright_.__name__ = "bright"
+    return bright_
+
+
+def test_saved_files_of_a_killed_run_keep_their_names(archive, tmp_path):
+    whole = many(archive).save(tmp_path / "whole")
+    out = tmp_path / "out"
+    begun(archive, tmp_path, f"save({str(out)!r}, resume=True)")
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.json")}
+    with ThreadPoolExecutor(2) as pool:
+        many(archive, executor=pool).save(out, resume=True)
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
+    assert all((out / path.name).read_bytes() == path.read_bytes() for path in whole.iterdir())
+    kept = [name for name, time in before.items() if (out / name).stat().st_mtime_ns == time]
+    assert len(kept) >= 3
+
+
+def stopped(archive, table, count):
+    """A run that was left after some results."""
+    for number, _ in enumerate(many(archive).results(resume=table)):
+        if number == count:
+            break
+
+
+def test_what_changed_since_is_done_again_and_what_came_is_done_too(archive, tmp_path):
+    stopped(archive, tmp_path / "t.csv", 10)
+    known = [line[0] for line in read_lines(tmp_path / "t.csv.partial")[1:]]
+    write(archive / known[2], picture(30, 70))
+    write(archive / "00b.png", picture(31))
+    (archive / known[5]).unlink()
+    fresh = [result.path for result in many(archive).results(resume=tmp_path / "t.csv")]
+    assert {known[2], "00b.png"} < set(fresh) and not set(known) - {known[2]} & set(fresh) - {known[2]}
+    assert (tmp_path / "t.csv").read_bytes() == many(archive).to_csv(tmp_path / "whole.csv").read_bytes()
+
+
+def test_rows_of_another_run_are_not_mixed_in(archive, tmp_path):
+    stopped(archive, tmp_path / "t.csv", 5)
+    before = (tmp_path / "t.csv.partial").read_bytes()
+    with pytest.raises(BrainTumorError, match=r"begun otherwise.*spacing=None.*spacing=0.5"):
+        many(archive, spacing=0.5).to_csv(tmp_path / "t.csv", resume=True)
+    with pytest.raises(BrainTumorError, match="name=bright.*name=deadly"):
+        many(archive, engine=deadly).to_csv(tmp_path / "t.csv", resume=True)
+    assert (tmp_path / "t.csv.partial").read_bytes() == before
+
+
+def test_refused_ones_are_kept_or_tried_again(archive, tmp_path):
+    for retry in (False, True):
+        stopped(archive, tmp_path / "t.csv", 15)
+        tried = [result.path for result in many(archive).results(resume=tmp_path / "t.csv", retry=retry)]
+        assert ("07a.png" in tried) is retry
+
+
+def test_arrays_are_known_by_their_content(tmp_path):
+    stopped([picture(number) for number in range(10)], tmp_path / "t.csv", 6)
+    moved = [picture(number) for number in (9, *range(9))]
+    assert len(list(many(moved).results(resume=tmp_path / "t.csv"))) == 4
+    assert (tmp_path / "t.csv").read_bytes() == many(moved).to_csv(tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_journal_torn_at_any_byte_gives_whole_rows_only(archive, tmp_path):
+    stopped(archive, tmp_path / "t.csv", 4)
+    partial = tmp_path / "t.csv.partial"
+    text, rows = partial.read_bytes(), many(archive).all_rows()
+    run = read_lines(partial)[0][-1]
+    start = text.index(b"\n", len(text) // 2) if text.count(b"\n") < 4 else text[: text.rindex(b"\n", 0, -1)].rindex(b"\n")
+    for end in [*range(start, len(text), 7), len(text) - 1]:
+        partial.write_bytes(text[:end])
+        journal = Journal(tmp_path / "t.csv", run)
+        assert set(journal.known.values()) <= set(rows) and len(journal.known) == text[:end].count(b"\n") - 1
+        journal.close()
+    for end in (0, 10, text.index(b"\n")):
+        partial.write_bytes(text[:end])
+        journal = Journal(tmp_path / "t.csv", run)
+        assert not journal.known
+        journal.close()
+
+
+def test_a_generator_that_was_begun_is_not_resumed(tmp_path):
+    batch = many(picture(number) for number in range(9))
+    next(iter(batch))
+    with pytest.raises(BrainTumorError, match="has been begun"):
+        batch.to_csv(tmp_path / "t.csv", resume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_network_sees_a_lone_scan_as_it_sees_one_among_others(tmp_path):
+    sources = samples()
+    tables = []
+    for size in (1, 3, 8):
+        batch = analyze(sources, progress=False, batch_size=size)
+        tables.append(batch.to_csv(tmp_path / f"{size}.csv").read_bytes())
+    assert tables[0] == tables[1] == tables[2]
