@@ -304,16 +304,16 @@ def probe(
     hidden: int = 0,  # units of a hidden layer; 0: none, a logistic regression
     seed: int = 0,
 ):  # a fitted scikit-learn classifier
-    "Fit a classifier of looks; after 25 rounds, whether it has converged or not."
+    "Fit a classifier of looks, in one thread: the same sums in the same order, and many times faster on a busy machine."
     import warnings
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
-    if hidden == 0:
-        return LogisticRegression(C=0.001, max_iter=100, class_weight="balanced").fit(inputs, looks)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return MLPClassifier((hidden,), alpha=3.0, max_iter=25, random_state=seed).fit(inputs, looks)
+    from threadpoolctl import threadpool_limits
+    model = MLPClassifier((hidden,), alpha=3.0, max_iter=25, random_state=seed) if hidden else LogisticRegression(C=0.001, max_iter=100, class_weight="balanced")
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # stopped after so many rounds, converged or not
+        return model.fit(inputs, looks)
 
 FEATURES = 640  # inputs that come from the network; the others are `glance`'s
 CHOICES = {"Mahalanobis distance": "features", "5th neighbour": "features", "energy": "logits", "logistic regression, features": slice(0, FEATURES),
