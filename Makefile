@@ -6,7 +6,7 @@ RUN    ?= runs/compact
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test app explore lab docs readme bench train-compact clean install install-all
+.PHONY: help demo test fuzz app explore lab docs readme bench train-compact clean install install-all
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,10 @@ demo: install  ## analyse the bundled sample scans and show where the results ar
 test: install-all  ## run the tests in the notebooks, then pytest
 	@status=0; $(BIN)/nbdev_test --n_workers 2 || status=$$?; \
 	NOTEBOOK_TESTS=$$status $(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz: install-all  ## damage files in tens of thousands, other ones each time, and keep the counts in runs/fuzz
+	FUZZ_EXAMPLES=5 FUZZ_SEED=$$(date +%s) FUZZ_RECORD=runs/fuzz/run.json $(BIN)/python -m pytest -q tests/test_fuzz.py
+	$(BIN)/python tools/fuzz_atheris.py --record runs/fuzz/run.json
 
 # where the servers find their settings: uploads of 200 MB, and a page that fetches nothing from elsewhere
 app explore lab: export JUPYTER_PATH := $(CURDIR)/tools/jupyter
@@ -42,6 +46,7 @@ bench: install-all  ## measure speed, as ratios in one run
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/pipeline.py
 	$(BIN)/python bench/app.py
+	$(BIN)/python bench/decoder.py
 	$(BIN)/python bench/scale.py
 
 train-compact: install-all  ## train the network that ships: make train-compact DATA=folder RUN=folder

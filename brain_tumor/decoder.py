@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .scan import (MAX_PIXELS, MIN_SIDE, BrainTumorError, Scan, _Decoded, _kind, _opened, _read, _refuse)
+from .scan import (MAX_PIXELS, MIN_SIDE, BrainTumorError, Scan, _Decoded, _kind, _numbers, _opened, _read, _refuse)
 
 # %% ../nbs/00a_decoder.ipynb #d0a7
 APART = ("DICOM", "TIFF", "WebP", "GIF", "BMP")
@@ -96,14 +96,9 @@ def answer(job: dict,    # name, slice, seconds, memory
         greedy = isinstance(error.__cause__, MemoryError)
         cause = type(error.__cause__).__name__ if error.__cause__ else None
         return {"error": str(error), "count": error.count, "volumes": error.volumes, "cause": cause, "greedy": greedy}, b""
-    return {"shape": pixels.shape, "format": decoded.format, "spacing": _numbers(decoded.spacing),
+    spacing = None if decoded.spacing is None else _numbers(decoded.spacing)
+    return {"shape": pixels.shape, "format": decoded.format, "spacing": spacing,
             "slice": decoded.slice_index, "inverted": bool(decoded.inverted), "colour": decoded.colour}, np.ascontiguousarray(pixels)
-
-
-def _numbers(spacing: Any) -> list[float] | None:
-    if spacing is None: return None
-    try: return [float(step) for step in np.ravel(spacing)[:3]]
-    except (TypeError, ValueError): return [math.nan]           # which is refused as a spacing
 
 
 class _Slice:

@@ -680,6 +680,12 @@ def _read(source: Any, wanted: Any, axis: Any, spacing: Any, opened: Callable) -
         return _scan(*_graded(decoded, name), name, given, None)
 
 # %% ../nbs/00_scan.ipynb #fd5acc53
+def _numbers(spacing: Any) -> list[float]:
+    "A file's spacing as numbers, and as no number where it is text: what it says is not to be repeated."
+    try: return [float(step) for step in np.ravel(spacing)[:3]]
+    except (TypeError, ValueError): return [math.nan]
+
+
 def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None, data: bytes | None) -> Scan:
     values = decoded.values
     digest = hashlib.sha256(f"{values.shape} {values.dtype.str}".encode() if data is None else data)
@@ -687,7 +693,7 @@ def _scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None,
     spacing, source = given, "given"
     if given is None:
         source = None if decoded.spacing is None else "file"
-        if source: spacing = spacing_pair(decoded.spacing, name)
+        if source: spacing = spacing_pair(_numbers(decoded.spacing), name)
     return Scan(np.float32(1) - pixels if decoded.inverted else pixels, spacing, name, source, decoded.format,
                 digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine, decoded.colour)
 

@@ -65,10 +65,8 @@ def outcome(data, engine):
 def told(message):
     """A refusal has a form, and no line break."""
     assert re.fullmatch(r"[^\n]+: .+\. .+[.)]", message) and len(message) < 600, message
-    for word in ("crashed", "takes more", "no picture"):
-        if word in message.split(": ", 1)[1] and "DICOM file holds" not in message:
-            return "stopped by the decoding process"
-    return "refused"
+    stopped = ("its decoder crashed on it", "to decode it takes more than", "its decoder gave no picture")
+    return "stopped by the decoding process" if any(words in message for words in stopped) else "refused"
 
 
 def sound(result):

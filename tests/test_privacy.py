@@ -34,15 +34,15 @@ from brain_tumor.session import KINDS, Session, as_file
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "ZQ7K"                                    # all that is text begins with it
-UID, DAY, NUMBER = "1.2.840.99999.77", "1688", "77123"        # and what must be no text, with these
-MARKERS = tuple(word.encode(code) for word in (MARK, UID) for code in ("ascii", "utf-16-le")) + (b"16880", b"16881", NUMBER.encode())
+UID, DAY, NUMBER = "1.2.840.99999.77", "1688", "17712345"     # and what must be no text, with these
+MARKERS = re.compile(rb"ZQ7K|Z\0Q\x007\0K\0|1\.2\.840\.99999\.77|16880[1-9][12]\d|17712345|101010\.177123")
 IMAGE = (0x0002, 0x0028, 0x5200, 0x7FE0)         # groups that say how to read the pixels
 
 
 def marker(vr, n):
     """A value that is allowed for such an element, and that nothing else contains."""
     return {"PN": f"{MARK}{n}^NAME", "UI": f"{UID}.{n}", "DA": f"{DAY}0{1 + n % 9}{10 + n % 18}", "DT": f"{DAY}0{1 + n % 9}{10 + n % 18}101010",
-            "TM": f"101010.{NUMBER}", "AS": "077Y", "IS": f"{NUMBER}{n % 9999:04}", "DS": f"{NUMBER}{n % 9999:04}", "CS": f"{MARK}{n}",
+            "TM": f"101010.{NUMBER[:6]}", "AS": "077Y", "IS": f"{NUMBER}{n % 99:02}", "DS": f"{NUMBER}{n % 9999:04}", "CS": f"{MARK}{n}",
             "UR": f"http://{MARK}{n}"}.get(vr, f"{MARK}{n}")
 
 
@@ -52,7 +52,7 @@ def filled(data):
     for place in (data, inner):
         for n, (tag, (vr, *_)) in enumerate(sorted(DicomDictionary.items())):
             vr = vr.split(" ")[0]
-            if tag >> 16 not in IMAGE and tag >> 16 >= 8 and vr in ("PN LO SH LT ST UT UI DA DT TM AS IS DS CS AE UC UR").split() and tag not in data:
+            if tag >> 16 not in IMAGE and tag != 0x00181164 and tag >> 16 >= 8 and vr in ("PN LO SH LT ST UT UI DA DT TM AS IS DS CS AE UC UR").split() and tag not in data:
                 place.add(DataElement(Tag(tag), vr, marker(vr, n)))
     for tag in (0x00101002, 0x00400275, 0x00081140, 0x00321064):
         data.add(DataElement(Tag(tag), "SQ", Sequence([inner])))
@@ -133,7 +133,7 @@ def opened(data):
 def leaks(data):
     """Markers in it."""
     data = data.encode("utf-8", "replace") if isinstance(data, str) else data
-    return [mark for part in opened(data) for mark in MARKERS if mark in part]
+    return [mark for part in opened(data) for mark in set(MARKERS.findall(part))]
 
 
 def leaking(folder):
@@ -144,7 +144,7 @@ def leaking(folder):
 
 
 def choice(path):
-    return 1 if path.name[0] in "ghi" else None
+    return 1 if path.name[:2] in ("g.", "h.", "i.") else None
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +154,12 @@ def scans(tmp_path_factory):
 
 def test_the_files_are_full_of_markers(scans):
     data = full_dicom()
-    assert data.count(MARK.encode()) > 4000 and data.count(UID.encode()) > 200 and data.count(DAY.encode()) > 200 and data.count(NUMBER.encode()) > 500
-    assert set(leaks(data)) >= {MARK.encode(), UID.encode(), b"16880", NUMBER.encode()}
+    assert len(MARKERS.findall(data)) > 2500
+    assert {MARK.encode(), UID.encode(), NUMBER.encode(), b"101010.177123"} <= set(leaks(data)) and any(mark.startswith(b"1688") for mark in leaks(data))
     for path in scans.iterdir():
         data = path.read_bytes()
-        packed = path.name == "packed.dcm"
-        assert packed or leaks(data) or leaks(zlib.decompress(data[data.find(b"zTXt") + 13:])), path.name
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        assert MARKERS.search(data) or path.name == "packed.dcm", path.name
     assert leaks(gzip.compress(MARK.encode())) and leaks("base64," + base64.b64encode(MARK.encode()).decode())
 
 
@@ -168,7 +168,7 @@ def test_no_marker_is_in_what_a_result_says_shows_and_saves(scans, tmp_path, cap
     assert len(results) == 11
     for result in results:
         for said in (repr(result), result._repr_html_(), repr(result.scan), result.scan._repr_html_(), json.dumps(result.to_dict(full=True)),
-                     json.dumps(result.to_dict()), repr(vars(result)), repr(vars(result.scan))):
+                     *map(repr, result.to_dict().values()), result.to_dict().get("Image_combine", b""), repr(vars(result)), repr(vars(result.scan))):
             assert leaks(said) == []
         result.save(tmp_path / "saved")
         if result.status != "refused":
@@ -190,11 +190,10 @@ def test_no_marker_is_in_what_the_page_gives_away(scans, tmp_path):
     for path in sorted(scans.iterdir()):
         view = session.open(path)
         assert view.error is None and leaks(repr(view.scan)) == []
-        result = session.keep(analyze(view.scan), view).result
+        result = session.keep(analyze(view.scan, gate=False), view).result
         for kind in KINDS:
-            if result.status != "refused" or kind in ("json", "report"):
-                name, _, data = as_file(result, kind)
-                assert leaks(name) + leaks(data) == []
+            name, _, data = as_file(result, kind)
+            assert leaks(name) + leaks(data) == []
 
 
 @pytest.mark.parametrize("words", [["--json"], ["--csv"], ["--out", "OUT", "--explain"], []])
@@ -219,7 +218,9 @@ def quiet(data, **options):
 
 def test_no_marker_is_in_the_refusal_of_a_damaged_file(capfd, caplog, recwarn):
     """The parser of DICOM likes to quote what it stumbled over."""
-    whole, rng, refused = in_bytes(filled(dicom(head()))), np.random.default_rng(7), 0
+    whole, rng, refused = full_dicom(64), np.random.default_rng(7), 0
+    recwarn.clear()
+    caplog.clear()
     for _ in range(150):
         data = bytearray(whole)
         for _ in range(int(rng.integers(1, 40))):
@@ -227,9 +228,10 @@ def test_no_marker_is_in_the_refusal_of_a_damaged_file(capfd, caplog, recwarn):
             data[at:at + int(rng.integers(0, 3))] = rng.bytes(int(rng.integers(0, 3)))
         said = quiet(bytes(data))
         refused += said != ""
-        assert leaks(said) == []
+        assert leaks(said) == [], said
     assert refused > 30
-    assert leaks("".join(capfd.readouterr()) + caplog.text + "".join(str(w.message) for w in recwarn)) == []
+    said = "".join(capfd.readouterr()) + caplog.text + "".join(f"{w.filename}: {w.message}" for w in recwarn)
+    assert leaks(said) == [], said[:1500]
 
 
 TEXT = (0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280030, 0x00280100, 0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056)
