@@ -27,7 +27,8 @@ WAYS = ("alone", "threads", "processes", "dask")
 @dataclass(frozen=True)
 class Settings:
     """How much is done."""
-    many: int = 10_000  # scans of the memory's part
+    many: int = 10_000  # scans of the memory's part, by one process
+    shared: int = 4_000  # the same, by worker processes
     early: int = 1_000  # after how many memory is first looked at
     distinct: int = 300  # phantoms among them
     rounds: int = 3  # of each way
@@ -35,7 +36,7 @@ class Settings:
     workers: int = 2
 
 
-QUICK = Settings(many=1_000, early=200, distinct=20, rounds=1, scans=40)
+QUICK = Settings(many=1_000, shared=500, early=200, distinct=20, rounds=1, scans=40)
 
 
 # In a process of its own: `python bench/scale.py --work memory 10000 1000 300` and the like
@@ -152,19 +153,23 @@ def one_value(value: float) -> dict:
 
 def flat(how: Settings) -> dict:
     """Memory over many scans, without an executor and with processes."""
-    runs = [ask("memory", how.many, how.early, how.distinct, way, how.workers) for way in ("alone", "processes")]
-    table = []
+    runs = [ask("memory", count, how.early, how.distinct, way, how.workers) for count, way in ((how.many, "alone"), (how.shared, "processes"))]
+    return {"runs": runs, "table": flat_table(runs, how)}
+
+
+def flat_table(runs: list[dict], how: Settings) -> list[dict]:
+    """What the runs say, line by line."""
+    table, bound = [], 1.25 if how.many >= 10_000 else None
     for found in runs:
         first, last = found["seen"]
         name = {"alone": "one process", "processes": f"{how.workers} worker processes"}[found["way"]]
-        ratio = lambda key: one_value(last[key] / first[key])
-        table.append(bench.judge(f"{how.many} scans, {name}: memory at the end, times that after {how.early}", ratio("here"),
-                                 most=1.25 if how.many >= 10_000 else None))
-        if last["below"] and found["way"] == "processes":
-            table.append(bench.judge("  the same of the workers", ratio("below"), most=1.25 if how.many >= 10_000 else None))
-        each = found["rows_MB"] * 1e6 / found["scans"]
-        table.append(bench.judge("  of it a row of the table, bytes a scan", one_value(each), unit=""))
-    return {"runs": runs, "table": table}
+        table.append(bench.judge(f"{found['scans']} scans, {name}: memory at the end, times that after {how.early}",
+                                 one_value(last["here"] / first["here"]), most=bound))
+        if found["way"] == "processes":
+            table.append(bench.judge("  the same of the workers", one_value(last["below"] / first["below"]), most=bound))
+        table.append(bench.judge("  highest memory of the process that asks", one_value(found["peak"]), unit=" MB"))
+    each = runs[0]["rows_MB"] * 1e6 / runs[0]["scans"]
+    return [*table, bench.judge("  of it a row of the table, a scan", one_value(each), unit=" bytes")]
 
 
 def speed(how: Settings) -> dict:

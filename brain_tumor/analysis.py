@@ -613,8 +613,8 @@ def go_on(
     journal, done = Journal(table, run_name(about(batch.engine), batch.reading | {"gate": batch.how["gate"]}), retry), False
     try:
         if names:  # a row without files is no result of this kind
-            journal.known = {key: values for key, values in journal.known.items() if values[SAVED_AS]}
-            names.taken.update(values[SAVED_AS].lower() for values in journal.known.values())
+            journal.known = {key: [values for values in rows if values[SAVED_AS]] for key, rows in journal.known.items()}
+            names.taken.update(values[SAVED_AS].lower() for rows in journal.known.values() for values in rows)
         yield from go_through(batch, names, light, journal)
         write_csv(batch.rows, table)
         done = True

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'LAYOUT', 'OUTLINE', 'PREDICTIONS', 'NUMBERS', 'CARD', 'PARTS', 'HOW_TO', 'check_labels', 'label_class',
-           'own_table', 'answers', 'truth_mask', 'judge', 'score_rows', 'as_predictions', 'card_figures', 'mean_row',
-           'answered_of', 'as_arrays', 'class_figures', 'outline_figures', 'size_figures', 'trust_figures',
+           'own_table', 'answers', 'truth_mask', 'raw_values', 'judge', 'score_rows', 'as_predictions', 'card_figures',
+           'mean_row', 'answered_of', 'as_arrays', 'class_figures', 'outline_figures', 'size_figures', 'trust_figures',
            'figures_of', 'both_outlines', 'Gallery', 'case_html', 'gallery_html', 'outline_figure', 'intro_html',
            'refusals_html', 'page_parts', 'Evaluation', 'evaluate', 'record', 'label_pair', 'add_evaluate_arguments',
            'evaluate_from_args']
@@ -36,7 +36,7 @@ from .report_page import figure_html, table_html, write_page
 from .reports import auc_table, class_scores, confusion, confusion_figure, readable, reliability_figure, roc_figure
 from .result import SUFFIX, Analysis
 from .runs import PROBABILITIES, new_figure
-from .scan import CLASSES, INTENDED_USE, BrainTumorError, expand, spacing_pair
+from .scan import CLASSES, INTENDED_USE, BrainTumorError, _clearly, _decode, _load, expand, spacing_pair
 from .segmentation.metrics import FIGURES, outline_scores
 
 if TYPE_CHECKING:
@@ -209,13 +209,24 @@ def truth_mask(
     if path.suffix.lower() in (*PICTURES, ".mat"):
         mask = read_mask(path) > 0
     else:
-        values = read_scan(path, **_where(row)).pixels
-        if len(np.unique(values)) > 2:
+        values = raw_values(path, **_where(row))
+        if len(np.unique(values[values != 0])) > 1 or values.ndim != 2:
             raise BrainTumorError(f"{path.name}: the mask has more than two values; write the label that is tumour as a mask of its own, 0 and 1")
-        mask = values > 0.5
+        mask = values != 0
     if shape is not None and mask.shape != shape:
         raise BrainTumorError(f"{path.name}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, the scan {shape[1]} x {shape[0]}; give it in the scan's own size")
     return mask
+
+# %% ../nbs/45c_evaluate.ipynb #c023a
+def raw_values(
+    path: Path,  # NIfTI, NRRD, DICOM
+    slice: int | None = None,  # which slice of a volume
+    axis: int | str | None = None,  # of a volume
+) -> np.ndarray:  # H x W, as stored: labels, not grey values
+    "The numbers of a slice; a scan's would be brought to 0..1, and an empty one refused."
+    data, name, folder = _load(path)
+    with _clearly(path.name):
+        return np.asarray(_decode(data, name, slice, axis, folder).values)
 
 # %% ../nbs/45c_evaluate.ipynb #c024
 OUTLINE = {"accuracy": "pixel_accuracy", "precision": "pixel_precision", "recall": "pixel_recall", "hd95": "hd95_mm"}  # names beside those of the class
@@ -399,10 +410,14 @@ def outline_figures(
              mean_row("outline", "outlined where the mask is empty", table, (table["found_px"] > 0).astype(float).where(table["found_px"].notna()), table["truth_px"] == 0, None)]
     return [row for row in rows if row] + size_figures(table)
 
+def _one_unit(judged: "pd.DataFrame") -> "pd.DataFrame":
+    "The outlined rows whose sizes can be compared: those in cm, if any are."
+    return judged[judged["unit"] == "cm"] if (judged["unit"] == "cm").any() else judged
+
 def _thirds(judged: "pd.DataFrame") -> dict[str, "pd.Series"]:
-    "Which rows belong to the smallest, middle and largest tumours; nothing where sizes have two units."
-    area = judged["surface_true"]
-    if len(judged) < 3 or judged["unit"].nunique() != 1:
+    "Which rows belong to the smallest, middle and largest tumours."
+    area = _one_unit(judged)["surface_true"]
+    if len(area) < 3:
         return {}
     low, high = np.quantile(area, [1 / 3, 2 / 3]) * (1 + 1e-9)  # of equal areas none is above itself
     return {"smallest": area <= low, "middle": (area > low) & (area <= high), "largest": area > high}
@@ -532,11 +547,11 @@ def outline_figure(
         some = judged[judged["class"].fillna("unknown") == name]
         left.plot(place + rng.uniform(-0.25, 0.25, len(some)), some["dice"], "o", color="0.45", fillstyle="none", markersize=3)
         left.hlines(some["dice"].mean(), place - 0.35, place + 0.35, color="black", linewidth=2)
-        right.plot(some["surface_true"], some["surface_found"], "ox^sd"[place], color="black", fillstyle="none", markersize=4, label=name.replace("_", " "))
+        sized = _one_unit(judged).loc[lambda t: t.index.isin(some.index)]
+        right.plot(sized["surface_true"], sized["surface_found"], "ox^sd"[place], color="black", fillstyle="none", markersize=4, label=name.replace("_", " "))
     left.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
     left.set(ylabel="Dice", ylim=(-0.03, 1.03))
-    unit = judged["unit"].iloc[0] if judged["unit"].nunique() == 1 else "cm or px"
-    top = 1.05 * judged[["surface_true", "surface_found"]].max().max()
+    unit, top = _one_unit(judged)["unit"].iloc[0], 1.05 * _one_unit(judged)[["surface_true", "surface_found"]].max().max()
     right.plot([0, top], [0, top], color="0.6", linestyle=":")
     right.set(xlabel=f"true surface, {unit}²", ylabel="found", xlim=(0, top), ylim=(0, top))
     right.legend(fontsize=7)

@@ -97,7 +97,10 @@ class Journal:
         lines = read_lines(self.path) if self.path.is_file() else []
         self._check(lines)
         kept = [line for line in lines[1:] if not (retry and line[COLUMNS.index("status")] == "refused")]
-        self.known = {key_of(line[0], line[-1]): typed(line[:-1]) for line in kept if line[-1]}
+        self.known = {}
+        for line in kept:
+            if line[-1]:
+                self.known.setdefault(key_of(line[0], line[-1]), []).append(typed(line[:-1]))
         with write_beside(self.path) as beside:
             self._append(beside, [[*COLUMNS, run], *kept])
         self.stream = self._open(self.path)
@@ -116,8 +119,9 @@ class Journal:
             csv.writer(stream, lineterminator="\n").writerows(lines)
 
     def find(self, name: str | None, mark: str) -> tuple | None:
-        "The row of an input that was seen before, by its path in the table and its fingerprint."
-        return self.known.get(key_of(name, mark))
+        "The row of an input that was seen before, by its path in the table and its fingerprint; each is given once."
+        rows = self.known.get(key_of(name, mark))
+        return rows.pop(0) if rows else None
 
     def add(self, values: tuple, mark: str) -> None:
         "Append a row, and hand it to the system at once."

@@ -226,7 +226,7 @@ def test_a_slice_of_a_volume_and_of_its_mask(tmp_path):
 
     def engine(scan):
         seen.append(scan)
-        return SimpleNamespace(probabilities=np.eye(4)[0], mask_probability=(read(tmp_path / "truth.nii.gz", slice=2, axis=2).pixels > 0.5).astype(np.float32))
+        return SimpleNamespace(probabilities=np.eye(4)[0], mask_probability=(read(tmp_path / "truth.nii.gz", slice=2, axis=2).pixels > 0).astype(np.float32))
 
     told = evaluate(table, engine, progress=False)
     assert figures(told)["Dice"] == 1 and told.predictions["surface_true"][0] == pytest.approx(40 * 0.04) and seen[0].slice_index == 2
