@@ -69,7 +69,7 @@ LOOKS = {
     "part": "This looks like a piece of a head, or like several slices on one sheet: give one whole slice, uncut.",
 }
 COLOURFUL = "This looks like a colour picture, not a grey MRI slice: give the slice itself, without colour maps or drawings over it."
-REMEDY = " With gate=False the network's answer is shown all the same."
+REMEDY = " With gate=False (--no-gate in a shell) the network's answer is shown all the same."
 COLOUR = 0.08  # mean distance of a pixel's brightest channel from its darkest, 0..1, from which a picture is colourful
 
 # %% ../nbs/41b_gate.ipynb #c014
