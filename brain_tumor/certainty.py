@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TUMOUR_OR_NOT', 'GRID', 'LEVELS', 'BAND_LEVEL', 'LEAN', 'WIDE', 'RULES', 'cutoff', 'lowest', 'class_sets', 'sigmoid',
-           'area_curve', 'reach', 'steps', 'band_of', 'Certainty', 'doubts', 'spoken', 'load_certainty', 'certainty_of',
-           'ask_slices', 'arrays', 'outlined', 'choose', 'fit', 'write_fit', 'scalings', 'adaptive', 'left_out_sets',
-           'compare_sets', 'left_out_bands', 'left_out_factor', 'compare_bands']
+           'area_curve', 'reach', 'steps', 'band_of', 'Certainty', 'band_areas', 'doubts', 'spoken', 'load_certainty',
+           'certainty_of', 'ask_slices', 'arrays', 'outlined', 'choose', 'fit', 'write_fit', 'scalings', 'adaptive',
+           'left_out_sets', 'compare_sets', 'left_out_bands', 'left_out_factor', 'compare_bands']
 
 # %% ../nbs/41c_certainty.ipynb #c004
 import json
@@ -148,7 +148,20 @@ class Certainty:
         mask_probability: np.ndarray,  # H x W
     ) -> tuple[int, int]:  # small, large
         "Pixels of the small and of the large outline."
-        return tuple(int(np.count_nonzero(mask)) for mask in self.masks(mask_probability))
+        return band_areas(mask_probability, self.band)
+
+    def band_says(self) -> str:
+        "What a range of areas is worth, in a sentence."
+        kept = f"; on the test it did in {self.held['band']:.0%}" if "band" in self.held else ""
+        return f"The range beside the surface should hold the true one for {self.band_level:.0%} of slices of new patients{kept}."
+
+def band_areas(
+    mask_probability: np.ndarray,  # H x W
+    band: tuple[float, float],  # low, high: thresholds
+) -> tuple[int, int]:  # small, large
+    "Pixels above the high and above the low threshold."
+    low, high = (int(np.count_nonzero(mask_probability > np.float32(limit))) for limit in band)
+    return high, low
 
 # %% ../nbs/41c_certainty.ipynb #c027
 def doubts(
@@ -159,9 +172,9 @@ def doubts(
 ) -> tuple[str, ...]:  # a sentence each; none: nothing speaks against the answer
     "Why an answer should not be taken as it stands."
     names, (small, large) = certainty.class_set(probabilities), certainty.areas(mask_probability)
-    said = () if len(names) == 1 else (f"The class is uncertain: {' or '.join(map(spoken, names))} can't be ruled out ({certainty.level:.0%} set).",)
+    said = () if len(names) == 1 else (f"The class is not settled: it could be {' or '.join(map(spoken, names))} (at {certainty.level:.0%}).",)
     if mask.any() and large > certainty.wide * small:
-        return said + (f"The outline is faint: its area is uncertain by more than a factor of {certainty.wide:g}.",)
+        return said + (f"The network's outline is faint: its area is uncertain by more than a factor of {certainty.wide:g}.",)
     return said
 
 def spoken(

@@ -140,7 +140,7 @@ def chance_picks(
     groups: np.ndarray,  # (N,) of yours
     summary: dict,  # as from `summarise_facts`
     draws: int = 1000,  # samples
-    seed: int = 0,
+    seed: int = 0,  # of the draws
 ) -> np.ndarray:  # (draws, M) how often each validation picture counts
     "Draw samples like yours from the validation side."
     rng, theirs = np.random.default_rng(seed), _units(summary["classes"], summary["groups"])
@@ -170,7 +170,7 @@ def compare(
     facts: "pd.DataFrame",  # a row a picture: FACTS, class where known, group where known
     summary: dict | None = None,  # as from `load_summary`; None: the one that ships
     draws: int = 1000,  # samples of chance and of the bootstrap
-    seed: int = 0,
+    seed: int = 0,  # of the draws
 ) -> "pd.DataFrame":  # fact, yours and trained_on (medians), distance with _low and _high (95 % over groups), chance, drift, pictures, groups; no row for a fact that nobody knows
     "Set pictures beside the training data, fact by fact; what goes furthest beyond chance stands first."
     import pandas as pd
@@ -274,7 +274,7 @@ def record_alarms(
     out: str | Path = "runs/drift",  # alarms.csv is written there
     sizes: tuple[int, ...] = (5, 10, 20, 40),  # groups of a sample
     draws: int = 100,  # samples of each size as they are; a quarter of them of each change
-    seed: int = 0,
+    seed: int = 0,  # of the draws
 ) -> "pd.DataFrame":  # change, groups, samples, told (share with any drift)
     "How often samples of the test are told of, as they are and changed."
     import pandas as pd

@@ -355,7 +355,7 @@ def answered_of(
 
 def as_arrays(
     answered: "pd.DataFrame",  # from `answered_of`
-    title: str = "your scans",
+    title: str = "your scans",  # of the figures
 ) -> tuple:  # labels, probabilities, groups, title, mark: what `reports` takes
     "Answers as the reports' room wants them."
     who = f"{answered['group'].nunique()} groups" if answered["grouped"].all() else "the patients are not known"
@@ -527,7 +527,7 @@ def _beside(pieces) -> str:
     return f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(pieces)}</div>'
 
 def gallery_html(
-    gallery: Gallery,
+    gallery: Gallery,  # that has seen the results
 ) -> dict[str, str]:  # headline -> HTML; none without a case
     "The worst cases as parts of a page."
     heads = {"outline": "Lowest Dice, the lowest first", "class": "Wrong class, the surest first"}

@@ -106,7 +106,7 @@ def _colour(values: np.ndarray) -> float:
     if values.ndim != 3 or values.shape[2] < 3: return 0.0
     some = values[::4, ::4, :3].astype(np.float64)
     top = {"uint8": 255, "uint16": 65535}.get(values.dtype.name) or max(1.0, float(some.max()))
-    return float(np.ptp(some, axis=2).mean() / top)
+    return min(1.0, float(np.ptp(some, axis=2).mean() / top))
 
 def _gray(values: np.ndarray, name: str) -> np.ndarray:
     _check_values(values, name)

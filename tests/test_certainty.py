@@ -206,8 +206,8 @@ def test_doubts_say_what_they_mean():
     firm = np.where(disc(20), np.float32(0.95), np.float32(0.01))
     drawn, faint = firm > 0.3, firm * np.float32(0.5)
     assert doubts(known, sure, firm, drawn) == ()
-    assert "meningioma or no tumour can't be ruled out" in doubts(known, [0.04, 0.8, 0.12, 0.04], firm, drawn)[0]
-    assert "factor of 4" in doubts(known, sure, faint, drawn)[0], "nothing is in the small outline"
+    assert "meningioma or no tumour (at 95%)" in doubts(known, [0.04, 0.8, 0.12, 0.04], firm, drawn)[0]
+    assert doubts(known, sure, faint, drawn)[0].startswith("The network's outline is faint") and "factor of 4" in doubts(known, sure, faint, drawn)[0], "nothing is in the small outline"
     assert doubts(known, [0.01, 0.01, 0.97, 0.01], faint, drawn & False) == (), "an outline that is not shown casts no doubt"
 
 
