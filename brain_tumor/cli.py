@@ -208,7 +208,7 @@ class TableOutput:
         self.lines.append(table_line(result))
         self.files += len(result.files)
         self.doubts += [f"{result.path or result.source}: {doubt}" for doubt in result.doubts]
-        for note in set(result.notes).difference(result.doubts):
+        for note in filter(lambda note: note not in result.doubts, result.notes):
             self.notes[note] = self.notes.get(note, 0) + 1
         complain(self, result)
 
