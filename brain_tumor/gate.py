@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['STATUSES', 'THUMB', 'GLANCE', 'LOOKS', 'COLOURFUL', 'REMEDY', 'COLOUR', 'GATE', 'SIDES', 'MADE', 'MIXED', 'REFUSED',
            'DOUBTED', 'FEATURES', 'CHOICES', 'Verdict', 'glance', 'Gate', 'score_of', 'save_gate', 'load_gate', 'gate',
-           'strangers', 'made_of', 'heads', 'drawn_heads', 'material', 'inputs_of', 'threshold', 'standardised',
-           'distance', 'far_neighbours', 'probe', 'scorers', 'stopped', 'class_head', 'fit_gate', 'scored']
+           'strangers', 'made_of', 'heads', 'drawn_heads', 'bundled', 'material', 'inputs_of', 'threshold',
+           'standardised', 'distance', 'far_neighbours', 'probe', 'scorers', 'stopped', 'class_head', 'fit_gate',
+           'scored']
 
 # %% ../nbs/41b_gate.ipynb #c004
 import json
@@ -225,19 +226,35 @@ def drawn_heads(
         drawn = phantom(CLASSES[number % 4], PLANES[(number // 4) % 3], first + number, (128, 192, 256, 512)[number // 3 % 4])
         yield "phantom", f"phantom {drawn.seed}", drawn.pixels / np.float32(255)
 
+# %% ../nbs/41b_gate.ipynb #c023c
+def bundled(
+    rng: np.random.Generator,
+) -> Iterator[tuple[str, str, str, str, np.ndarray]]:  # kind, source, group, look, pixels
+    "The samples that come with the package, as they are and disturbed twelve times each."
+    from brain_tumor.phantom import samples
+    from brain_tumor.scan import read
+    for path in samples():
+        pixels = read(path).pixels
+        yield "scan", "phantom", path.stem, "head", pixels
+        for how in DISTURBED * 3:
+            yield how, "phantom", path.stem, "head", disturbed(pixels, how, rng)
+
 # %% ../nbs/41b_gate.ipynb #c024
 def material(
     table: "pd.DataFrame",  # scans of one side, with path, source, group
     side: str,  # train, validation or test
     seed: int = 0,  # of what is made of heads
-    count: int = 60,  # of each drawn kind, and a third of the phantoms
+    count: int = 60,  # of each drawn kind, three times as many for the fit; and a third of the phantoms
 ) -> Iterator[tuple[str, str, str, str, np.ndarray]]:  # kind, source, group, look, pixels
     "Everything that one side of the gate is fitted to, or scored on, picture by picture."
     from brain_tumor.data import grey
     number = list(SIDES).index(side)
     yield from heads(((source, group, grey(path)) for source, group, path in zip(table["source"], table["group"], table["path"])), np.random.default_rng([seed, number]))
     yield from heads(drawn_heads(3 * count, 10_000_000 * (1 + number)), np.random.default_rng([seed, 9, number]))
-    yield from ((kind, "drawn" if kind in DRAWN else "found", name, "other", pixels) for kind, name, pixels in strangers(side, count))
+    if side == "train":
+        yield from bundled(np.random.default_rng([seed, 7]))
+    many = 3 * count if side == "train" else count
+    yield from ((kind, "drawn" if kind in DRAWN else "found", name, "other", pixels) for kind, name, pixels in strangers(side, many))
 
 # %% ../nbs/41b_gate.ipynb #c025
 def inputs_of(
