@@ -63,9 +63,9 @@ def _facts(thumb: np.ndarray, square: np.ndarray, box: Sequence[int]) -> list[fl
 LOOKS = {
     "head": "",
     "other": "This doesn't look like an MRI slice of a head: it is unlike every scan the network was trained on. Give a T1-weighted slice of a head, as one picture.",
-    "on its left side": "The head seems to lie on its side: turn the picture a quarter clockwise, so that the crown (or, in an axial slice, the forehead) is on top, and try again.",
+    "on its left side": "The head seems to lie on its side: turn the picture by a quarter, so that the crown (or, in an axial slice, the forehead) is on top, and try again.",
     "upside down": "The head seems to stand upside down: turn the picture by half, so that the crown (or, in an axial slice, the forehead) is on top, and try again.",
-    "on its right side": "The head seems to lie on its side: turn the picture a quarter against the clock, so that the crown (or, in an axial slice, the forehead) is on top, and try again.",
+    "on its right side": "The head seems to lie on its side: turn the picture by a quarter, so that the crown (or, in an axial slice, the forehead) is on top, and try again.",
     "contrast": "This looks like another contrast than T1 (T2, FLAIR, or a negative): give the T1-weighted slice, after contrast agent where there is one.",
     "part": "This looks like a piece of a head, or like several slices on one sheet: give one whole slice, uncut.",
 }
