@@ -127,7 +127,7 @@ def score_of(
 GATE = "gate.npz"
 
 def save_gate(
-    fitted: Gate,
+    fitted: Gate,  # to write
     folder: str | Path,  # of the packed model
 ) -> Path:  # the file
     "Write a gate beside its model, at half precision."
@@ -186,7 +186,7 @@ MIXED = ("kaggle",)  # sources whose contrast isn't known: T1, T2 and FLAIR unde
 def made_of(
     pixels: np.ndarray,  # H x W, 0..1: an upright head
     source: str,  # its set
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # chance
 ) -> Iterator[tuple[str, np.ndarray]]:  # kind, H x W
     "By lot: the head lying, recoloured (T2 and FLAIR only where it is known to be T1), or cut; or nothing."
     lying, contrast = str(rng.choice(list(TURNS))), str(rng.choice(["negative"] if source in MIXED else list(CURVES)))
@@ -200,7 +200,7 @@ def made_of(
 
 def heads(
     rows,  # (source, group, H x W pixels) of upright heads
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # chance
 ) -> Iterator[tuple[str, str, str, str, np.ndarray]]:  # kind, source, group, look, pixels
     "Each head as it is, one in three disturbed, some made strange; of every eight, four on a sheet."
     held = []
@@ -228,7 +228,7 @@ def drawn_heads(
 
 # %% ../nbs/41b_gate.ipynb #c023c
 def bundled(
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # chance
 ) -> Iterator[tuple[str, str, str, str, np.ndarray]]:  # kind, source, group, look, pixels
     "The samples that come with the package, as they are and disturbed twelve times each."
     from brain_tumor.phantom import samples
@@ -288,7 +288,11 @@ def threshold(
     return float(scores[order][np.searchsorted(above, share, side="right")])
 
 # %% ../nbs/41b_gate.ipynb #c030
-def standardised(inputs: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def standardised(
+    inputs: np.ndarray,  # (N, D)
+    mean: np.ndarray,  # (D,) of the training heads
+    scale: np.ndarray,  # (D,) their deviation
+) -> np.ndarray:  # (N, D)
     "Inputs about 0 with deviation 1, none beyond 8."
     return np.clip((inputs - mean) / scale, -8, 8)
 
@@ -319,7 +323,7 @@ def probe(
     inputs: np.ndarray,  # (N, D) standardised, of training material
     looks: np.ndarray,  # (N,) number of the look
     hidden: int = 0,  # units of a hidden layer; 0: none, a logistic regression
-    seed: int = 0,
+    seed: int = 0,  # of the draw
 ):  # a fitted scikit-learn classifier
     "Fit a classifier of looks, in one thread: the same sums in the same order, and many times faster on a busy machine."
     import warnings
@@ -341,7 +345,7 @@ def scorers(
     inputs: np.ndarray,  # (N, D) standardised training material
     looks: np.ndarray,  # (N,) number of the look
     logits,  # (M, D) standardised inputs -> (M, 4) class logits of the network
-    seed: int = 0,
+    seed: int = 0,  # of the draw
 ) -> dict:  # name in CHOICES -> (M, D) -> (M,) scores
     "Fit all ways of telling a stranger."
     scans, fitted = inputs[looks == 0][:, :FEATURES], {}
@@ -371,7 +375,9 @@ def stopped(
     return tuple(map(float, np.mean(found, 0)))
 
 # %% ../nbs/41b_gate.ipynb #c034
-def class_head(engine) -> tuple[np.ndarray, np.ndarray]:  # kernel (640, 4), bias (4,)
+def class_head(
+    engine,  # a compact engine
+) -> tuple[np.ndarray, np.ndarray]:  # kernel (640, 4), bias (4,)
     "The last layer of a packed network, from its weights.npz."
     with np.load(engine.folder / "weights.npz") as held:
         names = {array.shape: array for array in (held[name] for name in held.files if name.startswith("classes"))}
@@ -421,7 +427,7 @@ def _packed(model, mean, scale, sha256, validation) -> Gate:
     return Gate(sha256, threshold(scores, sources, REFUSED), threshold(scores, sources, DOUBTED), arrays[0], arrays[1], tuple(arrays[2:]))
 
 def scored(
-    fitted: Gate,
+    fitted: Gate,  # as it is stored
     side: str,  # validation or test
     about: "pd.DataFrame",  # kind, source, group, look
     inputs: np.ndarray,  # (N, D)
