@@ -454,7 +454,7 @@ def test_an_answer_doesn_t_push_the_reader_back_to_another_slice(app, monkeypatc
     import brain_tumor.app as room
     app.load(SAMPLES["meningioma-volume.nii.gz"]).result()
     go, analyze = threading.Event(), room.analyze
-    monkeypatch.setattr(room, "analyze", lambda scan, engine: (go.wait(30), analyze(scan, engine=engine))[1])
+    monkeypatch.setattr(room, "analyze", lambda scan, **options: (go.wait(30), analyze(scan, **options))[1])
     job = app.predict()
     while not app.intake.message.value or "Analysing" not in app.intake.message.value:
         time.sleep(0.01)
