@@ -18,6 +18,7 @@ import ipywidgets as w
 from . import views
 from .analysis import analyze, find_engine
 from .drawing import overlay, png, shrunk
+from .gate import REMEDY
 from .panels import KEYS, Bench, Intake, Outcome, choices, named, page, shown
 from .phantom import samples
 from .result import Analysis
@@ -146,7 +147,7 @@ class Painted(Desk):
         if opened.error:
             return "This file can’t be used", opened.error
         view, why = self.unjudged.get(opened.number, (None, ""))
-        return ("Not judged", f"{why} {ALL_THE_SAME}") if view == seen(opened) else WAITING
+        return ("Not judged", why) if view == seen(opened) else WAITING
 
     def paint_result(self, entry: Entry, result: Analysis) -> None:
         "An answer, with everything that hangs on it."
@@ -326,17 +327,19 @@ class Predicting(Ready):
         "Ask the engine, and remember what it says; its number."
         result = analyze(opened.scan, engine=engine, gate=self.intake.gate.value)
         if result.status == "refused":
-            self.leave_unjudged(opened, result.error)
-        entry = self.session.keep(result.or_raise(), opened, which)
+            why = result.error.removesuffix(REMEDY)
+            self.leave_unjudged(opened, f"{why} {ALL_THE_SAME}")
+            raise BrainTumorError(why)
+        entry = self.session.keep(result, opened, which)
         with self.lock:
             self.past[entry.number] = views.answer_card(entry.number, entry.result) | {"file": opened.number, "asked": asked(opened, which)}
         return entry.number
 
     def leave_unjudged(self, opened: Opened, why: str) -> None:
-        "The gate let no answer through: say so where the answer would be."
+        "The gate let no answer through: say so where the answer would be, and what a reader of this page can do."
         with self.lock:
             self.unjudged[opened.number] = seen(opened), why
-            self.cards[opened.number] = views.file_card(opened, unjudged=why)
+            self.cards[opened.number] = views.file_card(opened, unjudged=why.removesuffix(f" {ALL_THE_SAME}"))
             if self.file == opened.number:
                 self.answer = 0
             self.refresh()

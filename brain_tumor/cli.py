@@ -71,7 +71,8 @@ def table_line(
         return [*cells, "", "", ""]
     digits = ".2f" if sizes.unit == "cm" else ".0f"
     extent = f"{sizes.width:{digits}} x {sizes.height:{digits}} {sizes.unit}"
-    return [*cells, f"{sizes.surface:{digits}} {sizes.unit}²", extent, f"{sizes.circularity:.2f}"]
+    between = " ({:{d}} to {:{d}})".format(*result.surface_range, d=digits) if result.surface_range else ""
+    return [*cells, f"{sizes.surface:{digits}} {sizes.unit}²{between}", extent, f"{sizes.circularity:.2f}"]
 
 # %% ../nbs/60_cli.ipynb #c019
 def inputs(
@@ -201,12 +202,13 @@ class TableOutput:
     "For people: a table, then notes, then where the files are."
 
     def __init__(self, batch):
-        self.lines, self.notes, self.files, self.refused = [], {}, 0, 0
+        self.lines, self.doubts, self.notes, self.files, self.refused = [], [], {}, 0, 0
 
     def add(self, result) -> None:
         self.lines.append(table_line(result))
         self.files += len(result.files)
-        for note in dict.fromkeys((*result.doubts, *result.notes)):
+        self.doubts += [f"{result.path or result.source}: {doubt}" for doubt in result.doubts]
+        for note in filter(lambda note: note not in result.doubts, result.notes):
             self.notes[note] = self.notes.get(note, 0) + 1
         complain(self, result)
 
@@ -214,6 +216,8 @@ class TableOutput:
         from brain_tumor.scan import INTENDED_USE
 
         say(text_table(TITLES, self.lines))
+        for doubt in self.doubts:
+            say(f"\nuncertain: {doubt}")
         for note, count in self.notes.items():
             say(f"\n{note}" + (f" ({count} scans)" if count > 1 else ""))
         if out:
@@ -289,6 +293,7 @@ def demo_line(
     if result.status == "refused":
         return [result.source, truth.tumor.replace("_", " "), "refused", "-", true_size, "-", "-"]
     names = [name.replace("_", " ") for name in (truth.tumor, result.predicted_class)]
+    names[1] += ", uncertain" if result.status == "uncertain" else ""
     return [result.source, *names, f"{result.confidence:.0%}", true_size, size(result.features), f"{dice(result.mask, truth.mask):.2f}"]
 
 # %% ../nbs/60_cli.ipynb #c034
@@ -307,6 +312,9 @@ def run_demo(
     page = report(results, out / "report.html", "Bundled samples: phantoms of known truth", remarks)
     write_csv([row(result) for result in results], out / "results.csv")
     say(text_table(["sample", "truth", "answer", "sure", "true surface", "surface", "Dice"], lines))
+    for result in results:
+        if result.reason:
+            say(f"\n{result.status}: {result.source}: {result.reason.removeprefix(f'{result.source}: ')}")
     say("\nThe samples are phantoms: drawn heads, not patients. They show that everything works, not how well.")
     say(f"\nOverlays, masks, JSON and results.csv are in {out}; the page to open is {page}")
     say(f"\n{INTENDED_USE}")

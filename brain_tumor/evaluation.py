@@ -14,6 +14,7 @@ __all__ = ['TABLE', 'LAYOUT', 'OUTLINE', 'PREDICTIONS', 'NUMBERS', 'CARD', 'PART
 import html
 import inspect
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -137,6 +138,8 @@ def own_table(
     if isinstance(source, pd.DataFrame):
         rows = _table_rows(source, Path(), labels, groups)
     else:
+        if not isinstance(source, (str, os.PathLike)):
+            raise BrainTumorError(f"{type(source).__name__}: can't be evaluated; give a folder, a CSV file, or a pandas DataFrame with image, and class or mask")
         source = Path(source)
         if source.is_dir() and not (source / "manifest.csv").is_file():
             if groups:
@@ -178,7 +181,7 @@ def answers(
     def readable_ones():
         for number, row in enumerate(rows):
             try:
-                scan = read_scan(row["path"], **_where(row), spacing=row["spacing_mm"] if row["spacing_mm"] else spacing)
+                scan = read_scan(row["path"], **_where(row), spacing=spacing if row["spacing_mm"] is None else row["spacing_mm"])
             except Exception as problem:  # a bad scan harms no other, whatever is wrong with it
                 broken[number] = refusal(row["path"], problem)
             else:
@@ -663,10 +666,11 @@ def evaluate(
         if gallery:
             gallery(row, result, truth, judged)
 
-    if out:  # a folder that can't be written to is said now, not after an hour
-        write_table(table[["image"]].head(0), Path(out) / "predictions.csv")
+    keep = lambda table: write_table(table.drop(columns="grouped").round(5), Path(out) / "predictions.csv") if out else None
+    keep(as_predictions([]))  # a folder that can't be written to is said now, not after an hour
     rows = _under_bar(score_rows(table, engine, see, spacing=spacing, gate=gate), len(table), progress)
     predictions = as_predictions(rows)
+    keep(predictions)  # the reasons are wanted most where nothing could be judged
     told = Evaluation(predictions, figures_of(predictions), _drift(facts), about(engine))
     return _written(told, Path(out), gallery) if out else told
 

@@ -210,8 +210,11 @@ def spread(
             future.cancel()
         crew.close()
 
-def raising(item, problem: Exception):
-    "Nobody is given up."
+def raising(
+    item,  # that killed its workers
+    problem: Exception,  # what was heard of them
+):
+    "Nobody is given up: raise what was heard."
     raise problem
 
 # %% ../nbs/41d_executors.ipynb #c027

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['STATUSES', 'THUMB', 'GLANCE', 'LOOKS', 'COLOURFUL', 'REMEDY', 'COLOUR', 'GATE', 'SIDES', 'MADE', 'MIXED', 'REFUSED',
            'DOUBTED', 'FEATURES', 'CHOICES', 'Verdict', 'glance', 'Gate', 'score_of', 'save_gate', 'load_gate', 'gate',
-           'strangers', 'made_of', 'heads', 'drawn_heads', 'material', 'inputs_of', 'threshold', 'standardised',
-           'distance', 'far_neighbours', 'probe', 'scorers', 'stopped', 'class_head', 'fit_gate', 'scored']
+           'strangers', 'made_of', 'heads', 'drawn_heads', 'bundled', 'material', 'inputs_of', 'threshold',
+           'standardised', 'distance', 'far_neighbours', 'probe', 'scorers', 'stopped', 'class_head', 'fit_gate',
+           'scored']
 
 # %% ../nbs/41b_gate.ipynb #c004
 import json
@@ -62,14 +63,14 @@ def _facts(thumb: np.ndarray, square: np.ndarray, box: Sequence[int]) -> list[fl
 LOOKS = {
     "head": "",
     "other": "This doesn't look like an MRI slice of a head: it is unlike every scan the network was trained on. Give a T1-weighted slice of a head, as one picture.",
-    "on its left side": "The head seems to lie on its side: turn the picture a quarter clockwise, so that the crown (or, in an axial slice, the forehead) is on top, and try again.",
+    "on its left side": "The head seems to lie on its side: turn the picture by a quarter, so that the crown (or, in an axial slice, the forehead) is on top, and try again.",
     "upside down": "The head seems to stand upside down: turn the picture by half, so that the crown (or, in an axial slice, the forehead) is on top, and try again.",
-    "on its right side": "The head seems to lie on its side: turn the picture a quarter against the clock, so that the crown (or, in an axial slice, the forehead) is on top, and try again.",
+    "on its right side": "The head seems to lie on its side: turn the picture by a quarter, so that the crown (or, in an axial slice, the forehead) is on top, and try again.",
     "contrast": "This looks like another contrast than T1 (T2, FLAIR, or a negative): give the T1-weighted slice, after contrast agent where there is one.",
     "part": "This looks like a piece of a head, or like several slices on one sheet: give one whole slice, uncut.",
 }
 COLOURFUL = "This looks like a colour picture, not a grey MRI slice: give the slice itself, without colour maps or drawings over it."
-REMEDY = " With gate=False the network's answer is shown all the same."
+REMEDY = " With gate=False (--no-gate in a shell) the network's answer is shown all the same."
 COLOUR = 0.08  # mean distance of a pixel's brightest channel from its darkest, 0..1, from which a picture is colourful
 
 # %% ../nbs/41b_gate.ipynb #c014
@@ -126,7 +127,7 @@ def score_of(
 GATE = "gate.npz"
 
 def save_gate(
-    fitted: Gate,
+    fitted: Gate,  # to write
     folder: str | Path,  # of the packed model
 ) -> Path:  # the file
     "Write a gate beside its model, at half precision."
@@ -185,7 +186,7 @@ MIXED = ("kaggle",)  # sources whose contrast isn't known: T1, T2 and FLAIR unde
 def made_of(
     pixels: np.ndarray,  # H x W, 0..1: an upright head
     source: str,  # its set
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # chance
 ) -> Iterator[tuple[str, np.ndarray]]:  # kind, H x W
     "By lot: the head lying, recoloured (T2 and FLAIR only where it is known to be T1), or cut; or nothing."
     lying, contrast = str(rng.choice(list(TURNS))), str(rng.choice(["negative"] if source in MIXED else list(CURVES)))
@@ -199,7 +200,7 @@ def made_of(
 
 def heads(
     rows,  # (source, group, H x W pixels) of upright heads
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # chance
 ) -> Iterator[tuple[str, str, str, str, np.ndarray]]:  # kind, source, group, look, pixels
     "Each head as it is, one in three disturbed, some made strange; of every eight, four on a sheet."
     held = []
@@ -225,19 +226,35 @@ def drawn_heads(
         drawn = phantom(CLASSES[number % 4], PLANES[(number // 4) % 3], first + number, (128, 192, 256, 512)[number // 3 % 4])
         yield "phantom", f"phantom {drawn.seed}", drawn.pixels / np.float32(255)
 
+# %% ../nbs/41b_gate.ipynb #c023c
+def bundled(
+    rng: np.random.Generator,  # chance
+) -> Iterator[tuple[str, str, str, str, np.ndarray]]:  # kind, source, group, look, pixels
+    "The samples that come with the package, as they are and disturbed twelve times each."
+    from brain_tumor.phantom import samples
+    from brain_tumor.scan import read
+    for path in samples():
+        pixels = read(path).pixels
+        yield "scan", "phantom", path.stem, "head", pixels
+        for how in DISTURBED * 3:
+            yield how, "phantom", path.stem, "head", disturbed(pixels, how, rng)
+
 # %% ../nbs/41b_gate.ipynb #c024
 def material(
     table: "pd.DataFrame",  # scans of one side, with path, source, group
     side: str,  # train, validation or test
     seed: int = 0,  # of what is made of heads
-    count: int = 60,  # of each drawn kind, and a third of the phantoms
+    count: int = 60,  # of each drawn kind, three times as many for the fit; and a third of the phantoms
 ) -> Iterator[tuple[str, str, str, str, np.ndarray]]:  # kind, source, group, look, pixels
     "Everything that one side of the gate is fitted to, or scored on, picture by picture."
     from brain_tumor.data import grey
     number = list(SIDES).index(side)
     yield from heads(((source, group, grey(path)) for source, group, path in zip(table["source"], table["group"], table["path"])), np.random.default_rng([seed, number]))
     yield from heads(drawn_heads(3 * count, 10_000_000 * (1 + number)), np.random.default_rng([seed, 9, number]))
-    yield from ((kind, "drawn" if kind in DRAWN else "found", name, "other", pixels) for kind, name, pixels in strangers(side, count))
+    if side == "train":
+        yield from bundled(np.random.default_rng([seed, 7]))
+    many = 3 * count if side == "train" else count
+    yield from ((kind, "drawn" if kind in DRAWN else "found", name, "other", pixels) for kind, name, pixels in strangers(side, many))
 
 # %% ../nbs/41b_gate.ipynb #c025
 def inputs_of(
@@ -271,7 +288,11 @@ def threshold(
     return float(scores[order][np.searchsorted(above, share, side="right")])
 
 # %% ../nbs/41b_gate.ipynb #c030
-def standardised(inputs: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def standardised(
+    inputs: np.ndarray,  # (N, D)
+    mean: np.ndarray,  # (D,) of the training heads
+    scale: np.ndarray,  # (D,) their deviation
+) -> np.ndarray:  # (N, D)
     "Inputs about 0 with deviation 1, none beyond 8."
     return np.clip((inputs - mean) / scale, -8, 8)
 
@@ -302,7 +323,7 @@ def probe(
     inputs: np.ndarray,  # (N, D) standardised, of training material
     looks: np.ndarray,  # (N,) number of the look
     hidden: int = 0,  # units of a hidden layer; 0: none, a logistic regression
-    seed: int = 0,
+    seed: int = 0,  # of the draw
 ):  # a fitted scikit-learn classifier
     "Fit a classifier of looks, in one thread: the same sums in the same order, and many times faster on a busy machine."
     import warnings
@@ -324,7 +345,7 @@ def scorers(
     inputs: np.ndarray,  # (N, D) standardised training material
     looks: np.ndarray,  # (N,) number of the look
     logits,  # (M, D) standardised inputs -> (M, 4) class logits of the network
-    seed: int = 0,
+    seed: int = 0,  # of the draw
 ) -> dict:  # name in CHOICES -> (M, D) -> (M,) scores
     "Fit all ways of telling a stranger."
     scans, fitted = inputs[looks == 0][:, :FEATURES], {}
@@ -354,7 +375,9 @@ def stopped(
     return tuple(map(float, np.mean(found, 0)))
 
 # %% ../nbs/41b_gate.ipynb #c034
-def class_head(engine) -> tuple[np.ndarray, np.ndarray]:  # kernel (640, 4), bias (4,)
+def class_head(
+    engine,  # a compact engine
+) -> tuple[np.ndarray, np.ndarray]:  # kernel (640, 4), bias (4,)
     "The last layer of a packed network, from its weights.npz."
     with np.load(engine.folder / "weights.npz") as held:
         names = {array.shape: array for array in (held[name] for name in held.files if name.startswith("classes"))}
@@ -404,7 +427,7 @@ def _packed(model, mean, scale, sha256, validation) -> Gate:
     return Gate(sha256, threshold(scores, sources, REFUSED), threshold(scores, sources, DOUBTED), arrays[0], arrays[1], tuple(arrays[2:]))
 
 def scored(
-    fitted: Gate,
+    fitted: Gate,  # as it is stored
     side: str,  # validation or test
     about: "pd.DataFrame",  # kind, source, group, look
     inputs: np.ndarray,  # (N, D)

@@ -44,6 +44,7 @@ class Analysis:
     class_set: tuple[str, ...] | None = None  # classes that can't be ruled out, the likeliest first; None: the engine doesn't tell
     band: tuple[float, float] | None = None  # two thresholds; the mask above the first is large, above the second small
     surface_range: tuple[float, float] | None = None  # of these two masks, in the features' unit squared
+    band_says: str | None = None  # how often the true surface lay in such a range
     path: str | None = None  # the input as the caller named it: shown in tables only
     files: tuple[Path, ...] = ()  # what `save` wrote
     asked: Callable | None = None  # asks the engine again, (scan, label=, method=) -> Explanation
@@ -185,7 +186,7 @@ def band_facts(
     "Between which bounds the surface lies."
     if result.band is None or result.surface_range is None:
         return None
-    return {"thresholds": list(result.band), "surface": list(result.surface_range), "unit": f"{result.features.unit}2"}
+    return {"thresholds": list(result.band), "surface": list(result.surface_range), "unit": f"{result.features.unit}2", "says": result.band_says}
 
 # %% ../nbs/04_result.ipynb #c048
 SHAPE = ("surface", "perimeter", "width", "height", "circularity", "longest_diameter", "perpendicular_diameter")
@@ -353,14 +354,16 @@ def facts(
 def refused_card(
     result: Analysis,  # refused
     side: int = 224,  # longest side of the picture
+    remark: str = "",  # one more line, e.g. the known truth
 ) -> str:  # a piece of HTML
     "What was refused and why; with the picture, where there is one."
-    head = f'<div style="margin:.5em 0"><b>{escape(result.source)}</b>: refused. {escape(result.error or "")}</div>'
-    if result.scan is None:
-        return head
-    height, width = result.scan.pixels.shape
-    gray = np.rint(shrunk(result.scan.pixels, side) * 255).astype(np.uint8)
-    return head + image_tag(gray, f"{result.source}: the picture that was refused, {width} by {height} pixels")
+    why, picture = (result.error or "").removeprefix(f"{result.source}: "), ""
+    if result.scan is not None:
+        height, width = result.scan.pixels.shape
+        gray = np.rint(shrunk(result.scan.pixels, side) * 255).astype(np.uint8)
+        picture = image_tag(gray, f"{result.source}: the picture that was refused, {width} by {height} pixels")
+    small = f'<div style="font-size:.85em;opacity:.8">{INTENDED_USE}</div>'
+    return f'<div style="margin:.5em 0"><b>{escape(result.source)}</b>: refused. {escape(why)}{picture}<div>{escape(remark)}</div>{small}</div>'
 
 # %% ../nbs/04_result.ipynb #c060f
 def card(
@@ -370,7 +373,7 @@ def card(
 ) -> str:  # a piece of HTML
     "A result as a reader wants to see it: headline, pictures, bars, sizes, notes, and what it is for."
     if result.status == "refused":
-        return refused_card(result, side)
+        return refused_card(result, side, remark)
     name = escape(result.predicted_class.replace("_", " ")) + (", uncertain" if result.status == "uncertain" else "")
     saved = f", saved as {escape(result.files[-1].stem)}" if result.files else ""
     head = f"<b>{escape(result.source)}</b>: <b>{name}</b>, {result.confidence:.0%}{saved}"
@@ -379,7 +382,7 @@ def card(
         for caption, tag in pictures(result, side)
     )
     tables = bars(result.probabilities) + (size_table(result.features, result.surface_range) if result.features else "")
-    lines = filter(None, dict.fromkeys((remark, *result.doubts, *result.notes)))
+    lines = filter(None, dict.fromkeys((remark, *result.doubts, result.band_says, *result.notes)))
     notes = "".join(f'<div style="font-size:.9em;max-width:60em">{escape(line)}</div>' for line in (*lines, facts(result)))
     row_style = "display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start;margin:.4em 0"
     small = f'<div style="font-size:.85em;opacity:.8">{INTENDED_USE}</div>'

@@ -349,22 +349,23 @@ def _check_stream(dataset: Any, name: str, frame: int) -> None:
     tables = [dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
     stream = get_frame(dataset.PixelData, frame, extended_offsets=tuple(tables) if all(tables) else None,
                        number_of_frames=int(dataset.get("NumberOfFrames") or 1))
-    width, height = _stream_size(stream)
-    if width * height > dataset.Columns * dataset.Rows:
+    width, height = _stream_size(stream) or (1, 1)
+    if not 0 < width * height <= dataset.Columns * dataset.Rows:
         raise _refuse(name, f"the picture in it has {width} x {height} pixels, and its header says {dataset.Columns} x {dataset.Rows}",
                       "Export the series again.")
 
 
-def _stream_size(stream: bytes) -> tuple[int, int]:
-    "Width and height by the stream's own header, JPEG, JPEG-LS or JPEG 2000; 0 x 0 for others."
+def _stream_size(stream: bytes) -> tuple[int, int] | None:
+    "Width and height by the stream's own header, JPEG, JPEG-LS or JPEG 2000; None for others."
     at = stream.find(b"\xff\x4f\xff\x51")
     if at >= 0 and len(stream) >= at + 24:
         right, bottom, left, top = struct.unpack(">4I", stream[at + 8:at + 24])
         return max(0, right - left), max(0, bottom - top)
-    at, found = 2, (0, 0)
+    at, found = 2, None
     while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF and stream[at + 1] != 0xDA:
         if stream[at + 1] in {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}:
-            found = max(found, struct.unpack(">HH", stream[at + 5:at + 9])[::-1], key=math.prod)
+            size = struct.unpack(">HH", stream[at + 5:at + 9])[::-1]
+            found = size if found is None or not math.prod(size) else max(found, size, key=math.prod)
         at += 1 if stream[at + 1] == 0xFF else 2 + int.from_bytes(stream[at + 2:at + 4], "big")
     return found
 

@@ -21,7 +21,7 @@ from threading import RLock
 import cv2
 import numpy as np
 
-from .analysis import refusal, sizes, surface_range
+from .analysis import NO_MASK, refusal, sizes, surface_range
 from .decoder import read
 from .result import Analysis, report, save_analysis, stem
 from .scan import MAX_BYTES, BrainTumorError, Scan, spacing_pair
@@ -243,9 +243,10 @@ def revised(
         notes = ()
     notes = tuple(note for note in result.notes if note not in before) + notes + changes(result, outline)
     engine = result.engine | hand_facts(outline)
-    changed = replace(result, scan=scan, mask=mask, threshold=outline.threshold, features=features, spacing=used, spacing_source=origin, notes=notes, engine=engine)
+    doubts = tuple(said for said in result.doubts if said != NO_MASK) + (NO_MASK,) * (NO_MASK in notes)
+    changed = replace(result, status="uncertain" if doubts else "ok", doubts=doubts, scan=scan, mask=mask, threshold=outline.threshold, features=features, spacing=used, spacing_source=origin, notes=notes, engine=engine)
     if changes(result, outline):  # the band is the network's own
-        return replace(changed, band=None, surface_range=None)
+        return replace(changed, band=None, surface_range=None, band_says=None)
     return replace(changed, surface_range=surface_range(result.mask_probability, mask, result.band, features))
 
 def changes(

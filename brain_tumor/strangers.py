@@ -31,7 +31,7 @@ def eight_bit(
 
 # %% ../nbs/09a_strangers.ipynb #c007
 def grain(
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # chance
     side: int,  # pixels
     colour: float,  # 0 white noise, 1 pink, 2 as natural pictures have it, 3 clouds
 ) -> np.ndarray:  # side x side, mean 0, deviation 1
@@ -40,12 +40,18 @@ def grain(
     wave = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) * across ** (-colour / 2), (side, side))
     return (wave - wave.mean()) / wave.std()
 
-def noise(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x side uint8
+def noise(
+    rng: np.random.Generator,  # chance
+    side: int = SIDE,  # pixels
+) -> np.ndarray:  # side x side uint8
     "Noise of one of four colours."
     return eight_bit(grain(rng, side, rng.choice([0.0, 1.0, 2.0, 3.0])))
 
 # %% ../nbs/09a_strangers.ipynb #c009
-def pattern(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x side uint8
+def pattern(
+    rng: np.random.Generator,  # chance
+    side: int = SIDE,  # pixels
+) -> np.ndarray:  # side x side uint8
     "A gradient, stripes, a checkerboard, rings, or waves."
     y, x = np.mgrid[:side, :side] / side
     angle, often, place = rng.uniform(0, np.pi), rng.integers(2, 12), rng.uniform(0, 1, 2)
@@ -58,7 +64,10 @@ def pattern(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x
 def _write(picture: np.ndarray, text: str, x: int, y: int, scale: float, shade: int) -> None:
     cv2.putText(picture, text, (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX, float(scale), int(shade), 1, cv2.LINE_AA)
 
-def text_page(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x side uint8
+def text_page(
+    rng: np.random.Generator,  # chance
+    side: int = SIDE,  # pixels
+) -> np.ndarray:  # side x side uint8
     "Lines of words, dark on light or light on dark."
     page, scale = np.full((side, side), 255, np.uint8), rng.uniform(0.3, 0.8)
     step = int(28 * scale)
@@ -67,7 +76,10 @@ def text_page(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side
     return 255 - page if rng.random() < 0.3 else page
 
 # %% ../nbs/09a_strangers.ipynb #c011
-def chart(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x side uint8
+def chart(
+    rng: np.random.Generator,  # chance
+    side: int = SIDE,  # pixels
+) -> np.ndarray:  # side x side uint8
     "Lines or bars between two axes, with numbers."
     paper, edge, n = np.full((side, side), 255, np.uint8), side // 8, int(rng.integers(5, 40))
     xs, axes = np.linspace(edge + 8, side - edge, n).astype(int), [(edge, edge), (edge, side - edge), (side - edge, side - edge)]
@@ -84,7 +96,10 @@ def chart(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x s
     return paper
 
 # %% ../nbs/09a_strangers.ipynb #c012
-def screenshot(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x side uint8
+def screenshot(
+    rng: np.random.Generator,  # chance
+    side: int = SIDE,  # pixels
+) -> np.ndarray:  # side x side uint8
     "Windows with titles and words on a plain desk."
     desk = np.full((side, side), int(rng.integers(20, 240)), np.uint8)
     for _ in range(rng.integers(2, 6)):
@@ -96,7 +111,10 @@ def screenshot(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # sid
     return desk
 
 # %% ../nbs/09a_strangers.ipynb #c013
-def drawing(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x side uint8
+def drawing(
+    rng: np.random.Generator,  # chance
+    side: int = SIDE,  # pixels
+) -> np.ndarray:  # side x side uint8
     "Strokes and arcs, dark on light or light on dark."
     paper = np.full((side, side), 255, np.uint8)
     for _ in range(rng.integers(4, 14)):
@@ -127,7 +145,10 @@ def _exposed(picture: np.ndarray) -> np.ndarray:
     return eight_bit(np.clip(picture, 0, 1))
 
 # %% ../nbs/09a_strangers.ipynb #c016
-def chest(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x side uint8
+def chest(
+    rng: np.random.Generator,  # chance
+    side: int = SIDE,  # pixels
+) -> np.ndarray:  # side x side uint8
     "As of a chest X-ray: two dark lungs, a heart, ribs."
     body = np.full((side, side), rng.uniform(0.0, 0.3))
     _put(body, oval(side, (0.5, 0.6), (rng.uniform(0.4, 0.55), 0.62)), rng.uniform(0.6, 0.8), 0.2)
@@ -140,7 +161,10 @@ def chest(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x s
     return _exposed(body + 0.09 * ribs + 0.02 * grain(rng, side, 1))
 
 # %% ../nbs/09a_strangers.ipynb #c017
-def ct_head(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x side uint8
+def ct_head(
+    rng: np.random.Generator,  # chance
+    side: int = SIDE,  # pixels
+) -> np.ndarray:  # side x side uint8
     "As of a head in CT: a white ring, an even brain, dark ventricles."
     size, turn, head = np.array([rng.uniform(0.28, 0.36), rng.uniform(0.36, 0.44)]), rng.normal(0, 0.06), np.zeros((side, side))
     for share, value in ((1.1, 0.28), (1.05, 1.0), (0.95, rng.uniform(0.35, 0.5))):
@@ -151,14 +175,20 @@ def ct_head(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x
     return _exposed(head + 0.03 * inside * grain(rng, side, 1.5) + 0.01 * grain(rng, side, 0))
 
 # %% ../nbs/09a_strangers.ipynb #c018
-def ovals(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x side uint8
+def ovals(
+    rng: np.random.Generator,  # chance
+    side: int = SIDE,  # pixels
+) -> np.ndarray:  # side x side uint8
     "One to four bright things in the dark."
     picture = np.full((side, side), rng.uniform(0, 0.15))
     for _ in range(rng.integers(1, 5)):
         _put(picture, oval(side, rng.uniform(0.3, 0.7, 2), rng.uniform(0.1, 0.42, 2), rng.uniform(0, 3)), rng.uniform(0.3, 1), rng.uniform(0.02, 0.6))
     return _exposed(picture + rng.uniform(0, 0.08) * grain(rng, side, rng.choice([0, 1, 2, 3])))
 
-def limb(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:  # side x side uint8
+def limb(
+    rng: np.random.Generator,  # chance
+    side: int = SIDE,  # pixels
+) -> np.ndarray:  # side x side uint8
     "As of a slice through an arm, a leg or a belly: fat, muscle, bones."
     picture, wide = np.zeros((side, side)), rng.uniform(0.28, 0.45)
     _put(picture, oval(side, (0.5, 0.5), (wide, wide * rng.uniform(0.6, 1))), 0.95, 0.05)
@@ -206,7 +236,7 @@ def found_files(
 def cuts(
     pixels: np.ndarray,  # H x W
     count: int = 6,  # besides the whole
-    seed: int = 0,
+    seed: int = 0,  # of the draw
 ) -> list[np.ndarray]:  # the whole, then squares of a third to four fifths of its shorter side
     "A picture and some random cuts of it; cuts without anything to see are left out."
     rng, side, parts = np.random.default_rng(seed), min(pixels.shape), [pixels]
@@ -277,7 +307,7 @@ def montage(
 
 def cut_out(
     pixels: np.ndarray,  # H x W
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # chance
 ) -> np.ndarray:  # a third of the height and width
     "A piece from the middle of a head, without its outline."
     h, w = pixels.shape
@@ -297,17 +327,25 @@ def with_text(
     return np.maximum(pixels, words / np.float32(255)).astype(np.float32)
 
 # %% ../nbs/09a_strangers.ipynb #c033
-def framed(pixels: np.ndarray) -> np.ndarray:  # 2 H x 2 W float32
+def framed(
+    pixels: np.ndarray,  # H x W, 0..1
+) -> np.ndarray:  # 2 H x 2 W float32
     "A slice in a black frame of twice its size."
     (h, w), whole = pixels.shape, np.zeros((2 * pixels.shape[0], 2 * pixels.shape[1]), np.float32)
     whole[h // 2:h // 2 + h, w // 2:w // 2 + w] = pixels
     return whole
 
-def small(pixels: np.ndarray, side: int = 48) -> np.ndarray:  # `side` wide, float32
+def small(
+    pixels: np.ndarray,  # H x W, 0..1
+    side: int = 48,  # pixels across
+) -> np.ndarray:  # `side` wide, float32
     "A slice with hardly a pixel left."
     return np.clip(cv2.resize(pixels.astype(np.float32), (side, max(round(side * len(pixels) / pixels.shape[1]), 32)), interpolation=cv2.INTER_AREA), 0, 1)
 
-def tilted(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # H x W float32
+def tilted(
+    pixels: np.ndarray,  # H x W, 0..1
+    rng: np.random.Generator,  # chance
+) -> np.ndarray:  # H x W float32
     "A slice turned by up to 12 degrees, and with another gamma."
     h, w = pixels.shape
     turn = cv2.getRotationMatrix2D((w / 2, h / 2), float(rng.uniform(-12, 12)), float(rng.uniform(0.85, 1)))

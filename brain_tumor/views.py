@@ -148,7 +148,7 @@ def sizes_view(
     "The table of sizes, and where their unit comes from."
     if result.features is None:
         return '<p class="bt-quiet">Nothing is marked, so there is nothing to measure.</p>'
-    return f'<h3>Sizes</h3><div class="bt-sizes">{size_table(result.features, result.surface_range)}</div><p class="bt-quiet">{escape(unit_line(result))}</p>'
+    return f'<h3>Sizes</h3><div class="bt-sizes">{size_table(result.features, result.surface_range)}</div><p class="bt-quiet">{escape(" ".join(filter(None, (unit_line(result), result.band_says))))}</p>'
 
 def unit_line(
     result: Analysis,  # with sizes

@@ -468,14 +468,16 @@ def test_a_jpeg_in_a_dicom_file_that_announces_more_than_the_file(picture):
         stream = bytearray(encoded(picture, kind, **({"no_jp2": True} if kind == "JPEG2000" else {})))
         at = stream.index(marker)
         whole = dicom(picture, syntax=syntax)
-        for sizes in (None, (65_000, 50_000)):
+        for sizes in (None, (65_000, 50_000), (0, 2)):
             if sizes and kind == "JPEG":
                 stream[at + 5:at + 9] = struct.pack(">HH", *sizes)
             elif sizes:
                 stream[at + 8:at + 16] = struct.pack(">II", *sizes[::-1])
             whole.PixelData = encapsulate([bytes(stream)])
             whole["PixelData"].is_undefined_length = True
-            if sizes:
+            if sizes == (0, 2):                                  # without rows: the decoder made room for ever more of them
+                assert "2 x 0 pixels, and its header says" in refusal(in_bytes(whole))
+            elif sizes:
                 message, peak = memory_of_refusal(in_bytes(whole))
                 assert "50000 x 65000 pixels, and its header says 80 x 96" in message and peak < 5_000_000
             else:

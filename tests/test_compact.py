@@ -143,8 +143,8 @@ def test_a_slice_through_a_volume_and_its_png_get_the_same_answer(tmp_path, axis
     nib.save(nib.Nifti1Image((volume * 900).astype(np.int16), np.diag([-0.8, 0.9, 0.7, 1])), tmp_path / "head.nii.gz")
     slice_of_it = read(tmp_path / "head.nii.gz", slice=1, axis=axis)
     cv2.imwrite(str(tmp_path / "slice.png"), np.rint(slice_of_it.pixels * 255).astype(np.uint8))
-    volume_says = analyze(tmp_path / "head.nii.gz", slice=1, axis=axis)
-    png_says = analyze(tmp_path / "slice.png")
+    volume_says = analyze(tmp_path / "head.nii.gz", slice=1, axis=axis, gate=False)  # a head on its side, on two of the axes
+    png_says = analyze(tmp_path / "slice.png", gate=False)
     assert volume_says.predicted_class == png_says.predicted_class
     assert max(abs(volume_says.probabilities[c] - png_says.probabilities[c]) for c in CLASSES) < 0.02
     assert volume_says.mask.shape == png_says.mask.shape

@@ -255,8 +255,28 @@ def test_folders_that_cannot_be_judged(tmp_path):
         own_table(tmp_path)
     with pytest.raises(BrainTumorError, match="names a column"):
         own_table(tmp_path, groups="patient")
+    with pytest.raises(BrainTumorError, match="list: can't be evaluated"):
+        own_table([str(tmp_path / "a.png")])
     with pytest.raises(BrainTumorError, match="metastasis is no class"):
         own_table(tmp_path, {"met": "metastasis"})
+
+
+def test_where_all_are_refused_the_reasons_stay(heads, tmp_path):
+    _, table = heads
+
+    def never(scan):
+        raise BrainTumorError(f"{scan.source}: not today")
+
+    with pytest.raises(BrainTumorError, match="not one of 24 scans.*not today"):
+        evaluate(table, never, tmp_path, progress=False)
+    kept = pd.read_csv(tmp_path / "predictions.csv")
+    assert (kept["status"] == "refused").all() and (kept["reason"] == "not today").all() and not (tmp_path / "evaluation.html").exists()
+
+
+def test_a_spacing_that_is_none_refuses_its_row_alone(heads):
+    _, table = heads
+    told = evaluate(table.assign(spacing_mm=[0, "wide", *table["spacing_mm"][2:]]), engine_of(table), progress=False).predictions
+    assert told["status"].tolist() == ["refused"] * 2 + ["ok"] * 22 and told["reason"][:2].str.contains("spacing").all()
 
 
 # ---- the page

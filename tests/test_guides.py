@@ -62,3 +62,25 @@ def test_figures_are_those_on_record(root, name, figures):
     for row in record:
         if row["figure"] in figures:
             assert all(f"{row[key]:.3f}" in shown for key in ("value", "low", "high")), f"run {name}.ipynb again"
+
+
+@pytest.mark.parametrize("name", ["tripod_ai", "data_sheet"])
+def test_pictures_and_groups_are_those_of_the_split(root, name):
+    import pandas as pd
+    split, shown = pd.read_csv(root / "runs" / "splits" / "project.csv", comment="#"), outputs(name)
+    sides = ["test", "train", "validation"]
+    flow = re.findall(r"\b(?:glioma|meningioma|pituitary|no_tumor)\s+(\d+)\s+(\d+)\s+(\d+)\s", shown)
+    assert [sum(map(int, column)) for column in zip(*flow)] == split["side"].value_counts()[sides].tolist()
+    for source, groups in split.groupby(["source", "side"])["group"].nunique().unstack()[sides].iterrows():
+        assert re.search(rf"\b{source}\s+" + r"\s+".join(map(str, groups)) + r"\b", shown), f"{source}: run {name}.ipynb again"
+
+
+def test_copies_across_the_split_are_told(root):
+    import pandas as pd
+    found = pd.read_csv(root / "runs" / "audit" / "findings.csv").set_index("finding")["pictures"]
+    told = {"claim": ("20", "copies"), "metrics": ("18", "copies"), "tripod_ai": ("16", "copy in training")}
+    for name, (item, words) in told.items():
+        (mark, why), = ((mark, why) for number, _, mark, why in rows(name) if number == item)
+        assert words in why and mark != "yes"
+    for side in ("test", "validation"):
+        assert re.search(rf"pictures in {side} with a copy in train\s+{found[f'pictures in {side} with a copy in train']}\b", outputs("claim"))

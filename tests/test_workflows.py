@@ -16,7 +16,8 @@ import release_notes  # noqa: E402
 FOLDER = ROOT / ".github" / "workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
 by_name = {"ids": lambda path: path.name}
-WRITES = {"pages.yml": {"publish": {"pages", "id-token"}}, "release.yml": {"publish": {"contents"}}}
+WRITES = {"pages.yml": {"publish": {"pages", "id-token"}}, "release.yml": {"publish": {"contents"}, "pypi": {"id-token"}}}
+USED = re.compile(r"actions/[\w-]+@(v\d+|[0-9a-f]{40})|pypa/gh-action-pypi-publish@[0-9a-f]{40}")
 
 
 def settings():
@@ -69,9 +70,18 @@ def test_a_workflow_asks_for_little(path):
 
 
 @pytest.mark.parametrize("path", FILES, **by_name)
-def test_what_others_wrote_is_the_hosts_own_and_pinned(path):
+def test_what_others_wrote_is_known_and_pinned(path):
     used = [step["uses"] for step in steps(path) if "uses" in step]
-    assert used and all(re.fullmatch(r"actions/[\w-]+@(v\d+|[0-9a-f]{40})", name) for name in used)
+    assert used and all(USED.fullmatch(name) for name in used)
+
+
+def test_what_is_commented_out_needs_nothing_but_its_signs_gone():
+    text = (FOLDER / "release.yml").read_text(encoding="utf-8")
+    whole = yaml.safe_load(re.sub(r"^  # (?=  |pypi:)", "  ", text, flags=re.MULTILINE))
+    before, job = yaml.safe_load(text)["jobs"], whole["jobs"].pop("pypi")
+    assert whole["jobs"] == before and job["needs"] in before and 0 < job["timeout-minutes"] <= 120
+    assert {key for key, value in job["permissions"].items() if value == "write"} == WRITES["release.yml"]["pypi"]
+    assert all(USED.fullmatch(step["uses"]) for step in job["steps"])
 
 
 def test_the_matrix_is_what_settings_ini_promises():
@@ -135,8 +145,11 @@ CHANGES = """# Changes
 
 - One thing, told
   over two lines.
-- Another:
+- **Another** of
+  20 things and
+  *some*:
   - a part.
+  1. a first.
 
 ## 0.1.0
 
@@ -147,7 +160,7 @@ First.
 
 
 def test_notes_are_the_part_of_their_version():
-    assert release_notes.notes(CHANGES, "0.2.0") == "- One thing, told over two lines.\n- Another:\n  - a part."
+    assert release_notes.notes(CHANGES, "0.2.0") == "- One thing, told over two lines.\n- **Another** of 20 things and *some*:\n  - a part.\n  1. a first."
     assert release_notes.notes(CHANGES, "0.1.0") == "First."
     for version, why in (("0.0.1", "is empty"), ("0.3.0", "is missing; there are 0.2.0, 0.1.0, 0.0.1")):
         with pytest.raises(ValueError, match=why):

@@ -26,8 +26,8 @@ def versions(text):
 
 
 def joined(text):
-    """Paragraphs and points in one line each."""
-    return re.sub(r"\n[ \t]+(?![-*\d])(?=\S)", " ", text)
+    """Points in one line each; no code blocks, please."""
+    return re.sub(r"\n[ \t]+(?![-*] |\d+[.)] )(?=\S)", " ", text)
 
 
 def notes(text, version):
