@@ -377,7 +377,7 @@ def test_what_goes_wrong_later_does_not_hide_that_the_test_was_asked(tmp_path, r
 
 
 def test_slices_without_outlines_are_asked_and_give_no_band(tmp_path):
-    write_phantoms(tmp_path, n=8, seed=1)
+    write_phantoms(tmp_path, n=12, seed=1)
     table = read_data(tmp_path).assign(role="validation", mask=None)
     slices, curves = ask_slices(table[table["class"] == "no_tumor"], load_engine())
     assert list(curves.columns[3:]) == list(map(str, GRID)) and slices["truth_px"].isna().all() and slices["truth_px"].dtype == float
