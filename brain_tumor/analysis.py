@@ -439,9 +439,10 @@ def engine_there(
         engine = load_engine(work.engine, threads=1)
     except BrainTumorError as problem:
         raise BrainTumorError(f"a worker on {host} can't start the engine: {problem}") from problem
-    if work.facts != about(engine):
-        one, other = (f"{facts['name']} {facts.get('version')} ({str(facts.get('sha256'))[:12]})" for facts in (about(engine), work.facts))
-        raise BrainTumorError(f"a worker on {host} has another model, {one}, than {other}: give all the same folder; if that was changed, start the workers anew")
+    here, there = work.facts, about(engine)
+    if other := [key for key in {**here, **there} if here.get(key) != there.get(key)]:
+        told = ", ".join(f"{key} {str(there.get(key))[:12]} instead of {str(here.get(key))[:12]}" for key in other)
+        raise BrainTumorError(f"a worker on {host} has another model ({told}): give all the same folder; if that was changed, start the workers anew")
     return engine
 
 # %% ../nbs/42_analysis.ipynb #c0859

@@ -140,7 +140,7 @@ class Journal:
 
     def _append(self, path: Path, lines: list) -> None:
         with self._open(path) as stream:
-            csv.writer(stream, lineterminator="\n").writerows(lines)
+            csv.writer(stream).writerows(lines)
 
     def find(
         self,
@@ -169,7 +169,7 @@ class Journal:
         if not self.ours():
             raise BrainTumorError(f"{self.path}: another run writes this table now, or the file was removed. Let one run end; this one ends here")
         try:
-            csv.writer(self.stream, lineterminator="\n").writerow([*values, mark])
+            csv.writer(self.stream).writerow([*values, mark])
             self.stream.flush()
         except UnicodeEncodeError:  # half a letter in a name; without a mark it is simply done again
             self.add(tuple(value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values), "")

@@ -358,15 +358,17 @@ def test_a_generator_whose_executor_failed_is_not_called_complete():
 
 def test_a_worker_without_the_model_or_with_another_says_so(archive, tmp_path, client, pool):
     import json
-    folder, gone = (shutil.copytree(MODELS / "compact", tmp_path / name) for name in ("model", "gone"))
-    for place in (folder, gone):
+    newer, tuned, gone = (shutil.copytree(MODELS / "compact", tmp_path / name) for name in ("newer", "tuned", "gone"))
+    for place in (newer, tuned, gone):
         analyze(archive / "01.png", engine=place)  # they run here
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": "other"}), encoding="utf-8")
+    for place, change in ((newer, {"version": "other"}), (tuned, {"threshold": 0.4})):
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        (place / "manifest.json").write_text(json.dumps(manifest | change), encoding="utf-8")
     shutil.rmtree(gone)
     for executor in (client.get_executor(), pool):
-        with pytest.raises(BrainTumorError, match="has another model, compact other"):
-            many(archive, engine=folder, executor=executor).to_frame()
+        for place, words in ((newer, "version other instead of"), (tuned, "threshold 0.4 instead of 0.3")):
+            with pytest.raises(BrainTumorError, match=f"has another model .{words}"):
+                many(archive, engine=place, executor=executor).to_frame()
         with pytest.raises(BrainTumorError, match="can't start the engine.*model"):
             many(archive, engine=gone, executor=executor).to_frame()
 
@@ -604,7 +606,7 @@ def test_zeros_of_a_power_cut_cost_one_row_at_most(archive, tmp_path, zeros):
     stopped(archive, tmp_path / "t.csv", 6)
     partial = tmp_path / "t.csv.partial"
     text, count = partial.read_bytes(), len(read_lines(partial))
-    for end, kept in ((len(text), count), (len(text) - 1, count - 1), (len(text) - 9, count - 1), (0, 0)):
+    for end, kept in ((len(text), count), (len(text) - 2, count - 1), (len(text) - 9, count - 1), (0, 0)):
         partial.write_bytes(text[:end] + b"\0" * zeros)
         assert len(read_lines(partial)) == kept
     hole = text.rindex(b",", 0, -60)
@@ -626,6 +628,14 @@ def test_of_two_runs_on_a_table_the_later_goes_on(archive, tmp_path):
     assert len(first) == 4 and (tmp_path / "t.csv.partial").is_file() and not (tmp_path / "t.csv").exists()
     assert len(list(late)) == 22 - 3 - 1
     assert (tmp_path / "t.csv").read_bytes() == many(archive).to_csv(tmp_path / "whole.csv").read_bytes()
+
+
+def test_the_end_of_the_earlier_run_takes_nothing_from_the_later(tmp_path):
+    early, late = (Journal(tmp_path / "t.csv", "a run") for _ in range(2))
+    early.close(done=True)
+    assert late.path.is_file()
+    late.close(done=True)
+    assert not late.path.exists()
 
 
 class Full:
@@ -651,14 +661,15 @@ def test_a_full_disk_is_said_in_words(archive, tmp_path, monkeypatch):
             list(batch)
 
 
-def test_half_a_letter_in_a_name_costs_only_its_mark(tmp_path):
+def test_odd_names_are_noted_and_half_a_letter_costs_only_its_mark(tmp_path):
     values = ("a\ud800.png", *[None] * (len(COLUMNS) - 1))
     journal = Journal(tmp_path / "t.csv", "a run")
     journal.add(values, "file 1 1")
-    journal.add(("b.png", *values[1:]), "file 1 1")
+    for name in ("b.png", "c\rb.png", "d\nb.png"):
+        journal.add((name, *values[1:]), "file 1 1")
     journal.close()
     journal = Journal(tmp_path / "t.csv", "a run")
-    assert list(journal.known) == [("b.png", "file 1 1")] and len(read_lines(journal.path)) == 3
+    assert [name for name, _ in journal.known] == ["b.png", "c\rb.png", "d\nb.png"] and len(read_lines(journal.path)) == 5
     journal.close()
 
 
