@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from .decoder import read
-from .certainty import Certainty, certainty_of, doubts
+from .certainty import Certainty, band_areas, certainty_of, doubts
 from .explanation import explain
 from .gate import load_gate
 from .morphology import THESIS_SPACING, Features, measure
@@ -149,7 +149,7 @@ def surface_range(
     if band is None or features is None:
         return None
     unit = features.surface / np.count_nonzero(mask)
-    return tuple(float(unit * np.count_nonzero(likely > np.float32(level))) for level in reversed(band))
+    return tuple(float(unit * area) for area in band_areas(likely, band))
 
 # %% ../nbs/42_analysis.ipynb #c038
 def conclude(

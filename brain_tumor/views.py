@@ -44,7 +44,7 @@ def pretty(
 def headline(
     result: Analysis,  # not refused
 ) -> str:  # a piece of HTML
-    "What was found, how sure the engine is, and of which scan that is said."
+    "What was found, how sure the engine is, what speaks against it, and of which scan that is said."
     none = result.predicted_class == "no_tumor"
     what = "No tumor detected" if none else pretty(result.predicted_class)
     place = escape(", ".join(filter(None, [result.source, slice_name(result.scan)])))
@@ -52,7 +52,8 @@ def headline(
     unsure = '<span class="bt-unsure">uncertain</span> ' if result.status == "uncertain" else ""
     return (
         f'<div class="bt-headline{" bt-none" if none else ""}"><h2>{what}</h2><p class="bt-sure">{unsure}{result.confidence:.0%} probability</p>'
-        f'<p class="bt-of">{place} · engine {escape(str(result.engine.get("name", "")))}{hand}</p></div>'
+        f'<p class="bt-of">{place} · engine {escape(str(result.engine.get("name", "")))}{hand}</p>'
+        + "".join(f'<p class="bt-doubt">{escape(doubt)}</p>' for doubt in result.doubts) + "</div>"
     )
 
 # %% ../nbs/49_views.ipynb #v012c
@@ -164,8 +165,8 @@ def unit_line(
 def notes_view(
     result: Analysis,  # not refused
 ) -> str:  # a piece of HTML
-    "What a reader should know before believing the numbers, doubts first; the spacing is said below the table."
-    lines = dict.fromkeys([*result.doubts, *(note for note in result.notes if "spacing" not in note)])
+    "What a reader should know before believing the numbers; the spacing is said below the table, doubts in the headline."
+    lines = [note for note in result.notes if "spacing" not in note and note not in result.doubts]
     return f'<ul class="bt-notes">{"".join(f"<li>{escape(note)}</li>" for note in lines)}</ul>' if lines else ""
 
 # %% ../nbs/49_views.ipynb #v041
@@ -277,7 +278,7 @@ def summed_up(
     refused: list[dict],  # cards of files that were refused when they were opened
 ) -> tuple[str, str]:  # text and kind of a message
     "What a click on Predict has led to."
-    text = f"{done} scans analysed." if done != 1 else "Done."
+    text = {0: "Nothing was analysed.", 1: "Done."}.get(done, f"{done} scans analysed.")
     if refused and done != 1:
         text += f" {len(refused)} {'files were' if len(refused) > 1 else 'file was'} refused; the list says why."
     return (" ".join([text, *failed]), "bad" if failed else "")
@@ -355,7 +356,7 @@ STYLE += """
 .bt-app .bt-card{display:flex;gap:10px;align-items:center;text-align:left;border:1px solid var(--line);border-radius:8px;background:#fff;padding:6px 10px 6px 6px;font:inherit;font-size:13.5px;color:var(--ink);cursor:pointer;flex:none;min-height:44px;max-width:100%}
 .bt-app .bt-card img{width:44px;height:44px;object-fit:cover;border-radius:5px;background:#000;flex:none}.bt-app .bt-card>span{display:flex;flex-direction:column;min-width:0;line-height:1.3}
 .bt-app .bt-card b,.bt-app .bt-card>span>span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}.bt-app .bt-card>span>span{color:var(--soft);font-size:13px}
-.bt-app :is(.bt-refused,.bt-unjudged)>span>span{color:#9a2a1f}.bt-app .bt-unsure{border:1px solid currentColor;border-radius:4px;padding:0 6px;color:#9a2a1f}.bt-app .bt-chosen{border:2px solid var(--accent);padding:5px 9px 5px 5px;background:#eef6f7}
+.bt-app :is(.bt-refused,.bt-unjudged)>span>span{color:#9a2a1f}.bt-app .bt-doubt{margin-top:6px}.bt-app .bt-unsure{border:1px solid currentColor;border-radius:4px;padding:0 6px;color:#9a2a1f}.bt-app .bt-chosen{border:2px solid var(--accent);padding:5px 9px 5px 5px;background:#eef6f7}
 .bt-app .bt-history .bt-card{max-width:260px}
 .bt-app .bt-downloads{display:flex;flex-wrap:wrap;gap:8px}
 .bt-app .bt-correct{display:grid!important;grid-template-columns:minmax(0,1fr) 240px;gap:20px;align-items:start}

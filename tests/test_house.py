@@ -19,12 +19,12 @@ sys.path.insert(0, str(ROOT / "tools"))
 from chapters import chapters, page_name  # noqa: E402
 
 # The order of the rooms: a room may import from those before it.
-HOUSE = ("scan", "decoder", "phantom", "morphology", "drawing", "result", "metrics", "figshare", "strangers", "data", "look", "download", "copies", "audit",
-         "splits", "split_files", "preprocessing", "augmentation", "pipeline", "features", "shortcuts", "label_errors", "training", "runs", "plateau", "speed", "backbones", "stacking", "ensemble", "reports", "report_page", "segmentation", "compact", "engines", "explanation", "gate", "certainty", "executors", "journal",
-         "analysis", "model_card", "trust", "reliability", "drift", "evaluation", "session", "widgets", "canvas", "views", "panels", "app", "charts", "explorer", "cli")
-# Those that stand already; a room joins when it is built.
-BUILT = ("scan", "decoder", "phantom", "morphology", "drawing", "result", "metrics", "figshare", "strangers", "data", "look", "download", "copies", "audit", "splits",
-         "split_files", "preprocessing", "augmentation", "pipeline", "features", "shortcuts", "label_errors", "training", "runs", "plateau", "speed", "backbones", "stacking", "ensemble", "reports", "report_page", "segmentation", "compact", "engines", "explanation", "gate", "certainty", "executors", "journal", "analysis", "model_card", "reliability", "drift", "evaluation", "session", "widgets", "canvas", "views", "panels", "app", "charts", "explorer", "cli")
+HOUSE = ("scan", "decoder", "phantom", "morphology", "drawing", "result", "metrics", "figshare", "strangers", "data",
+         "look", "download", "copies", "audit", "splits", "split_files", "preprocessing", "augmentation", "pipeline",
+         "features", "shortcuts", "label_errors", "training", "runs", "plateau", "speed", "backbones", "stacking",
+         "ensemble", "reports", "report_page", "segmentation", "compact", "engines", "explanation", "gate",
+         "certainty", "executors", "journal", "analysis", "model_card", "trust", "reliability", "drift",
+         "evaluation", "session", "widgets", "canvas", "views", "panels", "app", "charts", "explorer", "cli")
 LIBRARY = ROOT / "brain_tumor"
 NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 GUIDES = [path for path in NOTEBOOKS if path.parent.name == "guides"]
@@ -124,7 +124,7 @@ def test_every_picture_has_a_text_for_those_who_cannot_see_it(path):
 
 
 def test_every_room_has_its_chapter_and_its_module():
-    assert {room(path) for path in NOTEBOOKS} >= set(BUILT)
+    assert {room(path) for path in NOTEBOOKS} >= set(HOUSE)
     assert {room(path) for path in MODULES} == {room(path).split(".")[0] for path in NOTEBOOKS if room(path)}
 
 
