@@ -7,7 +7,7 @@ __all__ = ['UNKNOWN_SPACING', 'THESIS_NOTE', 'THESIS_LOST', 'NO_MASK', 'NOT_ASKE
            'cautions', 'find_engine', 'engine_word', 'about', 'checked', 'Judges', 'judges_of', 'surface_range',
            'conclude', 'doubted', 'read_scan', 'label', 'refusal', 'assembly_line', 'ask', 'stations', 'shown',
            'Answer', 'portable', 'whereabouts', 'Work', 'engine_there', 'delivered', 'found_here', 'found_there',
-           'with_known', 'Batch', 'go_through', 'go_on', 'write_csv', 'batch_card', 'analyze']
+           'with_known', 'Batch', 'exhaust', 'go_through', 'go_on', 'write_csv', 'batch_card', 'analyze']
 
 # %% ../nbs/42_analysis.ipynb #c010
 import os
@@ -330,7 +330,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from .executors import check_workers, first_answer, spread
+from . import __version__
+from .executors import check_workers, first_answer, spread, standing, travels
 from .journal import Journal, fingerprint, run_name
 from .result import put, rendered
 
@@ -373,23 +374,47 @@ class Work:
     files: bool = False  # whether files are to be packed
     whole: bool = False  # whether results come back with their pixels
     home: tuple = field(default_factory=whereabouts)  # where it was made
+    version: str = __version__  # of the package there
 
     def __repr__(self) -> str:
         return "brain_tumor"  # what a cluster's page of tasks shows
 
-    def __call__(self, group: list[tuple]) -> list[Answer]:
-        "The answers, one for each input, in order."
+    def __call__(
+        self,
+        group: list[tuple],  # from `portable`
+    ) -> list[Answer]:
+        "The answers, one for each input, in order; or an error that can travel."
+        try:
+            return self.answers(group)
+        except Exception as problem:
+            if whereabouts() == self.home or travels(problem):
+                raise
+            raise RuntimeError(f"{type(problem).__name__}: {problem}") from None
+
+    def answers(
+        self,
+        group: list[tuple],  # from `portable`
+    ) -> list[Answer]:
+        "The same, with whatever error."
         first, middle, last = stations(engine_there(self), **self.how)
         things = [first(source) if ready is None else (source, ready) for source, _, ready in group]
         results = [last(*pair) for pair in zip(things, middle(things))]
         return [self.answer(replace(result, path=path, asked=None), thing) for result, (_, thing), (_, path, _) in zip(results, things, group)]
 
-    def answer(self, result: Analysis, thing=None) -> Answer:
+    def answer(
+        self,
+        result: Analysis,  # of one input
+        thing=None,  # its Scan, where it could be read
+    ) -> Answer:
         "As much of a result as was asked for."
         stamp = replace(thing, pixels=np.empty((0, 0), np.float32)) if isinstance(thing, Scan) else None
         return Answer(result.source, row(result), stamp, rendered(result) if self.files else None, result if self.whole else None)
 
-    def give_up(self, given: tuple, problem: Exception) -> Answer:
+    def give_up(
+        self,
+        given: tuple,  # from `portable`
+        problem: Exception,  # what was heard of the last process
+    ) -> Answer:
         "The answer for an input that ends whatever process works on it."
         name = label(given[0])
         text = f"{name}: every process that worked on it ended ({type(problem).__name__}). Look at it by itself, with more memory"
@@ -400,22 +425,24 @@ def engine_there(
     work: Work,  # as it arrived
 ):  # something callable on a Scan
     "The engine a worker uses: its own of that name, if it is the same."
+    host = socket.gethostname()
+    if work.version != __version__:
+        raise BrainTumorError(f"a worker on {host} has brain_tumor {__version__}, and {work.version} is asking: install the same where they run")
     if callable(work.engine):
         return work.engine
     if whereabouts() == work.home:
         return find_engine(work.engine)
     from brain_tumor.engines import load_engine
 
-    host = socket.gethostname()
     cv2.setNumThreads(1)
     try:
         engine = load_engine(work.engine, threads=1)
     except BrainTumorError as problem:
         raise BrainTumorError(f"a worker on {host} can't start the engine: {problem}") from problem
-    here, there = (tuple(str(facts.get(key)) for key in ("name", "version", "sha256")) for facts in (work.facts, about(engine)))
-    if here != there:
-        one, other = (f"{name} {version} ({sha256[:12]})" for name, version, sha256 in (there, here))
-        raise BrainTumorError(f"a worker on {host} has another model, {one}, than {other}: give all the same folder; if that was changed, start the workers anew")
+    here, there = work.facts, about(engine)
+    if other := [key for key in {**here, **there} if here.get(key) != there.get(key)]:
+        told = ", ".join(f"{key} {str(there.get(key))[:12]} instead of {str(here.get(key))[:12]}" for key in other)
+        raise BrainTumorError(f"a worker on {host} has another model ({told}): give all the same folder; if that was changed, start the workers anew")
     return engine
 
 # %% ../nbs/42_analysis.ipynb #c0859
@@ -441,7 +468,7 @@ def found_here(
     batch: "Batch",  # many scans
     root: Path | None,  # the folder that was given, to shorten paths in tables
     names: Names | None,  # where to save each result; None: nowhere
-    light: bool,  # only rows are wanted
+    light: bool,  # only rows are wanted; results cost nothing here, and come all the same
     sources,  # the inputs, lazily
 ):
     "Rows and results from the assembly line of this process."
@@ -459,12 +486,13 @@ def found_there(
     "Rows, and results unless only rows are wanted, from the workers of an executor."
     own = batch.engine if isinstance(batch.executor, ThreadPoolExecutor) else batch.spec
     work = Work(own, batch.how, about(batch.engine), names is not None, not light)
-    check_workers(batch.executor)
-    first_answer(batch.executor, work, [])
     inputs = (portable(source, root, batch.reading) for source in sources)
-    with closing(spread(work, inputs, batch.executor, batch.batch_size, work.give_up)) as line:
-        for answer in line:
-            yield delivered(answer, names, batch.engine)
+    with standing(batch.executor) as executor:
+        check_workers(executor)
+        first_answer(executor, work, [])
+        with closing(spread(work, inputs, executor, batch.batch_size, work.give_up)) as line:
+            for answer in line:
+                yield delivered(answer, names, batch.engine)
 
 # %% ../nbs/42_analysis.ipynb #c085e
 def with_known(
@@ -493,12 +521,22 @@ def with_known(
 class Batch:
     "Many scans, analysed lazily and in order: loop over it, or ask for `to_frame()`, `to_csv(path)`, `save(folder)`."
 
-    def __init__(self, source, engine, reading: dict, progress: bool = True, batch_size: int = 8, executor=None, spec=None, gate: bool = True):
+    def __init__(
+        self,
+        source,  # a list, a glob, a folder or a generator of what `read` takes
+        engine,  # callable on a Scan
+        reading: dict,  # slice, axis, spacing
+        progress: bool = True,  # show a bar
+        batch_size: int = 8,  # largest group
+        executor=None,  # of concurrent.futures' kind; None: this process
+        spec=None,  # the engine's name or folder, for other processes; None: the engine itself travels
+        gate: bool = True,  # see `analyze`
+    ):
         self.source, self.engine, self.reading = source, engine, reading
         self.how = {"reading": reading, "gate": gate}  # what `stations` is told
         self.progress, self.batch_size = progress, batch_size
-        self.executor, self.spec = executor, spec or engine  # spec: the engine's name, for other processes
-        self.rows, self.complete, self._open, self._light, self._failed = [], False, None, False, None
+        self.executor, self.spec = executor, spec or engine
+        self.rows, self.complete, self._open, self._failed = [], False, None, None
         self._sources, self.count = expand(source)  # count: None where it cannot be known beforehand
         self._once = isinstance(source, Iterator)
 
@@ -513,8 +551,13 @@ class Batch:
     def __iter__(self) -> "Iterator[Analysis]":
         return self.results()
 
-    def results(self, save_to: str | Path | None = None, resume: str | Path | None = None, retry: bool = False) -> "Iterator[Analysis]":
-        "The results, one by one and in order; with `save_to` their files are written on the way. With `resume`, a table's path: those that its journal doesn't know; the table is written at the end."
+    def results(
+        self,
+        save_to: str | Path | None = None,  # a folder for their files, written on the way; None: nowhere
+        resume: str | Path | None = None,  # a table's path: only those that its journal doesn't know; the table is written at the end
+        retry: bool = False,  # with `resume`: try again what was refused
+    ) -> "Iterator[Analysis]":
+        "The results, one by one and in order."
         names = None if save_to is None else Names(save_to)
         yield from go_through(self, names) if resume is None else go_on(self, names, resume, retry)
 
@@ -524,22 +567,36 @@ class Batch:
 
         return pandas.DataFrame(self.all_rows(), columns=list(COLUMNS))
 
-    def to_csv(self, path: str | Path, resume: bool = False, retry: bool = False) -> Path:
-        "The table as a CSV file (UTF-8), written whole or not at all. With `resume` a killed run is gone on with, and with `retry` what was refused in it is tried again."
-        if resume and not self.complete:
-            deque(go_on(self, None, path, retry, light=True), maxlen=0)
-        return write_csv(self.all_rows(), path)
+    def to_csv(
+        self,
+        path: str | Path,  # the file to write
+        resume: bool = False,  # go on with a run that was killed
+        retry: bool = False,  # with `resume`: try again what was refused
+    ) -> Path:
+        "The table as a CSV file (UTF-8), written whole or not at all."
+        if not resume:
+            return write_csv(self.all_rows(), path)
+        exhaust(go_on(self, None, path, retry, light=True))
+        return Path(path)
 
-    def save(self, folder: str | Path, resume: bool = False, retry: bool = False) -> Path:
-        "Write every result's files into `folder`, and the table as `results.csv`; `resume` and `retry` as in `to_csv`."
+    def save(
+        self,
+        folder: str | Path,  # made if it is not there
+        resume: bool = False,  # go on with a run that was killed
+        retry: bool = False,  # with `resume`: try again what was refused
+    ) -> Path:
+        "Write every result's files into `folder`, and the table as `results.csv`."
         names, table = Names(folder), Path(folder) / "results.csv"
-        deque(go_on(self, names, table, retry, light=True) if resume else go_through(self, names, light=True), maxlen=0)
+        if resume:
+            exhaust(go_on(self, names, table, retry, light=True))
+            return table.parent
+        exhaust(go_through(self, names, light=True))
         return write_csv(self.rows, table).parent
 
     def all_rows(self) -> list[tuple]:
         "The rows of the table, in the order of COLUMNS."
         if not self.complete:
-            deque(go_through(self, None, light=True), maxlen=0)
+            exhaust(go_through(self, None, light=True))
         return self.rows
 
     def __repr__(self) -> str:
@@ -549,6 +606,12 @@ class Batch:
     def _repr_html_(self) -> str:
         return batch_card(self)
 
+def exhaust(
+    results: Iterator,  # of a batch
+) -> None:
+    "Let all of them go past, for what happens on the way."
+    deque(results, maxlen=0)
+
 # %% ../nbs/42_analysis.ipynb #c088
 def go_through(
     batch: Batch,  # many scans
@@ -557,7 +620,7 @@ def go_through(
     journal: Journal | None = None,  # where rows are noted, and known ones found
 ):
     "Yield a batch's results and remember their rows; a generator's are continued, all others start afresh."
-    running = _continued(batch, light) or _start(batch, names, light, journal)
+    running = _continued(batch) or _start(batch, names, light, journal)
     batch._open = running if batch._once else None
     try:
         for values, result, mark in _counted(batch, running):
@@ -570,7 +633,9 @@ def go_through(
             if journal and mark is not None:  # not before whoever got the result has done something with it
                 journal.add(values, mark)
         batch.complete = True
-    except Exception as problem:
+    except GeneratorExit:  # whoever asked has had enough; a generator can go on
+        raise
+    except BaseException as problem:  # Ctrl-C too: the line has ended, the inputs have not
         batch._failed = problem
         raise
     finally:
@@ -581,21 +646,24 @@ def _start(batch: Batch, names: Names | None, light: bool, journal: Journal | No
     "Set a line going over a batch's scans, here or on its executor."
     whole = isinstance(batch.source, (str, os.PathLike)) and Path(batch.source).is_dir()
     root = Path(batch.source) if whole else None
-    batch.rows, batch.complete, batch._light = [], False, light and batch.executor is not None
+    batch.rows, batch.complete = [], False
 
     def find(source):
-        mark = fingerprint(source) if journal else None
-        return journal.find(shown(source, root), mark) if mark else None, mark
+        if not journal:
+            return None, None
+        name, mark = shown(source, root), fingerprint(source)
+        known = journal.find(name, mark) if mark else None
+        if names and known is None:
+            names.taken -= journal.outdated(name, mark)
+        return known, mark
 
     run = partial(found_there if batch.executor else found_here, batch, root, names, light)
     return with_known(batch._sources if batch._once else expand(batch.source)[0], find, run)
 
-def _continued(batch: Batch, light: bool):
+def _continued(batch: Batch):
     "The line of a generator that was begun; nothing where none was."
     if batch._once and batch._failed:
-        raise BrainTumorError(f"this batch of a generator ended with an error ({batch._failed}) and can't go on; make a new one") from batch._failed
-    if batch._open and batch._light and not light:
-        raise BrainTumorError("this batch of a generator was begun for its table, without pixels: ask for its table, or make a new batch")
+        raise BrainTumorError(f"this batch of a generator ended with an error ({batch._failed!r}) and can't go on; make a new one") from batch._failed
     return batch._open
 
 def _counted(batch: Batch, running):
@@ -615,18 +683,24 @@ def go_on(
     light: bool = False,  # only rows are wanted
 ):
     "Yield the results that the table's journal doesn't know, note the row of each, and write the table at the end."
-    if batch._open:
+    if batch._open and not batch.complete:
         raise BrainTumorError("this batch of a generator has been begun: to resume a table, make a new one")
     journal, done = Journal(table, run_name(about(batch.engine), batch.reading | {"gate": batch.how["gate"]}), retry), False
     try:
-        if names:  # a row without files is no result of this kind
-            journal.known = {key: [values for values in rows if values[SAVED_AS]] for key, rows in journal.known.items()}
-            names.taken.update(values[SAVED_AS].lower() for rows in journal.known.values() for values in rows)
-        yield from go_through(batch, names, light, journal)
+        if names:
+            _only_saved(journal, names)
+        if names or not (light and batch.complete):  # else the rows are there
+            yield from go_through(batch, names, light, journal)
         write_csv(batch.rows, table)
         done = True
     finally:
         journal.close(done)
+
+def _only_saved(journal: Journal, names: Names) -> None:
+    "Forget rows without files, which are no results of this kind; the names of the others are taken."
+    there = lambda name: name and (names.folder / f"{name}.json").is_file()
+    journal.known = {key: [values for values in rows if there(values[SAVED_AS])] for key, rows in journal.known.items()}
+    names.taken.update(values[SAVED_AS].lower() for rows in journal.known.values() for values in rows)
 
 # %% ../nbs/42_analysis.ipynb #c089
 def write_csv(

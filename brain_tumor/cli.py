@@ -140,13 +140,15 @@ def workers_of(
 def check_words(
     args: argparse.Namespace,  # as parsed
 ) -> None:
-    "BrainTumorError for what can't be wanted without a folder to put it in."
+    "BrainTumorError for what can't be wanted together, or not without a folder to put it in."
     from brain_tumor.scan import BrainTumorError
 
     if args.explain and not args.out:
         raise BrainTumorError("--explain: a heat map is a picture; say with --out DIR where to put it")
     if args.resume and not args.out:
         raise BrainTumorError("--resume: what was done before lies beside results.csv; say with --out DIR where that is")
+    if args.workers is not None and args.segmenter:
+        raise BrainTumorError("--workers: processes start their own engine and can't be given --segmenter; leave one of the two out")
 
 def run_analyze(
     args: argparse.Namespace,  # as parsed
@@ -162,7 +164,7 @@ def run_analyze(
         show = {"json": JsonOutput, "csv": CsvOutput}.get(args.show, TableOutput)(batch)
         results = batch.results(args.out, table) if args.resume else with_bar(batch.results(args.out), len(sources))
         shown = show_all(show, results, args)
-    if table:
+    if table and not args.resume:
         batch.to_csv(table)
     if args.resume and len(batch.rows) > shown:
         say(f"{len(batch.rows) - shown} scans were done before; they are in {table}", sys.stderr)
@@ -174,14 +176,17 @@ def show_all(
     args: argparse.Namespace,  # with explain and out
 ) -> int:  # how many there were
     "Show results as they come, and end properly whatever happens."
-    count = 0
+    count, whole = 0, False
     try:
         for count, result in enumerate(results, 1):
             show.add(result)
             if args.explain and result.status != "refused":
                 result.explain().save(args.out, result.files[-1].stem)
+        whole = True
     finally:
-        show.end(args.out)
+        show.end(args.out if whole else None)
+        if args.out and not whole:
+            say(f"the files of {count} scans are in {args.out}, without a table" + ("; the same line again goes on" if args.resume else ""), sys.stderr)
     return count
 
 # %% ../nbs/60_cli.ipynb #c027

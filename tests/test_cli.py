@@ -264,7 +264,8 @@ def test_a_stopped_run_is_resumed_and_only_what_is_new_is_printed(scans, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(analysis, "row", impatient)
-        assert run(capsys, "analyze", scans, "--out", out, "--resume")[0] == 130
+        status, printed, errors = run(capsys, "analyze", scans, "--out", out, "--resume")
+    assert status == 130 and "results.csv in" not in printed and f"the files of 2 scans are in {out}, without a table; the same line again goes on" in errors
     assert (out / "results.csv.partial").is_file() and not (out / "results.csv").exists()
     status, printed, errors = run(capsys, "analyze", scans, "--out", out, "--resume")
     assert status == 0 and "2 scans were done before" in errors
@@ -280,3 +281,5 @@ def test_workers_answer_as_one_process_does(scans, capsys, monkeypatch):
     one, two = run(capsys, "analyze", scans, "--no-gate"), run(capsys, "analyze", scans, "--no-gate", "--workers", 1)
     assert one[:2] == two[:2] and one[0] == 1 and one[2].count("refused") == two[2].count("refused") == 1
     assert run(capsys, "analyze", scans, "--workers", 0)[0] == 2
+    status, _, errors = run(capsys, "analyze", scans, "--workers", 1, "--segmenter", "other")
+    assert status == 2 and "leave one of the two out" in errors

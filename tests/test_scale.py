@@ -2,9 +2,13 @@
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +45,41 @@ def deadly(scan):
     if scan.pixels.shape[0] == 80:
         os._exit(1)
     return bright(scan)
+
+
+@dataclass(frozen=True)
+class HeldOnce:
+    """The first process that meets the large scan writes down who it is, and stays there."""
+    flag: Path
+
+    def __call__(self, scan):
+        if scan.pixels.shape[0] == 80 and not self.flag.is_file():
+            self.flag.write_text(str(os.getpid()))
+            time.sleep(600)
+        return bright(scan)
+
+
+@dataclass(frozen=True)
+class Unlucky:
+    """The large scan ends the first three processes that meet it."""
+    tally: Path
+
+    def __call__(self, scan):
+        if scan.pixels.shape[0] == 80 and (not self.tally.is_file() or self.tally.stat().st_size < 3):
+            with open(self.tally, "a") as stream:
+                stream.write("x")
+            os._exit(1)
+        return bright(scan)
+
+
+class Fussy(Exception):
+    """Wants two words, and would be unpacked with one."""
+    def __init__(self, name, why):
+        super().__init__(f"{name}: {why}")
+
+
+def fussy(scan):
+    raise Fussy(scan.source, "no")
 
 
 def picture(number, size=64):
@@ -165,16 +204,19 @@ def test_a_generator_is_read_only_a_little_ahead():
     assert len(taken) < 80
 
 
-def test_a_generator_begun_for_its_table_has_no_pixels():
+@pytest.mark.parametrize("threads", [0, 2])
+def test_ctrl_c_is_not_the_end_of_a_generator(threads):
     def sources():
-        yield picture(0)
+        yield from (picture(number) for number in range(20))
         raise KeyboardInterrupt
     with ThreadPoolExecutor(2) as pool:
-        batch = many(sources(), executor=pool)
+        batch = many(sources(), executor=pool if threads else None)
         with pytest.raises(KeyboardInterrupt):
             batch.to_frame()
-        with pytest.raises(BrainTumorError, match="begun for its table"):
-            next(iter(batch))
+        for ask in (batch.to_frame, lambda: next(iter(batch))):
+            with pytest.raises(BrainTumorError, match="ended with an error .KeyboardInterrupt"):
+                ask()
+    assert not batch.complete
 
 
 # ---------------------------------------------------------------- workers that die
@@ -190,21 +232,62 @@ def test_a_scan_that_kills_is_refused_by_name_and_the_others_come_through(tmp_pa
         assert [values[2:10] for values in rows[:4] + rows[5:]] == [values[2:10] for values in alone]
 
 
-def test_a_worker_killed_in_mid_run_loses_nothing(archive, client):
-    psutil = pytest.importorskip("psutil")
-    alone = many(archive).all_rows()
-    victim = list(client.run(os.getpid).values())[0]
-    batch = many(archive, executor=client.get_executor())
-    for count, _ in enumerate(batch):
-        if count == 2:
-            psutil.Process(victim).kill()
-    assert batch.rows == alone
+def kill_holder(flag):
+    while not (flag.is_file() and flag.read_text()):
+        time.sleep(0.02)
+    os.kill(int(flag.read_text()), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["processes", "dask"])
+def test_a_worker_killed_with_a_scan_in_its_hands_loses_nothing(tmp_path, client, name):
+    sources = [picture(number, 80 if number == 7 else 64) for number in range(22)]
+    engine = HeldOnce(tmp_path / "flag")
+    killer = threading.Thread(target=kill_holder, args=(engine.flag,), daemon=True)
+    killer.start()
     with processes(2) as pool:
-        batch = many(archive, executor=pool)
-        for count, _ in enumerate(batch):
-            if count == 2:
-                psutil.Process(next(iter(pool._processes))).kill()
-    assert batch.rows == alone
+        rows = many(sources, engine=engine, executor=pool if name == "processes" else client.get_executor()).all_rows()
+    assert not killer.is_alive() and rows == many(sources, engine=engine).all_rows()
+
+
+def test_a_scan_that_is_lost_with_others_and_once_alone_is_not_given_up(tmp_path):
+    engine = Unlucky(tmp_path / "tally")
+    with processes(2) as pool:
+        rows = many([picture(number, 80 if number == 4 else 64) for number in range(9)], engine=engine, executor=pool).all_rows()
+    assert [values[STATUS] for values in rows] == ["ok"] * 9 and engine.tally.read_text() == "xxx"
+
+
+@dataclass(frozen=True)
+class Noting:
+    """Squares numbers, notes the groups it is given, and ends its process at 13."""
+    folder: Path
+
+    def __call__(self, group):
+        with open(self.folder / f"{os.getpid()}", "a") as stream:
+            stream.write(f"{len(group)} {13 in group}\n")
+        if 13 in group:
+            os._exit(1)
+        return [number * number for number in group]
+
+
+def test_only_the_group_of_what_kills_is_taken_apart(tmp_path):
+    with processes(2) as pool:
+        found = list(spread(Noting(tmp_path), range(40), pool, size=4, give_up=lambda number, problem: None))
+    assert found == [number * number if number != 13 else None for number in range(40)]
+    notes = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
+    assert notes.count("4 True") == 2 and notes.count("1 True") == 2 and notes.count("1 False") == 3
+
+
+def test_a_pool_that_a_scan_broke_serves_the_next_batch(archive):
+    with processes(1) as pool:
+        assert many([picture(1, 80)], engine=deadly, executor=pool).all_rows()[0][STATUS] == "refused"
+        assert many(archive, executor=pool).all_rows() == many(archive).all_rows()
+
+
+def test_an_error_that_cannot_travel_is_told_and_is_no_dead_worker(archive):
+    with processes(1) as pool, pytest.raises(RuntimeError, match=r"Fussy: .*\.png: no"):
+        many(archive, engine=fussy, executor=pool).to_frame()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(Fussy):
+        many(archive, engine=fussy, executor=pool).to_frame()
 
 
 def test_a_broken_pool_from_the_start_and_one_that_cannot_live(tmp_path):
@@ -275,15 +358,17 @@ def test_a_generator_whose_executor_failed_is_not_called_complete():
 
 def test_a_worker_without_the_model_or_with_another_says_so(archive, tmp_path, client, pool):
     import json
-    folder, gone = (shutil.copytree(MODELS / "compact", tmp_path / name) for name in ("model", "gone"))
-    for place in (folder, gone):
+    newer, tuned, gone = (shutil.copytree(MODELS / "compact", tmp_path / name) for name in ("newer", "tuned", "gone"))
+    for place in (newer, tuned, gone):
         analyze(archive / "01.png", engine=place)  # they run here
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": "other"}), encoding="utf-8")
+    for place, change in ((newer, {"version": "other"}), (tuned, {"threshold": 0.4})):
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        (place / "manifest.json").write_text(json.dumps(manifest | change), encoding="utf-8")
     shutil.rmtree(gone)
     for executor in (client.get_executor(), pool):
-        with pytest.raises(BrainTumorError, match="has another model, compact other"):
-            many(archive, engine=folder, executor=executor).to_frame()
+        for place, words in ((newer, "version other instead of"), (tuned, "threshold 0.4 instead of 0.3")):
+            with pytest.raises(BrainTumorError, match=f"has another model .{words}"):
+                many(archive, engine=place, executor=executor).to_frame()
         with pytest.raises(BrainTumorError, match="can't start the engine.*model"):
             many(archive, engine=gone, executor=executor).to_frame()
 
@@ -306,8 +391,15 @@ def test_an_engine_that_cannot_travel_and_things_that_are_no_executors(archive, 
     for wrong in (4, "dask", object()):
         with pytest.raises(BrainTumorError, match="has `submit`"):
             many(archive, executor=wrong)
-    with pytest.raises(BrainTumorError, match="0 workers"):
-        processes(0)
+    for wrong in (0, "4", 1.5):
+        with pytest.raises(BrainTumorError, match=f"{wrong!r} workers"):
+            processes(wrong)
+
+
+def test_windows_takes_no_more_processes_than_it_can_wait_for(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(BrainTumorError, match="64 workers.*61"):
+        processes(64)
 
 
 @pytest.mark.skipif("fork" not in __import__("multiprocessing").get_all_start_methods(), reason="this system copies no processes")
@@ -401,8 +493,9 @@ def test_what_changed_since_is_done_again_and_what_came_is_done_too(archive, tmp
     write(archive / known[2], picture(30, 70))
     write(archive / "00b.png", picture(31))
     (archive / known[5]).unlink()
-    fresh = [result.path for result in many(archive).results(resume=tmp_path / "t.csv")]
-    assert {known[2], "00b.png"} < set(fresh) and not set(known) - {known[2]} & set(fresh) - {known[2]}
+    os.utime(archive / known[4], ns=(1, 1))
+    fresh = {result.path for result in many(archive).results(resume=tmp_path / "t.csv")}
+    assert "00b.png" in fresh and fresh & set(known) == {known[2], known[4]}
     assert (tmp_path / "t.csv").read_bytes() == many(archive).to_csv(tmp_path / "whole.csv").read_bytes()
 
 
@@ -413,6 +506,8 @@ def test_rows_of_another_run_are_not_mixed_in(archive, tmp_path):
         many(archive, spacing=0.5).to_csv(tmp_path / "t.csv", resume=True)
     with pytest.raises(BrainTumorError, match="name=bright.*name=deadly"):
         many(archive, engine=deadly).to_csv(tmp_path / "t.csv", resume=True)
+    with pytest.raises(BrainTumorError, match="gate=True.*gate=False"):
+        many(archive, gate=False).to_csv(tmp_path / "t.csv", resume=True)
     assert (tmp_path / "t.csv.partial").read_bytes() == before
 
 
@@ -436,7 +531,7 @@ def test_a_journal_torn_at_any_byte_gives_whole_rows_only(archive, tmp_path):
     text, rows = partial.read_bytes(), many(archive).all_rows()
     run = read_lines(partial)[0][-1]
     start = text.index(b"\n", len(text) // 2) if text.count(b"\n") < 4 else text[: text.rindex(b"\n", 0, -1)].rindex(b"\n")
-    for end in [*range(start, len(text), 7), len(text) - 1]:
+    for end in range(start, len(text)):
         partial.write_bytes(text[:end])
         journal = Journal(tmp_path / "t.csv", run)
         assert {values for known in journal.known.values() for values in known} <= set(rows) and len(journal.known) == text[:end].count(b"\n") - 1
@@ -451,12 +546,131 @@ def test_a_journal_torn_at_any_byte_gives_whole_rows_only(archive, tmp_path):
 def test_a_scan_that_is_given_twice_has_two_rows_and_two_sets_of_files(archive, tmp_path):
     twice = [archive / "01.png", archive / "02.png", archive / "01.png", archive / "03.png"]
     whole = many(twice).save(tmp_path / "whole")
-    for number, _ in enumerate(many(twice).results(tmp_path / "out", tmp_path / "out" / "results.csv")):
-        if number == 3:
+    for stop in (1, 2, 3):
+        out = tmp_path / f"out{stop}"
+        for number, _ in enumerate(many(twice).results(out, out / "results.csv")):
+            if number == stop:
+                break
+        many(twice).save(out, resume=True)
+        assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
+        assert (out / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_a_row_without_its_files_is_done_again(archive, tmp_path):
+    out = tmp_path / "out"
+    stopped(archive, out / "results.csv", 5)  # a table's rows have no files
+    many(archive).save(out, resume=True)
+    assert len(list(out.glob("*_overlay.png"))) == 20
+    half = many(archive).results(out, out / "results.csv")
+    gone = [next(half).files for _ in range(6)][2]
+    half.close()
+    for path in gone:
+        path.unlink()
+    many(archive).save(out, resume=True)
+    assert all(path.is_file() for path in gone)
+
+
+def test_touched_scans_keep_the_names_of_their_files(archive, tmp_path):
+    out = tmp_path / "out"
+    for number, _ in enumerate(many(archive).results(out, out / "results.csv")):
+        if number == 8:
             break
-    many(twice).save(tmp_path / "out", resume=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in whole.iterdir())
-    assert (tmp_path / "out" / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    for path in archive.rglob("*.png"):
+        os.utime(path, ns=(1, 1))
+    many(archive).save(out, resume=True)
+    whole = many(archive).save(tmp_path / "whole")
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def test_a_finished_batch_leaves_no_journal_behind(archive, tmp_path):
+    stopped(archive, tmp_path / "t.csv", 5)
+    batch = many(archive)
+    rows = list(batch.all_rows())
+    batch.to_csv(tmp_path / "t.csv", resume=True)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["t.csv"] and batch.rows == rows
+
+
+# ---------------------------------------------------------------- what else may lie there
+
+@pytest.mark.parametrize("content", ["source,status,p_glioma,a run\na.png,ok,1,\n", "somebody's own", ",".join(COLUMNS) + "\n"])
+def test_a_file_that_is_no_journal_is_refused_and_left_alone(archive, tmp_path, content):
+    partial = tmp_path / "t.csv.partial"
+    partial.write_text(content)
+    with pytest.raises(BrainTumorError, match="no table that brain_tumor .* has begun"):
+        many(archive).to_csv(tmp_path / "t.csv", resume=True)
+    assert partial.read_text() == content
+
+
+@pytest.mark.parametrize("zeros", [1, 4096, 200_000])
+def test_zeros_of_a_power_cut_cost_one_row_at_most(archive, tmp_path, zeros):
+    stopped(archive, tmp_path / "t.csv", 6)
+    partial = tmp_path / "t.csv.partial"
+    text, count = partial.read_bytes(), len(read_lines(partial))
+    for end, kept in ((len(text), count), (len(text) - 2, count - 1), (len(text) - 9, count - 1), (0, 0)):
+        partial.write_bytes(text[:end] + b"\0" * zeros)
+        assert len(read_lines(partial)) == kept
+    hole = text.rindex(b",", 0, -60)
+    partial.write_bytes(text[:hole] + b"\0" * zeros + text[hole:])
+    if zeros < 10_000:
+        assert len(read_lines(partial)) == count - 1
+    else:
+        with pytest.raises(BrainTumorError, match="damaged .field larger than field limit"):
+            read_lines(partial)
+
+
+def test_of_two_runs_on_a_table_the_later_goes_on(archive, tmp_path):
+    early = many(archive).results(resume=tmp_path / "t.csv")
+    first = [next(early) for _ in range(4)]
+    late = many(archive).results(resume=tmp_path / "t.csv")
+    next(late)
+    with pytest.raises(BrainTumorError, match="another run writes this table now"):
+        list(early)
+    assert len(first) == 4 and (tmp_path / "t.csv.partial").is_file() and not (tmp_path / "t.csv").exists()
+    assert len(list(late)) == 22 - 3 - 1
+    assert (tmp_path / "t.csv").read_bytes() == many(archive).to_csv(tmp_path / "whole.csv").read_bytes()
+
+
+def test_the_end_of_the_earlier_run_takes_nothing_from_the_later(tmp_path):
+    early, late = (Journal(tmp_path / "t.csv", "a run") for _ in range(2))
+    early.close(done=True)
+    assert late.path.is_file()
+    late.close(done=True)
+    assert not late.path.exists()
+
+
+class Full:
+    """A stream onto a full disk."""
+    def __init__(self, stream):
+        self.stream, self.fileno = stream, stream.fileno
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+    def close(self):
+        self.stream.close()
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_said_in_words(archive, tmp_path, monkeypatch):
+    opened = Journal._open
+    batch = many(archive).results(resume=tmp_path / "t.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_append", lambda self, path, lines: path.write_text(",".join(COLUMNS) + ",run\n"))
+        patch.setattr(Journal, "_open", lambda self, path: Full(opened(self, path)))
+        with pytest.raises(BrainTumorError, match="Make room and resume"):
+            list(batch)
+
+
+def test_odd_names_are_noted_and_half_a_letter_costs_only_its_mark(tmp_path):
+    values = ("a\ud800.png", *[None] * (len(COLUMNS) - 1))
+    journal = Journal(tmp_path / "t.csv", "a run")
+    journal.add(values, "file 1 1")
+    for name in ("b.png", "c\rb.png", "d\nb.png"):
+        journal.add((name, *values[1:]), "file 1 1")
+    journal.close()
+    journal = Journal(tmp_path / "t.csv", "a run")
+    assert [name for name, _ in journal.known] == ["b.png", "c\rb.png", "d\nb.png"] and len(read_lines(journal.path)) == 5
+    journal.close()
 
 
 def test_a_generator_that_was_begun_is_not_resumed(tmp_path):
