@@ -11,9 +11,12 @@ __all__ = ['UNKNOWN_SPACING', 'THESIS_NOTE', 'THESIS_LOST', 'NO_MASK', 'NOT_ASKE
 
 # %% ../nbs/42_analysis.ipynb #c010
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from itertools import islice
@@ -22,12 +25,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .decoder import read
+from . import __version__
 from .certainty import Certainty, band_areas, certainty_of, doubts
+from .decoder import read
+from .executors import check_workers, first_answer, spread, standing, travels
 from .explanation import explain
 from .gate import load_gate
+from .journal import Journal, fingerprint, run_name
 from .morphology import THESIS_SPACING, Features, measure
-from .result import COLUMNS, Analysis, Names, row, save_analysis, short
+from .result import COLUMNS, Analysis, Names, put, rendered, row, save_analysis, short
 from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, expand, is_batch, spacing_pair, write_beside
 
 # %% ../nbs/42_analysis.ipynb #c026
@@ -325,16 +331,6 @@ def shown(
     return path.relative_to(root).as_posix() if root and path.is_relative_to(root) else path.as_posix()
 
 # %% ../nbs/42_analysis.ipynb #c0851
-import socket
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field
-
-from . import __version__
-from .executors import check_workers, first_answer, spread, standing, travels
-from .journal import Journal, fingerprint, run_name
-from .result import put, rendered
-
 @dataclass(frozen=True)
 class Answer:
     "What a worker gives back about one scan."
