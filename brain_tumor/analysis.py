@@ -240,8 +240,6 @@ def assembly_line(
     size: int = 8,  # largest group
 ):
     "Yield results in order while items are read ahead and results finished behind, within bounds."
-    from concurrent.futures import ThreadPoolExecutor
-
     items, ahead, behind, step = iter(items), deque(), deque(), 1
     pool = ThreadPoolExecutor(min(4, (os.cpu_count() or 1) + 1), thread_name_prefix="brain_tumor")
     try:

@@ -213,7 +213,7 @@ class TableOutput:
         self.lines.append(table_line(result))
         self.files += len(result.files)
         self.doubts += [f"{result.path or result.source}: {doubt}" for doubt in result.doubts]
-        for note in filter(lambda note: note not in result.doubts, result.notes):
+        for note in filter(lambda note: note and note not in result.doubts, (*result.notes, result.band_says)):
             self.notes[note] = self.notes.get(note, 0) + 1
         complain(self, result)
 
