@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'INTENDED_USE', 'AXES', 'MIN_SIDE', 'MAX_PIXELS', 'MAX_BYTES', 'MAX_PASSES', 'MAX_HEADER', 'SUFFIXES',
-           'BrainTumorError', 'Scan', 'spacing_pair', 'read', 'is_batch', 'expand', 'write_beside']
+           'BrainTumorError', 'legible', 'Scan', 'spacing_pair', 'read', 'is_batch', 'expand', 'write_beside']
 
 # %% ../nbs/00_scan.ipynb #e4c5ff97
 import hashlib, html, io, math, operator, os, re, secrets, struct, sys, zlib
@@ -30,8 +30,14 @@ class BrainTumorError(ValueError):
     volumes: int | None = None  # how many volumes, where one of those has to be named as well
 
 
+def legible(name: str,  # of a file, as its owner or a stranger chose it
+            ) -> str:   # the same on one line, and without what steers a terminal
+    "A name that can be printed: line breaks, escapes and the like are spelled out."
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
 def _refuse(name: str, wrong: str, remedy: str) -> BrainTumorError:
-    name = name if name and name.isprintable() else repr(name)
+    name = legible(name) or "''"
     return BrainTumorError(f"{name if len(name) < 300 else '…' + name[-300:]}: {wrong}. {remedy}")
 
 # %% ../nbs/00_scan.ipynb #dc8767d4
@@ -54,7 +60,7 @@ class Scan:
         spacing = "unknown" if self.spacing is None else "{:.4g} x {:.4g} mm".format(*self.spacing)
         part = "" if self.slice_index is None else f", slice {self.slice_index}"
         plane = "" if self.axis is None else f" {AXES[self.axis]}"
-        return f"Scan({self.source}, {self.format}{part}{plane}, {size}, spacing {spacing})"
+        return f"Scan({legible(self.source)}, {self.format}{part}{plane}, {size}, spacing {spacing})"
 
     def _repr_html_(self) -> str:
         png = cv2.imencode(".png", np.rint(self.pixels * 255).astype(np.uint8))[1]
