@@ -708,6 +708,18 @@ def test_names_in_messages_cannot_break_the_line(tmp_path):
     assert "\n" not in message
 
 
+def test_names_cannot_steer_the_terminal(tmp_path, picture, capsys):
+    """Escapes in the name of a file: they could clear the screen, or paint another result on it."""
+    from brain_tumor.cli import main
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([picture] * 3))
+    good = (tmp_path / "a.png").rename(tmp_path / "a\x1b[2J\n.png")
+    (tmp_path / "b\x1b[2J.png").write_bytes(b"none")
+    assert repr(read(good)).isprintable() and r"a\x1b[2J\n.png" in repr(read(good))
+    main(["analyze", str(tmp_path)])
+    said = "".join(capsys.readouterr())
+    assert "\x1b[2J" not in said and r"a\x1b[2J\n.png" in said and r"refused: b\x1b[2J.png" in said
+
+
 # ---------------------------------------------------------------- writing
 
 def test_unwritable_folder(tmp_path):
