@@ -710,6 +710,7 @@ def test_names_in_messages_cannot_break_the_line(tmp_path):
 
 def test_names_cannot_steer_the_terminal(tmp_path, picture, capsys):
     """Escapes in the name of a file: they could clear the screen, or paint another result on it."""
+    from brain_tumor.analysis import analyze
     from brain_tumor.cli import main
     cv2.imwrite(str(tmp_path / "a.png"), np.dstack([picture] * 3))
     good = (tmp_path / "a.png").rename(tmp_path / "a\x1b[2J\n.png")
@@ -717,7 +718,8 @@ def test_names_cannot_steer_the_terminal(tmp_path, picture, capsys):
     assert repr(read(good)).isprintable() and r"a\x1b[2J\n.png" in repr(read(good))
     main(["analyze", str(tmp_path)])
     said = "".join(capsys.readouterr())
-    assert "\x1b[2J" not in said and r"a\x1b[2J\n.png" in said and r"refused: b\x1b[2J.png" in said
+    assert "\x1b[2J" not in said and r"a\x1b[2J\n.png" in said and r"b\x1b[2J.png: it holds text" in said
+    assert str(tmp_path) not in next(iter(analyze([tmp_path / "b\x1b[2J.png"], progress=False))).error
 
 
 # ---------------------------------------------------------------- writing
