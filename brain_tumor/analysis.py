@@ -34,7 +34,7 @@ from .gate import load_gate
 from .journal import Journal, fingerprint, run_name
 from .morphology import THESIS_SPACING, Features, measure
 from .result import COLUMNS, Analysis, Names, put, rendered, row, save_analysis, short
-from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, expand, is_batch, spacing_pair, write_beside
+from .scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, expand, is_batch, legible, spacing_pair, write_beside
 
 # %% ../nbs/42_analysis.ipynb #c026
 UNKNOWN_SPACING = "No pixel spacing is known, so sizes are in pixels. Give spacing=, in mm, for centimetres."
@@ -228,7 +228,8 @@ def refusal(
     if not isinstance(problem, BrainTumorError):
         text = f"{label(source)}: could not be read ({type(problem).__name__}: {problem})"
     if isinstance(source, (str, os.PathLike)):
-        text = text.replace(os.fspath(source), label(source))  # a result names files, not folders
+        for path in (os.fspath(source), legible(os.fspath(source))):
+            text = text.replace(path, legible(label(source)))  # a result names files, not folders
     return Analysis(scan.source if scan else label(source), status="refused", error=text)
 
 # %% ../nbs/42_analysis.ipynb #c077

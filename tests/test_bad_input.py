@@ -1,11 +1,13 @@
 """Bad input meets a BrainTumorError that names the input, says what is wrong and what would help; nothing is lost."""
 import builtins
+import bz2
 import gzip
 import io
 import os
 import re
 import struct
 import sys
+import time
 import tracemalloc
 import zlib
 
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
 
+import resource_use
 from dicoms import dicom, in_bytes
 from brain_tumor.scan import BrainTumorError, expand, read, write_beside
 
@@ -513,7 +516,6 @@ def test_a_jpeg_of_endless_passes(smooth):
 
 def test_a_jpeg_of_many_beginnings_and_no_end():
     """For each beginning the whole file was searched for an end: time grew with the square."""
-    import time
     spent = []
     for count in (100_000, 400_000):
         before = time.process_time()
@@ -560,6 +562,94 @@ def test_what_a_decoder_quotes_is_not_repeated(picture):
     """It may be a patient's: here the number of frames was overwritten by a name."""
     data = in_bytes(dicom(picture, NumberOfFrames="123456")).replace(b"123456", b"DOE^JO", 1)
     assert b"DOE^JO" in data and "DOE" not in refusal(data)
+
+
+# ---------------------------------------------------------------- found by reading the code with bad intentions
+
+HEADER = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: {}\nencoding: {}\n{}\n"
+
+
+@pytest.mark.parametrize("sizes, encoding, more, why", [
+    ("0 64 3", "gzip", "", "holds nothing"), ("-1 64 3", "bzip2", "", "holds nothing"), ("-1 64 3", "gzip", "", "holds nothing"),
+    ("64 64 3", "gzip", "byte skip: 99999999999\n", "100.0 GB"), ("64 64 3", "bzip2", "byte skip: 99999999999\n", "100.0 GB")])
+def test_nrrd_bombs_without_a_limit(sizes, encoding, more, why):
+    """To unpack no bytes, or less, means to unpack all; and what is skipped has to be unpacked first."""
+    pack = gzip.compress if encoding == "gzip" else bz2.compress
+    message, peak = memory_of_refusal(HEADER.format(sizes, encoding, more).encode() + pack(bytes(50_000_000)), slice=0)
+    assert why in message and peak < 5_000_000
+
+
+def test_nrrd_whose_header_takes_forever_to_split():
+    """Two megabytes, 44 seconds: the words of a line are cut off one letter at a time."""
+    text = HEADER.format("64 64 2", "raw", "units: {}\n")
+    before = time.process_time()
+    assert "longer than 64 kB" in refusal(text.format("a" * 2_000_000).encode() + bytes(8192), slice=0)
+    assert "longer than 64 kB" in refusal(text.format("a" * 2_000_000).encode()[:-2], slice=0)
+    assert time.process_time() - before < 2
+    body = bytes(range(256)) * 512
+    assert read(text.format("a b c").encode() + body, slice=1, axis=2).pixels.shape == (64, 64)
+
+
+@pytest.mark.parametrize("marker", [0, 1, *range(0xD0, 0xDA)])
+def test_a_jpeg_with_a_marker_that_has_no_length(picture, monkeypatch, marker):
+    """The decoder reads on behind it and finds 32,000 x 32,000 pixels; who skips a length there lands in a small picture."""
+    plain = encoded(picture, "JPEG")
+    large = b"\xff\xc0\0\x0b\x08" + struct.pack(">HH", 32_000, 32_000) + b"\1\1\x11\0"
+    data = (b"\xff\xd8\xff" + bytes([marker]) + large).ljust(4 + 0xFFC0, b"\0") + plain[2:].ljust(2_100_000, b"\0") + b"\xff\xd9"
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    assert "JPEG ends too early or is damaged" in refusal(data)
+
+
+def test_a_jpeg_of_nothing_but_fill_bytes(picture):
+    """Any number of them may stand before a marker; they are skipped at once."""
+    data = encoded(picture, "JPEG")
+    before = time.process_time()
+    assert np.array_equal(read(data[:2] + b"\xff" * 1000 + data[2:]).pixels, read(data).pixels)
+    refusal(b"\xff\xd8" + b"\xff" * 50_000_000)
+    assert time.process_time() - before < 2
+
+
+def chunk(kind, body):
+    """A part of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def test_a_png_with_texts_that_unfold(picture, monkeypatch):
+    """A hundred texts in 800 kB took 800 MB, beside a small picture, and nobody reads them."""
+    data, packed, seen = encoded(picture, "PNG"), zlib.compress(bytes(8_000_000), 9), []
+    texts = chunk(b"zTXt", b"a\0\0" + packed) * 50 + chunk(b"iTXt", b"a\0\1\0\0\0" + packed) * 50
+    real = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda data, how: seen.append(len(data)) or real(data, how))
+    resource_use.reset_peak()
+    start = resource_use.resident_mb()
+    assert np.array_equal(read(data[:33] + texts + data[33:]).pixels, picture / np.float32(255))
+    assert resource_use.peak_mb() - start < 100 and seen == [len(data)]
+
+
+def test_a_png_is_the_same_without_what_it_can_do_without(picture):
+    data = encoded(picture, "PNG")
+    for kind, body in ((b"gAMA", struct.pack(">I", 100_000)), (b"sBIT", b"\5"), (b"bKGD", b"\0\7"), (b"pHYs", struct.pack(">IIB", 1, 9, 1)),
+                       (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))):
+        assert np.array_equal(read(data[:33] + chunk(kind, body) + data[33:]).pixels, picture / np.float32(255))
+
+
+def test_a_packed_nifti_takes_its_size_once():
+    """Its beginning was joined to the rest, which took the room of both."""
+    block = np.random.default_rng(0).integers(0, 255, (64, 64, 5000), np.uint8)
+    data = gzip.compress(nibabel.Nifti1Image(block, np.eye(4)).to_bytes(), 1)
+    read(data, slice=3, axis=2)
+    tracemalloc.start()
+    read(data, slice=3, axis=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * block.nbytes
+
+
+def test_the_name_of_a_file_in_a_header_is_not_repeated(tmp_path, picture):
+    text = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 96 80 3\nencoding: raw\ndata file: DOE\x1b[2J.raw\n"
+    (tmp_path / "a.nhdr").write_text(text)
+    for message in (refusal(text.encode(), slice=1), refusal(tmp_path / "a.nhdr", slice=1)):
+        assert "DOE" not in message and message.isprintable()
 
 
 # ---------------------------------------------------------------- nothing else gets out
@@ -616,6 +706,20 @@ def test_the_decoders_own_words_are_kept_as_the_cause(picture):
 def test_names_in_messages_cannot_break_the_line(tmp_path):
     message = refusal(str(tmp_path / "a\nroot: all is well\nb.png"))
     assert "\n" not in message
+
+
+def test_names_cannot_steer_the_terminal(tmp_path, picture, capsys):
+    """Escapes in the name of a file: they could clear the screen, or paint another result on it."""
+    from brain_tumor.analysis import analyze
+    from brain_tumor.cli import main
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([picture] * 3))
+    good = (tmp_path / "a.png").rename(tmp_path / "a\x1b[2J\n.png")
+    (tmp_path / "b\x1b[2J.png").write_bytes(b"none")
+    assert repr(read(good)).isprintable() and r"a\x1b[2J\n.png" in repr(read(good))
+    main(["analyze", str(tmp_path)])
+    said = "".join(capsys.readouterr())
+    assert "\x1b[2J" not in said and r"a\x1b[2J\n.png" in said and r"b\x1b[2J.png: it holds text" in said
+    assert str(tmp_path) not in next(iter(analyze([tmp_path / "b\x1b[2J.png"], progress=False))).error
 
 
 # ---------------------------------------------------------------- writing

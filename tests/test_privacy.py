@@ -77,6 +77,12 @@ def full_dicom(size=128):
     return in_bytes(filled(dicom(head(size), PixelSpacing=[0.9, 0.9])))
 
 
+def with_profile(png):
+    """A PNG with a colour profile that is none: libpng quotes the name of such a one."""
+    body = b"iCCP" + f"{MARK}profile".encode() + b"\0\0" + zlib.compress(np.random.default_rng(0).bytes(300))
+    return png[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + png[33:]
+
+
 def pictures():
     """Other formats with everything they can carry beside a picture."""
     grey, exif, text = head(128), Image.Exif(), PngImagePlugin.PngInfo()
@@ -91,7 +97,7 @@ def pictures():
         volume.header[key] = f"{MARK}{key}"[:10].encode()
     volume.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", f"{MARK}extension".encode()))
     header = {"content": f"{MARK}content", "spacings": [0.9, 0.9, 5], "PatientName": f"{MARK}key", "labels": [f"{MARK}x", "y", "z"]}
-    return {"a.png": pillow(grey, "PNG", pnginfo=text, exif=exif), "b.png": pillow(grey, "PNG", pnginfo=text),
+    return {"a.png": pillow(grey, "PNG", pnginfo=text, exif=exif), "b.png": with_profile(pillow(grey, "PNG", pnginfo=text)),
             "c.jpg": pillow(grey, "JPEG", exif=exif, comment=f"{MARK}COM", xmp=f"<x>{MARK}XMP</x>".encode()),
             "d.tif": pillow(grey, "TIFF", tiffinfo={270: f"{MARK}tiff", 315: f"{MARK}artist", 306: f"{MARK}time", 316: f"{MARK}host"}),
             "e.gif": pillow(grey, "GIF", comment=f"{MARK}GIF".encode()), "f.webp": pillow(grey, "WEBP", exif=exif, xmp=f"{MARK}".encode()),
@@ -264,6 +270,13 @@ def test_no_marker_is_in_the_refusal_of_other_formats(scans):
                 decoder.read(bytes(data), slice=choice(path))
             except BrainTumorError as error:
                 assert leaks(str(error)) == []
+
+
+def test_no_marker_is_in_the_refusal_of_a_header_that_names_another_file(tmp_path):
+    text = f"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 64 64 3\nencoding: raw\ndata file: {MARK}.raw\n\n"
+    (tmp_path / "a.nhdr").write_text(text)
+    for source in (text.encode(), tmp_path / "a.nhdr"):
+        assert "file" in (said := quiet(source)) and leaks(said) == []
 
 
 def test_a_refused_file_leaves_no_marker_in_the_folder_of_results(tmp_path):
