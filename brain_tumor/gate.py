@@ -36,7 +36,7 @@ class Verdict:
     "What the gate says about a picture."
     status: str  # one of STATUSES
     reason: str | None = None  # one sentence on what is wrong and what would help; None where it is ok
-    score: float = float("nan")  # log odds of being no upright T1 head: the larger the stranger; nan where nobody asked
+    score: float = float("nan")  # log odds of being no upright T1 head: the larger the stranger; inf where a plain fact refuses, nan where nobody asked
 
 # %% ../nbs/41b_gate.ipynb #c010
 THUMB, GLANCE = 64, 32  # pixels
