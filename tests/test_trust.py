@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brain_tumor.engines import MODELS, EnsembleEngine, Prediction, load_engine
-from brain_tumor.gate import GATE, LOOKS, STATUSES, Verdict, gate, load_gate, threshold
+from brain_tumor.gate import COVER, GATE, LOOKS, STATUSES, covered, gate, glance, load_gate, save_gate, threshold, with_scans
 from brain_tumor.phantom import phantom, samples
 from brain_tumor.scan import BrainTumorError, CLASSES, Scan, read
 from brain_tumor.strangers import DISTURBED, TURNS, disturbed, drawn, turned
@@ -29,7 +29,7 @@ def test_a_colour_photograph_is_refused_and_its_colour_is_named(name):
     assert verdict.status == "refused" and "colour" in verdict.reason and "gate=False" in verdict.reason
 
 
-@pytest.mark.parametrize("name", ["astronaut", "camera", "page", "text", "brick", "gravel", "cell", "clock"])
+@pytest.mark.parametrize("name", ["astronaut", "camera", "page", "text", "moon", "coins", "cell", "clock"])
 def test_a_grey_picture_is_refused(name):
     data, cv2 = pytest.importorskip("skimage.data"), pytest.importorskip("cv2")
     picture = getattr(data, name)()
@@ -38,14 +38,28 @@ def test_a_grey_picture_is_refused(name):
 
 
 @pytest.mark.parametrize("kind, least", [("noise", 8), ("patterns", 8), ("text", 5), ("charts", 8), ("drawings", 5), ("screenshots", 7)])
-def test_drawn_strangers_that_were_never_fitted_are_refused(kind, least):
+def test_freshly_drawn_strangers_are_refused(kind, least):
+    # noise, patterns and text are fitted kinds, other pictures of them; the bounds are what the shipped gate does, not what was hoped (7 of 8)
     verdicts = [asked(of(picture)) for picture in drawn(kind, 8, seed=77)]
     assert sum(v.status == "refused" for v in verdicts) >= least
 
 
+def test_thin_white_things_on_black_are_refused_and_heads_are_far_from_it():
+    cv2 = pytest.importorskip("cv2")
+    text, pixels = np.zeros((256, 256), np.uint8), np.zeros((256, 256), np.uint8)
+    for row in range(6):
+        cv2.putText(text, "two words", (20 + 70 * (row % 2), 40 + 30 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 1, cv2.LINE_AA)
+    pixels[[20, 100, 200], [40, 220, 90]] = 255
+    for verdict in (asked(of(text)), asked(of(pixels))):
+        assert verdict.status == "refused" and verdict.reason.startswith(LOOKS["other"]) and verdict.score == np.inf
+    heads = [read(path).pixels for path in samples()] + [phantom(CLASSES[i % 4], ("axial", "coronal", "sagittal")[i % 3], 5000 + i, 256).pixels / 255 for i in range(12)]
+    assert all(covered(glance(head)) > 1.5 * COVER for head in heads)
+
+
 @pytest.mark.parametrize("path", samples(), ids=lambda path: path.stem)
 def test_the_bundled_samples_pass(path):
-    assert asked(read(path)) == Verdict("ok", None, pytest.approx(asked(read(path)).score, abs=1e-3))
+    verdict = asked(read(path))
+    assert (verdict.status, verdict.reason) == ("ok", None) and verdict.score < load_gate().doubt
 
 
 def test_phantoms_pass_whatever_their_size():
@@ -96,6 +110,14 @@ def test_a_folder_without_a_gate_has_none_and_a_damaged_one_is_named(tmp_path):
         load_gate(damaged)
 
 
+def test_a_gate_of_other_looks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("brain_tumor.gate.LOOKS", {"head": "", "other": "Give a head."})
+    save_gate(load_gate(), tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(BrainTumorError, match="other looks"):
+        load_gate(tmp_path)
+
+
 def test_an_ensemble_carries_the_features_of_the_network_that_draws():
     class Members:
         manifest = {"name": "made up"}
@@ -117,6 +139,8 @@ def test_a_threshold_lets_no_more_than_its_share_pass_each_source_counting_alike
     for share in (0.01, 0.05, 0.2):
         at = threshold(scores, sources, share)
         assert np.mean([(scores[sources == s] > at).mean() for s in "ab"]) <= share + 1e-9
+        lower = scores[scores < at].max()
+        assert np.mean([(scores[sources == s] >= lower).mean() for s in "ab"]) > share
 
 
 # ---- what was recorded
@@ -137,6 +161,16 @@ def test_recorded_statuses_follow_from_the_recorded_scores():
     assert set(table["side"]) == {"validation", "test"}
 
 
+def test_the_counts_by_class_and_plane_are_those_of_the_table():
+    from brain_tumor.trust import read_scores, refused_by
+    test = read_scores(RUN)
+    test = test[test["side"] == "test"]
+    found = refused_by(test, ["class", "plane"])
+    assert found[["slices", "refused", "uncertain"]].sum().tolist() == refused_by(test, ["source"])[["slices", "refused", "uncertain"]].sum().tolist()
+    axial = found[(found["class"] == "glioma") & (found["plane"] == "axial")].iloc[0]
+    assert (axial["slices"], axial["refused"], axial["refused groups"]) == (59, 6, 2)
+
+
 def test_at_most_one_validation_scan_in_a_hundred_was_refused():
     from brain_tumor.trust import read_scores, real_scans
     scans = real_scans(read_scores(RUN))
@@ -153,6 +187,9 @@ def test_the_gate_says_again_what_was_recorded_of_validation_scans(shared_data):
     table = table[table["role"] == "validation"].reset_index(drop=True)
     recorded = real_scans(read_scores(RUN))
     recorded = recorded[recorded["side"] == "validation"].reset_index(drop=True)
-    assert list(table["group"]) == list(recorded["group"])
+    bare = recorded.drop(columns=["class", "plane"])
+    assert with_scans(bare, table)[["class", "plane"]].fillna("").values.tolist() == recorded[["class", "plane"]].fillna("").values.tolist()
+    with pytest.raises(BrainTumorError, match="another order"):
+        with_scans(bare, table[::-1])
     for row in range(0, len(table), 40):
         assert asked(Scan(grey(table["path"][row]))).score == pytest.approx(recorded["score"][row], abs=0.05)
