@@ -50,6 +50,10 @@ def test_a_perfect_engine_gets_full_marks(heads):
     found = figures(told)
     assert all(found[name] == 1 for name in ("accuracy", "Dice", "IoU", "NSD at 2 mm", *(f"F1, {one}" for one in CLASSES), *(f"AUC, {one}" for one in CLASSES)))
     assert found["longest diameter, mean error, mm"] == 0 and found["share refused"] == 0
+    both, bound = told.figures.set_index("figure"), 0.025 ** (1 / table["group"].nunique())
+    assert both.loc["accuracy", ["value_low", "value_high"]].tolist() == pytest.approx([bound, 1])
+    assert both.loc["share refused", ["value_low", "value_high"]].tolist() == pytest.approx([0, 1 - bound])
+    assert both.loc["longest diameter, mean error, mm", ["value_low", "value_high"]].isna().all() and np.isnan(both.loc["precision, glioma", "value_low"])
     assert found["calibration error"] == pytest.approx(0.3)
 
 
@@ -115,7 +119,7 @@ def test_intervals_go_over_patients_and_the_page_says_where_it_cannot(heads, tmp
     wide, narrow = (evaluate(one, engine_of(table, spoil), tmp_path / name, pictures=False, progress=False) for name, one in (("known", many), ("unknown", table.drop(columns="group"))))
     length = lambda told: np.ptp(told.figures.set_index("figure").loc["accuracy", ["value_low", "value_high"]].astype(float))
     assert figures(wide)["accuracy"] == figures(narrow)["accuracy"] == 0.5 and length(wide) == 1 and length(narrow) < 0.6
-    assert "too narrow" not in wide.page.read_text(encoding="utf-8") and "too narrow" in narrow.page.read_text(encoding="utf-8")
+    assert "intervals are too narrow" not in wide.page.read_text(encoding="utf-8") and "intervals are too narrow" in narrow.page.read_text(encoding="utf-8")
     one = evaluate(table.assign(group="P1"), engine_of(table), progress=False)
     assert one.figures[["value_low", "value_high"]].isna().all().all(), "one patient gives no interval"
 
@@ -176,9 +180,13 @@ def test_one_bad_row_harms_no_other(heads, tmp_path):
     told = evaluate(broken, engine_of(table), progress=False)
     rows = told.predictions
     by_image = rows.set_index("image")["status"]
-    assert [by_image[name] for name in broken["image"][:8]] == ["refused"] * 2 + ["left out"] * 4 + ["ok"] * 2
+    assert [by_image[name] for name in broken["image"][:8]] == ["refused"] * 2 + ["ok"] * 3 + ["left out"] + ["ok"] * 2
     assert figures(told)["accuracy"] == 1 and len(rows) == 24
-    assert rows.set_index("image").loc[broken["image"][2], "reason"].startswith("the mask has 7 x 5 pixels, the scan 128 x 128")
+    by_image = rows.set_index("image")
+    assert by_image.loc[broken["image"][2], "reason"].startswith("Its outline is not used: the mask has 7 x 5 pixels, the scan 128 x 128")
+    assert by_image.loc[list(broken["image"][2:5]), ["truth_px", "dice"]].isna().all().all() and told.figures.set_index("figure").loc["accuracy", "scans"] == 21
+    no_class = evaluate(broken.assign(**{"class": None}), engine_of(table), progress=False).predictions.set_index("image")
+    assert [no_class["status"][name] for name in broken["image"][2:5]] == ["left out"] * 3
     assert not rows["reason"].dropna().str.contains(str(tmp_path), regex=False).any()
 
 
@@ -212,6 +220,19 @@ def test_class_folders_as_on_kaggle(heads, tmp_path):
     with pytest.raises(BrainTumorError, match=r"astrocytoma.*--label astrocytoma=glioma"):
         own_table(tmp_path)
     assert (own_table(tmp_path, {"Astrocytoma": "glioma"})["class"] == "glioma").sum() > (listed["class"] == "glioma").sum()
+
+
+def test_training_and_testing_may_use_the_same_names(tmp_path):
+    for number, split in enumerate(("Training", "Testing")):
+        (tmp_path / split / "glioma").mkdir(parents=True)
+        for name in ("1.png", "1_mask.png"):
+            cv2.imwrite(str(tmp_path / split / "glioma" / name), np.full((20, 20), 99 + number, np.uint8))
+    cv2.imwrite(str(tmp_path / "Testing" / "glioma" / "1-seg.png"), np.full((20, 20), 1, np.uint8))
+    listed = own_table(tmp_path)
+    scans = listed[listed["reason"].isna()]
+    assert len(scans) == 2 and all(row.mask.parent == row.path.parent for row in scans.itertuples())
+    assert set(listed["class"]) == {"glioma"} and listed["group"].isna().all()
+    assert listed["reason"].dropna().tolist() == ["a second mask of one scan; the first by name was used"]
 
 
 def test_a_slice_of_a_volume_and_of_its_mask(tmp_path):
@@ -271,6 +292,22 @@ def test_where_all_are_refused_the_reasons_stay(heads, tmp_path):
         evaluate(table, never, tmp_path, progress=False)
     kept = pd.read_csv(tmp_path / "predictions.csv")
     assert (kept["status"] == "refused").all() and (kept["reason"] == "not today").all() and not (tmp_path / "evaluation.html").exists()
+
+
+def test_a_stopped_run_keeps_what_it_has_and_no_page_of_another(heads, tmp_path):
+    _, table = heads
+    evaluate(table[:4], engine_of(table), tmp_path, progress=False)
+    assert (tmp_path / "evaluation.html").is_file()
+
+    def stops(scan):
+        if int(scan.source.split(".")[0]) == 20:
+            raise KeyboardInterrupt
+        return engine_of(table)(scan)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(table, stops, tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+    assert 0 < len(pd.read_csv(tmp_path / "predictions.csv")) <= 20
 
 
 def test_a_spacing_that_is_none_refuses_its_row_alone(heads):
@@ -351,6 +388,15 @@ def test_a_page_for_others_tells_nobodys_name(heads, tmp_path):
     assert told.predictions["status"].tolist().count("refused") == 1
     named_too = evaluate(whole, engine, tmp_path / "named", pictures=False, progress=False)
     assert "jane.png" in (tmp_path / "named" / "predictions.csv").read_text(encoding="utf-8") and named_too.page.is_file()
+
+
+def test_numbers_for_names_change_no_figure(heads):
+    _, table = heads
+    spoil = lambda number, odds, mask: (np.roll(odds, number % 3 == 0), mask)
+    twice = pd.concat([table, table[:12]]).drop(columns="group")  # half of the files hold two slices, say, and no patient is known
+    on, off = (evaluate(twice, engine_of(table, spoil), names=names, progress=False) for names in (True, False))
+    pd.testing.assert_frame_equal(on.figures, off.figures)
+    assert off.predictions["group"].nunique() == on.predictions["group"].nunique() == 24
 
 
 def test_a_folder_that_cannot_be_written_is_said_first(heads, tmp_path):
