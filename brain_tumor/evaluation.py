@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'LAYOUT', 'MARK', 'OUTLINES', 'OUTLINE', 'UNUSED', 'PREDICTIONS', 'NUMBERS', 'CARD', 'PARTS', 'HOW_TO',
-           'check_labels', 'label_class', 'own_table', 'answers', 'truth_mask', 'raw_values', 'judge', 'score_rows',
-           'as_predictions', 'card_figures', 'mean_row', 'answered_of', 'as_arrays', 'class_figures', 'outline_figures',
-           'size_figures', 'trust_figures', 'figures_of', 'both_outlines', 'Gallery', 'case_html', 'gallery_html',
-           'outline_figure', 'intro_html', 'refusals_html', 'page_parts', 'Evaluation', 'evaluate', 'record',
-           'label_pair', 'add_evaluate_arguments', 'evaluate_from_args']
+           'DRIFT_UNITS', 'check_labels', 'label_class', 'own_table', 'answers', 'truth_mask', 'raw_values', 'judge',
+           'score_rows', 'as_predictions', 'card_figures', 'mean_row', 'answered_of', 'as_arrays', 'class_figures',
+           'outline_figures', 'size_figures', 'trust_figures', 'figures_of', 'both_outlines', 'Gallery', 'case_html',
+           'gallery_html', 'outline_figure', 'intro_html', 'refusals_html', 'page_parts', 'Evaluation', 'evaluate',
+           'record', 'label_pair', 'add_evaluate_arguments', 'evaluate_from_args']
 
 # %% ../nbs/45c_evaluate.ipynb #c007
 import html
@@ -27,9 +27,10 @@ import cv2
 import numpy as np
 
 from .analysis import about, analyze, find_engine, read_scan, refusal
+from .certainty import certainty_of
 from .data import PICTURES, SPLITS, class_of, read_mask, write_table
 from .drawing import image_tag, overlay
-from .drift import compare, drift_figure, picture_facts, sentences
+from .drift import MOST, compare, drift_figure, picture_facts, sentences
 from .features import MODELS
 from .metrics import calibration_error, interval
 from .morphology import measure
@@ -46,11 +47,14 @@ if TYPE_CHECKING:
 
 # %% ../nbs/45c_evaluate.ipynb #c009
 def check_labels(
-    labels: dict[str, str] | None,  # what a label of yours means: {"GBM": "glioma"}
+    labels: dict[str, str] | list[tuple[str, str]] | None,  # what a label of yours means: {"GBM": "glioma"}, or such pairs
 ) -> dict[str, str]:  # lower case -> one of CLASSES
     "The mapping, with its right side checked."
-    found = {str(name).strip().lower(): class_of(str(meaning)) for name, meaning in (labels or {}).items()}
-    wrong = [str(labels[name]) for name in (labels or {}) if found[str(name).strip().lower()] is None]
+    pairs = [(str(name).strip().lower(), str(meaning)) for name, meaning in (labels.items() if isinstance(labels, dict) else labels or ())]
+    found, wrong = {}, [meaning for _, meaning in pairs if class_of(meaning) is None]
+    for name, meaning in pairs:
+        if found.setdefault(name, class_of(meaning)) != class_of(meaning):
+            raise BrainTumorError(f"labels: {name} is mapped to two classes, {found[name]} and {meaning}; give one")
     if wrong:
         raise BrainTumorError(f"labels: {', '.join(wrong)} is no class of the network; map to one of {', '.join(CLASSES)}")
     return found
@@ -127,13 +131,13 @@ def _table_rows(table: "pd.DataFrame", root: Path, labels: dict[str, str], group
     if missing or not {"class", "mask"} & set(table.columns):
         raise BrainTumorError(f"the table has no column {', '.join(missing) or 'class or mask'}; it has {', '.join(map(str, table.columns)) or 'none'}. It needs image, and class or mask or both")
     table = table.rename(columns={"spacing": "spacing_mm"} if "spacing_mm" not in table else {}).reset_index(drop=True)
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    rows = [row | {name: None for name in ("image", "class", "mask") if not str(row.get(name) or "").strip()} for row in table.astype(object).where(table.notna(), None).to_dict("records")]
     lost = [row["class"] for row in rows if row.get("class") is not None and label_class(row["class"], labels) is None]
     if lost:
         raise _unknown(lost)
     group = lambda row: row.get(groups or "group") if groups or row.get("group") is not None else row.get("patient")
-    return [{"image": str(row["image"]), "path": root / str(row.get("path") or row["image"]), "mask": root / str(row["mask"]) if row.get("mask") else None, "class": label_class(row["class"], labels) if row.get("class") is not None else None,
-             "group": None if group(row) is None else str(group(row)), "plane": str(row["plane"]).strip().lower() if row.get("plane") else None, **{name: row.get(name) for name in ("spacing_mm", "slice", "axis")}} for row in rows]
+    return [{"image": str(row["image"] or f"row {number}"), "reason": None if row["image"] else "no image is named", "path": root / str(row.get("path") or row["image"]), "mask": root / str(row["mask"]) if row.get("mask") else None, "class": label_class(row["class"], labels) if row.get("class") is not None else None,
+             "group": None if group(row) is None else str(group(row)), "plane": str(row["plane"]).strip().lower() if row.get("plane") else None, **{name: row.get(name) for name in ("spacing_mm", "slice", "axis")}} for number, row in enumerate(rows, 1)]
 
 def _named(table: "pd.DataFrame", groups: str | None = None) -> "pd.DataFrame":
     "The table with our names for its columns, however they were typed; that of the groups is left as it is."
@@ -161,6 +165,8 @@ def own_table(
                 raise BrainTumorError(f"groups={groups!r} names a column, and {source} is a folder without a manifest.csv: put each patient's scans into a folder of their own, or give a table")
             rows = _folder_rows(source, labels)
         else:
+            if SUFFIX.search(source.name) and ".csv" not in source.suffixes and source.is_file():
+                raise BrainTumorError(f"{source}: that is one scan: use `brain_tumor analyze`; here a folder or a table of labelled scans is wanted")
             file = source / "manifest.csv" if source.is_dir() else source
             rows = _table_rows(_read_csv(file), file.parent, labels, groups)
     table = pd.DataFrame(rows, columns=list(TABLE)).astype(object)
@@ -594,7 +600,7 @@ def outline_figure(
 
 # %% ../nbs/45c_evaluate.ipynb #c049
 PARTS = {"class": "Class", "outline": "Outline", "size": "Sizes", "trust": "Refused, uncertain, and how far that can be believed"}
-HOW_TO = ("<p>{count}. {who}</p><p>{how}</p><p>Intervals hold 95 % of the bootstrap over {unit}; where all of them agree, the exact bound stands instead. With fewer than about twenty groups an interval is still too narrow. <b>with refused</b>: every refused scan counted as wrong, where any was refused. "
+HOW_TO = ("<p>{count}. {who}</p><p>{how}</p><p>Intervals hold 95 % of the bootstrap over {unit}; where all of them agree, the exact bound stands instead. With fewer than about twenty groups an interval is still too narrow. The calibration error of few scans is large by chance alone: about 0.2 with 16, 0.08 with 100 and 0.04 with 400 scans of a network that is perfectly calibrated. <b>with refused</b>: every refused scan counted as wrong, where any was refused. "
           "<b>model card</b>: the same figure of the network that ships on the project's own test, other patients{engine}.</p>"
           "<p>Don't choose a threshold, a mapping of labels or which scans to leave out by these figures and then report them: they would be too good. Keep scans aside that nothing was chosen on.</p>"
           "<p>This page calls scans by their file names, unless numbers were asked for{pictures}, and loads nothing from elsewhere.</p>")
@@ -609,11 +615,13 @@ def intro_html(
     counts = table["status"].value_counts()
     words = {"ok": "answered", "uncertain": "answered with doubts", "refused": "refused", "left out": "left out because their truth can't be used"}
     count = f"{len(table)} scans: " + ", ".join(f"{counts[status]} {word}" for status, word in words.items() if status in counts)
-    grouped = table["grouped"].all()
-    who = f"{table['group'].nunique()} groups (patients)." if grouped else "<b>Nobody said which scans are of one patient, so each counts as one. If several are, the intervals are too narrow.</b>"
+    asked = table[table["status"] != "left out"]
+    lost = int((~asked["grouped"]).sum())
+    who = (f"{asked['group'].nunique()} groups (patients)." if not lost else "<b>Nobody said which scans are of one patient, so each counts as one. If several are, the intervals are too narrow.</b>" if lost == len(asked)
+           else f"<b>{lost} of {len(asked)} scans have no group and count as a patient each. If some are of one patient, the intervals are too narrow.</b>")
     name = " ".join(str(engine[key]) for key in ("name", "version") if engine.get(key))
     other = "" if engine.get("name") == "compact" else f"; the engine judged here is {html.escape(name)}"
-    return HOW_TO.format(count=count, who=who, how=_how(engine, settings or {}), unit="groups" if grouped else "scans", engine=other, pictures=", shows pictures of the worst cases" if pictures else ", shows no picture of any")
+    return HOW_TO.format(count=count, who=who, how=_how(engine, settings or {}), unit="groups" if lost < len(asked) else "scans", engine=other, pictures=", shows pictures of the worst cases" if pictures else ", shows no picture of any")
 
 def _how(engine: dict, settings: dict) -> str:
     "Which network was asked, and with what options."
@@ -637,6 +645,8 @@ def refusals_html(
     return table_html(why.head(20)) + (f"<h3>By name</h3>{table_html(rows.head(most))}{rest}" if len(rows) else "")
 
 # %% ../nbs/45c_evaluate.ipynb #c050
+DRIFT_UNITS = f"<p>Brightness, contrast, border, noise: shares of the grey scale. Background: share of the picture. Sharpness: logarithm, so -3 is softer than -2. Long side: pixels; spacing: mm a pixel. Of a large set, {MOST} pictures are drawn and compared.</p>"
+
 def page_parts(
     told: "Evaluation",  # what came out
     gallery: Gallery | None = None,  # None: no pictures
@@ -644,19 +654,22 @@ def page_parts(
     "Everything on the page, in its order."
     table, figures = told.predictions, told.figures
     heads = {f"{old}{end}": f"{new}{end}" for old, new in (("with_refused", "with refused"), ("card", "model card")) for end in ("", "_low", "_high")}
+    promise = (told.settings or {}).get("promised")
+    figures = figures.assign(figure=[f"{name} (promised: {promise:.0%})" if promise and name == "true class inside the set of classes" else name for name in figures["figure"]])
     shown = lambda part: figures[figures["part"] == part].drop(columns="part").dropna(axis=1, how="all").rename(columns=heads)
     parts = {"What was judged": intro_html(table, told.engine, gallery is not None, told.settings)}
     parts |= {PARTS[part]: table_html(shown(part)) for part in PARTS if (figures["part"] == part).any()}
     answered = answered_of(table)
     if len(answered):
         arrays = as_arrays(answered)
-        drawn = ((confusion_figure, "Which class was taken for which, counts and shares of the true class; the numbers are in figures.csv"), (roc_figure, "ROC curves, one class against the rest"), (reliability_figure, "How often the network is right, by how sure it is"))
+        drawn = ((confusion_figure, "Which class was taken for which, counts and shares of the true class; the counts stand in the table above"),
+                 *([(roc_figure, "ROC curves, one class against the rest")] if auc_table(arrays)["auc"].notna().any() else []), (reliability_figure, "How often the network is right, by how sure it is"))
         parts["Figures of the class"] = table_html(confusion(arrays).drop(columns="network")) + _beside(figure_html(make(arrays), text) for make, text in drawn)
     if table["dice"].notna().any():
         parts["Figures of the outline"] = figure_html(outline_figure(table), "Left: Dice of each scan by class, and its mean. Right: found against true surface")
     parts |= gallery_html(gallery) if gallery else {}
     listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences(told.drift))
-    parts["Are they like the training pictures?"] = f"<ul>{listed}</ul>" + figure_html(drift_figure(told.drift), "Distance of each fact from the training data, over what chance gives") + table_html(told.drift.assign(drift=np.where(told.drift["drift"], "yes", "no")).rename(columns={"trained_on": "trained on"})) if len(told.drift) else ""
+    parts["Are they like the training pictures?"] = f"<ul>{listed}</ul>" + figure_html(drift_figure(told.drift), "Distance of each fact from the training data, over what chance gives") + table_html(told.drift.assign(drift=np.where(told.drift["drift"], "yes", "no")).rename(columns={"trained_on": "trained on"})) + DRIFT_UNITS if len(told.drift) else ""
     parts["Refused, doubted, left out"] = refusals_html(table)
     return {head: part for head, part in parts.items() if part}
 
@@ -669,7 +682,7 @@ class Evaluation:
     drift: "pd.DataFrame"  # from `drift.compare`
     engine: dict  # who was judged
     page: Path | None = None  # the HTML page, where one was written
-    settings: dict | None = None  # labels, gate, spacing and groups, as given
+    settings: dict | None = None  # labels, gate, spacing and groups, as given; promised, of the sets of classes
 
     def __repr__(self) -> str:
         said = self.figures.set_index("figure")["value"]
@@ -710,7 +723,7 @@ def evaluate(
 
     rows = _under_bar(score_rows(table, engine, see, spacing=spacing, gate=gate), len(table), progress)
     predictions = _kept(rows, out and Path(out))
-    told = Evaluation(predictions, figures_of(predictions), _drift(facts), about(engine), settings={"labels": labels, "gate": gate, "spacing": spacing, "groups": groups})
+    told = Evaluation(predictions, figures_of(predictions), _drift(facts), about(engine), settings={"labels": labels, "gate": gate, "spacing": spacing, "groups": groups, "promised": getattr(certainty_of(engine), "level", None)})
     return _written(told, Path(out), gallery) if out else told
 
 # %% ../nbs/45c_evaluate.ipynb #c053
@@ -781,7 +794,7 @@ def add_evaluate_arguments(
     parser.add_argument("--label", action="append", type=label_pair, default=[], metavar="YOURS=CLASS", help="what a label of yours means, such as GBM=glioma; may be repeated")
     parser.add_argument("--groups", metavar="COLUMN", help="of the table: whose scan it is (default: group, else patient)")
     parser.add_argument("--no-pictures", action="store_true", help="leave the worst cases' pictures out of the page")
-    parser.add_argument("--no-names", action="store_true", help="call scans and groups by numbers, in the page and in the tables")
+    parser.add_argument("--no-names", action="store_true", help="call scans and groups by numbers, in the page and in the tables; pictures may show names burnt in: see --no-pictures")
     parser.add_argument("--no-gate", action="store_true", help="judge every readable scan, also those that are no brain MRI")
     parser.set_defaults(evaluate=evaluate_from_args)
 
@@ -791,6 +804,7 @@ def evaluate_from_args(
 ) -> int:  # exit status: 0 all judged, 1 some refused, left out, or without their outline
     "Run `brain_tumor evaluate` and say its headline figures."
     from brain_tumor.engines import load_engine
+    check_labels(args.label)  # as pairs, where one label may have two meanings
     told = evaluate(args.source, load_engine(args.engine, segmenter=args.segmenter), args.out, labels=dict(args.label), groups=args.groups, spacing=getattr(args, "spacing", None), gate=not args.no_gate, pictures=not args.no_pictures, names=not args.no_names)
     lost = told.predictions[told.predictions["status"].isin(["refused", "left out"]) | told.predictions["reason"].str.startswith(UNUSED, na=False)]
     for row in lost.itertuples():
