@@ -202,6 +202,8 @@ def _compare_one(fact: str, values, place: int, groups, shares, summary, chance,
     distance = ks_distance(values[mine], reference, weights)[0]
     drawn = ks_distance(values[mine], reference, weights, again[:, mine])
     low, high = np.clip(np.nanquantile(drawn, [0.025, 0.975]) + distance - np.nanmedian(drawn), 0, 1)  # a drawn sample lies further off than its source
+    if len(set(groups[mine])) < 2:
+        low = high = np.nan  # the same group, drawn anew, is the same group
     limit = max(np.nanquantile(ks_distance(summary["values"][held, place], reference, weights, chance[:, held]), 1 - FALSE), kstwo.ppf(1 - FALSE, len(set(groups[mine]))))
     return dict(zip(COLUMNS, (fact, float(np.median(values[mine])), _median(reference, weights), distance, low, high, limit, bool(distance > limit + 1e-9), int(mine.sum()), len(set(groups[mine])))))
 
@@ -211,10 +213,12 @@ def sentences(
 ) -> list[str]:  # one a fact that drifts; else one that says so
     "Say what differs, in plain words and numbers."
     if compared.empty or not compared["drift"].any():
-        return ["In none of the facts that were measured do your pictures differ from the training data by more than chance gives. That is no promise: what matters may not have been measured."]
+        groups = 99 if compared.empty else compared["groups"].max()
+        few = "" if groups >= 10 else f" With {groups} group{'s' if groups > 1 else ''} only very large differences could have been told."
+        return [f"In none of the facts that were measured do your pictures differ from the training data of the network that ships by more than chance gives. That is no promise: what matters may not have been measured.{few}"]
     number = lambda value: f"{value:.3g}"
-    return [f"Your pictures are {FACTS[row.fact][row.yours > row.trained_on] if row.yours != row.trained_on else 'spread otherwise'} than those it was trained on: {row.fact.replace('_', ' ')} {number(row.yours)} against {number(row.trained_on)}"
-            f"{' ' + UNITS[row.fact] if row.fact in UNITS else ''} in the middle (distance {row.distance:.2f}, where chance gives up to {row.chance:.2f})." for row in compared[compared["drift"]].itertuples()]
+    return [f"Your pictures are {FACTS[row.fact][row.yours > row.trained_on] if row.yours != row.trained_on else 'spread otherwise'} than those the network that ships was trained on: {row.fact.replace('_', ' ')} {number(row.yours)} against {number(row.trained_on)}"
+            f"{' ' + UNITS[row.fact] if row.fact in UNITS else ''} in the middle (distance {row.distance:.3f}, where chance gives up to {row.chance:.3f})." for row in compared[compared["drift"]].itertuples()]
 
 def drift_figure(
     compared: "pd.DataFrame",  # from `compare`
