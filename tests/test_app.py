@@ -729,8 +729,12 @@ def test_dropping_and_files_of_every_size(page, tmp_path, visit, voila_at):
     }""", data)
     files(page, 3)
     page.locator(".bt-predict").click()
-    history(page, 2)
     page.locator(".bt-headline h2", has_text="Glioma").wait_for()
+    page.locator(".bt-unjudged", has_text="Not judged").wait_for()  # noise of any size is no head
+    page.locator(".bt-gate input").uncheck()
+    page.locator(".bt-unjudged").click()
+    page.locator(".bt-predict").click()
+    history(page, 2)
 
 
 def test_the_server_takes_a_message_of_15_megabytes(visit, voila_at, tmp_path):
