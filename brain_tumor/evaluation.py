@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .analysis import about, analyze, find_engine, read_scan, refusal
-from .certainty import certainty_of
+from .analysis import about, analyze, find_engine, judges_of, read_scan, refusal
 from .data import PICTURES, SPLITS, class_of, read_mask, write_table
 from .drawing import image_tag, overlay
 from .drift import MOST, compare, drift_figure, picture_facts, sentences
@@ -626,7 +625,8 @@ def intro_html(
 def _how(engine: dict, settings: dict) -> str:
     "Which network was asked, and with what options."
     name = " ".join(str(engine[key]) for key in ("name", "version") if engine.get(key)) + (f" (sha256 {engine['sha256'][:12]})" if engine.get("sha256") else "")
-    gate = "gate on" if settings.get("gate", True) else "<b>gate off: nothing was refused for not being a brain MRI</b>"
+    nothing = "nothing was refused for not being a brain MRI</b>"
+    gate = {True: "gate on", False: f"<b>gate off: {nothing}", None: f"<b>without a gate, which fits the network that ships only: {nothing}"}[settings.get("gate")]
     spacing = f" Where nothing else is known, a pixel is {html.escape(str(settings['spacing']))} mm." if settings.get("spacing") else ""
     labels = "".join(f" Label <i>{html.escape(str(yours))}</i> was taken for {html.escape(str(meaning))}." for yours, meaning in (settings.get("labels") or {}).items())
     return f"Judged was {html.escape(name)}, {gate}.{spacing}{labels}"
@@ -682,7 +682,7 @@ class Evaluation:
     drift: "pd.DataFrame"  # from `drift.compare`
     engine: dict  # who was judged
     page: Path | None = None  # the HTML page, where one was written
-    settings: dict | None = None  # labels, gate, spacing and groups, as given; promised, of the sets of classes
+    settings: dict | None = None  # labels, gate (None: there is none for this engine), spacing and groups; promised, of the sets of classes
 
     def __repr__(self) -> str:
         said = self.figures.set_index("figure")["value"]
@@ -721,9 +721,11 @@ def evaluate(
         if gallery:
             gallery(row, result, truth, judged)
 
+    judges = judges_of(engine, gate)
+    settings = {"labels": labels, "gate": gate if judges.gate or judges.note else None, "spacing": spacing, "groups": groups, "promised": getattr(judges.certainty, "level", None)}
     rows = _under_bar(score_rows(table, engine, see, spacing=spacing, gate=gate), len(table), progress)
     predictions = _kept(rows, out and Path(out))
-    told = Evaluation(predictions, figures_of(predictions), _drift(facts), about(engine), settings={"labels": labels, "gate": gate, "spacing": spacing, "groups": groups, "promised": getattr(certainty_of(engine), "level", None)})
+    told = Evaluation(predictions, figures_of(predictions), _drift(facts), about(engine), settings=settings)
     return _written(told, Path(out), gallery) if out else told
 
 # %% ../nbs/45c_evaluate.ipynb #c053

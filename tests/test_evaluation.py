@@ -260,7 +260,7 @@ def test_a_slice_that_is_none_and_a_volume_without_one_are_refused(heads, tmp_pa
     nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).random((20, 20, 3)).astype(np.float32), np.eye(4)), tmp_path / "head.nii.gz")
     rows = pd.DataFrame([{"image": table["image"][0], "class": "glioma"}, *({"image": str(tmp_path / "head.nii.gz"), "class": "glioma", "slice": number, "axis": 2} for number in (None, 1.7))])
     told = evaluate(rows, lambda scan: SimpleNamespace(probabilities=np.eye(4)[0], mask_probability=np.zeros(scan.pixels.shape, np.float32)), progress=False).predictions
-    assert told["status"].tolist()[1:] == ["refused", "refused"] != [told["status"][0]] * 2
+    assert (told["status"] == "refused").tolist() == [False, True, True]
     assert told["reason"][1].endswith("In a table: columns slice and axis.") and "slice=1.7" in told["reason"][2]
 
 
@@ -313,8 +313,10 @@ def test_the_page_says_how_many_groups_are_missing(heads, tmp_path):
     _, table = heads
     some = table.assign(group=[None, None, *table["group"][2:]])
     page = evaluate(some, engine_of(table), tmp_path, gate=False, labels={"GBM": "glioma"}, pictures=False, progress=False).page.read_text(encoding="utf-8")
+    shipped = lambda gate: evaluate(table[:4], gate=gate, progress=False).settings["gate"]
+    assert shipped(True) is True and shipped(False) is False
     assert "2 of 24 scans have no group and count as a patient each" in page and "Nobody said" not in page
-    assert "gate off" in page and "Label <i>GBM</i> was taken for glioma" in page
+    assert "Label <i>GBM</i> was taken for glioma" in page
 
 
 def test_folders_that_cannot_be_judged(tmp_path):
@@ -389,7 +391,7 @@ def test_the_page_needs_nothing_and_says_everything(spoiled):
     tags = re.findall(r"<img\b[^>]*>", bare)
     assert len(tags) >= 9 and all(re.search(r'alt="[^"]{15,}"', tag) for tag in tags)
     assert INTENDED_USE in page and "color-scheme:light dark" in page and "Don't choose a threshold" in page
-    assert "Judged was engine, gate on" in page
+    assert "Judged was engine, <b>without a gate" in page
     assert sorted(path.name for path in out.iterdir()) == ["drift.csv", "evaluation.html", "figures.csv", "predictions.csv"]
     assert pd.read_csv(out / "figures.csv")["value"].to_numpy() == pytest.approx(told.figures["value"].to_numpy(), abs=1e-5)
 
