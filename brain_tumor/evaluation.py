@@ -31,7 +31,7 @@ from .data import PICTURES, SPLITS, class_of, read_mask, write_table
 from .drawing import image_tag, overlay
 from .drift import MOST, compare, drift_figure, picture_facts, sentences
 from .features import MODELS
-from .metrics import calibration_error, interval
+from .metrics import calibration_error, interval, interval_of
 from .morphology import measure
 from .report_page import figure_html, table_html, write_page
 from .reports import auc_table, class_scores, confusion, confusion_figure, readable, reliability_figure, roc_figure
@@ -419,21 +419,14 @@ def _class_wide(answered: "pd.DataFrame") -> list[dict]:
         for name in names:
             rows += [_wide_row(f"{name.upper() if name != 'precision' else name}, {one['of']}", one, name, one["groups"]) for one in scores[scores["of"].isin(CLASSES)].to_dict("records") if one["pictures"] and not np.isnan(one[name])]
     p, labels = arrays[1], answered["class"].map(CLASSES.index).to_numpy()
-    low, high = _redrawn(lambda some: calibration_error(p[some], labels[some]), answered["group"])
+    known = answered["group"].nunique() > 1
+    low, high = interval_of(lambda some: calibration_error(p[some], labels[some]), answered["group"]) if known else (np.nan, np.nan)
     return [*rows, {"part": "class", "figure": "calibration error", "value": calibration_error(p, labels), "value_low": low, "value_high": high, "scans": len(answered), "groups": answered["group"].nunique()}]
 
 def _wide_row(figure: str, one: dict, name: str, groups: int) -> dict:
     known = groups > 1 and one[f"{name}_low"] < one[f"{name}_high"]
     ends = [one[f"{name}{end}"] if known or not end else np.nan for end in ("", "_low", "_high")]
     return {"part": "class", "figure": figure} | dict(zip(("value", "value_low", "value_high"), ends)) | {"scans": one["pictures"], "groups": groups}
-
-def _redrawn(figure: Callable, groups, draws: int = 500, seed: int = 0) -> tuple[float, float]:
-    "95 % bootstrap interval over groups of any figure of some rows."
-    rng, (names, which) = np.random.default_rng(seed), np.unique(groups, return_inverse=True)
-    if len(names) < 2:
-        return np.nan, np.nan
-    rows = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
-    return tuple(np.quantile([figure(np.concatenate([rows[one] for one in rng.integers(0, len(rows), len(rows))])) for _ in range(draws)], [0.025, 0.975]))
 
 # %% ../nbs/45c_evaluate.ipynb #c037
 def outline_figures(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .certainty import GRID, arrays, ask_slices, asked_before, class_sets, limits_at, load_certainty, outlined, places
-from .metrics import calibration_error, interval
+from .metrics import calibration_error, interval, interval_of
 from .runs import new_figure
 from .scan import CLASSES, BrainTumorError
 
@@ -118,7 +118,7 @@ def calibration_table(
         p, labels, groups = arrays(part)
         over = p.max(1) - (p.argmax(1) == labels)
         rows.append({"role": role, "source": source, "accuracy": float((p.argmax(1) == labels).mean()), **dict(zip(("too_sure", "too_sure_low", "too_sure_high"), interval(over, groups))),
-                     "error": calibration_error(p, labels), **dict(zip(("error_low", "error_high"), _error_interval(p, labels, groups, draws))), "slices": len(part), "groups": len(set(groups))})
+                     "error": calibration_error(p, labels), **dict(zip(("error_low", "error_high"), interval_of(lambda rows: calibration_error(p[rows], labels[rows]), groups, draws))), "slices": len(part), "groups": len(set(groups))})
     return pd.DataFrame(rows)
 
 def _parts(slices: "pd.DataFrame"):
@@ -127,12 +127,6 @@ def _parts(slices: "pd.DataFrame"):
         own = slices[slices["role"] == role]
         yield role, "all", own
         yield from ((role, source, own[own["source"] == source]) for source in sorted(set(own["source"])))
-
-def _error_interval(p, labels, groups, draws: int, seed: int = 0) -> tuple[float, float]:
-    "Percentiles of the calibration error over bootstrap samples of groups."
-    rng, rows = np.random.default_rng(seed), [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    drawn = (np.concatenate([rows[k] for k in rng.integers(0, len(rows), len(rows))]) for _ in range(draws))
-    return tuple(np.quantile([calibration_error(p[part], labels[part]) for part in drawn], [0.025, 0.975]))
 
 # %% ../nbs/45a_reliability.ipynb #c019
 def reliability_figure(
