@@ -31,7 +31,7 @@ def opening(rounds: int) -> dict[str, list[float]] | None:
 
     seconds, stands = {"page": [], "empty": []}, {"page": ".bt-predict", "empty": "text=nothing here"}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
-        notebook(Path(folder) / "page.ipynb", "from brain_tumor.app import App", "App()")
+        notebook(Path(folder) / "page.ipynb", "from brain_tumor.app.app import App", "App()")
         notebook(Path(folder) / "empty.ipynb", "print('nothing here')")
         browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
         with voila(folder, Path(folder) / "voila.log") as address:
@@ -66,7 +66,7 @@ def predictions(count: int) -> dict:
     """Predict so many different slices with one page; seconds of each, and the memory on the way."""
     import cv2
     import numpy as np
-    from brain_tumor.app import App
+    from brain_tumor.app.app import App
 
     app, seconds, memory = App(), [], []
     drawn = [cv2.imread(str(path), 0) for name, path in app.samples.items() if name.endswith(".png")]

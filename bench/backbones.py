@@ -18,17 +18,17 @@ def networks() -> dict:
     """Each network with the thesis' head, as a compiled function, and its side."""
     import keras
     import tensorflow as tf
-    from brain_tumor.backbones.common import build
-    from brain_tumor.backbones.inception_v3 import INCEPTION_V3
-    from brain_tumor.backbones.mobilenet_v2 import MOBILENET_V2
-    from brain_tumor.backbones.resnet50 import RESNET50, RESNET50_V2
-    from brain_tumor.backbones.vgg19 import VGG19
-    from brain_tumor.backbones.xception import XCEPTION
+    from brain_tumor.classification.backbones import build_backbone
+    from brain_tumor.classification.inception_v3 import INCEPTION_V3
+    from brain_tumor.classification.mobilenet_v2 import MOBILENET_V2
+    from brain_tumor.classification.resnet50 import RESNET50, RESNET50_V2
+    from brain_tumor.classification.vgg19 import VGG19
+    from brain_tumor.classification.xception import XCEPTION
 
     keras.utils.set_random_seed(0)
     found = {}
     for backbone in (XCEPTION, INCEPTION_V3, RESNET50, VGG19, MOBILENET_V2, RESNET50_V2):
-        model = build(backbone)
+        model = build_backbone(backbone)
         found[backbone.name] = tf.function(lambda x, model=model: model(x, training=False)), backbone.side
     return found
 
@@ -64,9 +64,10 @@ def main(out: str, beside: str) -> None:
     import tensorflow as tf
     tf.config.threading.set_intra_op_parallelism_threads(2)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    from brain_tumor.training import surroundings, write_json
+    from brain_tumor.training.loop import describe_environment
+    from brain_tumor.io.files import write_json
 
-    functions, about = networks(), surroundings()
+    functions, about = networks(), describe_environment()
     found = {str(batch): ratios(measure(functions, batch, ROUNDS[batch])) for batch in BATCHES}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_json(out, {"what": "one forward pass with the thesis' head, random weights, each network at its own side; time of the whole batch",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from bench.run import compare, surroundings  # noqa: E402
-from brain_tumor import decoder, scan  # noqa: E402
+from brain_tumor.io import read, scan  # noqa: E402
 
 
 def files() -> dict:
@@ -22,7 +22,7 @@ def files() -> dict:
     from mutations import compressed, pillow
     from pydicom.uid import JPEG2000Lossless
 
-    from brain_tumor.phantom import phantom
+    from brain_tumor.imaging.phantoms import phantom
 
     grey = phantom("glioma", size=512).pixels
     deep = grey.astype(np.uint16) * 16
@@ -41,8 +41,8 @@ def first(data: bytes, rounds: int) -> list[float]:
     """Seconds of the first file: a process is started for it."""
     spent = []
     for _ in range(rounds):
-        decoder._pool.close()
-        spent.append(took(lambda: decoder.read(data)))
+        read._pool.close()
+        spent.append(took(lambda: read.read(data)))
     return spent
 
 
@@ -51,16 +51,16 @@ def measure(rounds: int = 60) -> dict:
     found = {}
     for name, data in files().items():
         for _ in range(5):
-            scan.read(data), decoder.read(data)
+            scan.read(data), read.read(data)
         there, here = [], []
         for _ in range(rounds):
             here.append(took(lambda: scan.read(data)))
-            there.append(took(lambda: decoder.read(data)))
+            there.append(took(lambda: read.read(data)))
         found[name] = {"bytes": len(data), "apart_against_here": compare(there, here),
                        "milliseconds": {"apart": statistics.median(there) * 1e3, "here": statistics.median(here) * 1e3}}
     data = files()["DICOM"]
     begin = first(data, 7)
-    following = [took(lambda: decoder.read(data)) for _ in range(7)]
+    following = [took(lambda: read.read(data)) for _ in range(7)]
     found["the first file"] = {"first_against_following": compare(begin, following), "milliseconds": statistics.median(begin) * 1e3}
     return found
 

@@ -1,4 +1,4 @@
-"""The search for copies (`brain_tumor.copies`) judged on the public sets, side by side with imagededup's perceptual hash, and shown to grow.
+"""The search for copies (`brain_tumor.data.duplicates`) judged on the public sets, side by side with imagededup's perceptual hash, and shown to grow.
 
     python bench/duplicates.py --data FOLDER                        ours alone
     python bench/duplicates.py --data FOLDER --imagededup PYTHON    PYTHON is an interpreter that can import imagededup
@@ -33,7 +33,7 @@ OURS = f"""
 import json, sys
 from pathlib import Path
 from bench.workers import memory
-from brain_tumor.copies import find_copies, prints
+from brain_tumor.data.duplicates import find_duplicates, fingerprint_images
 files = sorted(Path(sys.argv[1]).iterdir())
 print({MARK!r} + json.dumps({{"files": len(files), "pairs": len(find_copies(prints(files))), "peak": memory()[1]}}))
 """
@@ -189,8 +189,8 @@ class Sets:
 
     def __init__(self, data: Path):
         import pandas as pd
-        from brain_tumor.copies import Prints, find_copies, prints
-        from brain_tumor.splits import read_data, split_hash
+        from brain_tumor.data.duplicates import Fingerprints, find_duplicates, fingerprint_images
+        from brain_tumor.data.splits import read_data, split_hash
         table = read_data(data, copies=True)
         self.split = split_hash(table)[:12]
         raw = {name: pd.read_csv(data / name / "manifest.csv", dtype=str).set_index("image") for name in ("kaggle", "figshare")}
@@ -201,10 +201,10 @@ class Sets:
         at = {number: row for row, number in enumerate(self.slices["number"])}
         self.truth = np.array([at.get(number, -1) if isinstance(number, str) else -1 for number in self.kaggle["copy_of"]])
         self.rows = {name: np.flatnonzero(table["source"] == name) for name in ("kaggle", "figshare")}
-        self.prints = prints(table["path"].tolist())
-        part = lambda rows: Prints(self.prints.digests[rows], self.prints.thumbs[rows], self.prints.heads[rows], {})
-        self.within = find_copies(self.prints)
-        self.between = find_copies(part(self.rows["kaggle"]), part(self.rows["figshare"]))
+        self.prints = fingerprint_images(table["path"].tolist())
+        part = lambda rows: Fingerprints(self.prints.digests[rows], self.prints.thumbs[rows], self.prints.heads[rows], {})
+        self.within = find_duplicates(self.prints)
+        self.between = find_duplicates(part(self.rows["kaggle"]), part(self.rows["figshare"]))
 
     @lru_cache
     def codes(self, python: str) -> np.ndarray:
@@ -214,12 +214,12 @@ class Sets:
 
 def judged(sets: Sets, first, second, worth, within) -> dict:
     """Everything that is known, of one search: its pairs between Kaggle and figshare, and those within all sets."""
-    from brain_tumor.copies import chain
+    from brain_tumor.data.duplicates import group_duplicates
     import pandas as pd
     count = len(sets.table)
     copies = matched(first, second, worth, sets.truth)
     exact = sets.rows["kaggle"][twins(sets.shas)]
-    groups = chain(pd.DataFrame({"first": within[0], "second": within[1]}), count)
+    groups = group_duplicates(pd.DataFrame({"first": within[0], "second": within[1]}), count)
     return {"copies": copies, "exact": {"pairs": len(exact), "found": int(among(exact, *within, count).sum()), "in_one_chain": int((groups[exact[:, 0]] == groups[exact[:, 1]]).sum())},
             "joined": in_one_group(sets.table, *within)}
 
@@ -282,13 +282,13 @@ def figures(one: dict) -> dict:
 def missed(sets: Sets, copies: dict) -> "pd.DataFrame":
     """Copies that were not found or whose best match is another slice: what the two looked like to the search."""
     import pandas as pd
-    from brain_tumor.copies import Prints, find_copies
+    from brain_tumor.data.duplicates import Fingerprints, find_duplicates
     rows = []
     for kind in ("missed", "wrong"):
         for row in copies[kind]:
             one, two = sets.rows["kaggle"][row], sets.rows["figshare"][sets.truth[row]]
-            pick = lambda n: Prints(sets.prints.digests[n:n + 1], sets.prints.thumbs[n:n + 1], sets.prints.heads[n:n + 1], {})
-            alone = find_copies(pick(one), pick(two), sure=-1)
+            pick = lambda n: Fingerprints(sets.prints.digests[n:n + 1], sets.prints.thumbs[n:n + 1], sets.prints.heads[n:n + 1], {})
+            alone = find_duplicates(pick(one), pick(two), sure=-1)
             rows.append({"kind": kind, "image": sets.kaggle["image"][row], "figshare_id": sets.slices["number"][sets.truth[row]],
                          "head": " ".join(map(str, sets.prints.heads[one])), "slice_head": " ".join(map(str, sets.prints.heads[two])),
                          "correlation": alone["correlation"].max() if len(alone) else None})
@@ -296,9 +296,9 @@ def missed(sets: Sets, copies: dict) -> "pd.DataFrame":
 
 
 def save(file: Path, table: "pd.DataFrame") -> None:
-    from brain_tumor.scan import write_beside
+    from brain_tumor.io.files import write_whole
     file.parent.mkdir(parents=True, exist_ok=True)
-    with write_beside(file) as beside:
+    with write_whole(file) as beside:
         table.round(4).to_csv(beside, index=False)
 
 
@@ -307,22 +307,22 @@ def save(file: Path, table: "pd.DataFrame") -> None:
 def planted(sets: Sets, python: str | None, out: Path) -> dict:
     """Real pictures spoilt in one way at a time, looked for among all; writes planted.csv."""
     import pandas as pd
-    from brain_tumor.copies import SURE, chain, find_copies, prints
-    from brain_tumor.data import read_grey
+    from brain_tumor.data.duplicates import SURE_CORRELATION, find_duplicates, fingerprint_images, group_duplicates
+    from brain_tumor.data.datasets import read_pixels_8bit
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(sets.table))[:ORIGINALS])
-    originals = [read_grey(path) for path in sets.table["path"].iloc[chosen]]
-    group, groups = sets.table["group"].to_numpy(str), chain(sets.within, len(sets.table))
+    originals = [read_pixels_8bit(path) for path in sets.table["path"].iloc[chosen]]
+    group, groups = sets.table["group"].to_numpy(str), group_duplicates(sets.within, len(sets.table))
     rows = []
     for number, way in enumerate(WAYS):
         copies = [spoilt(one, way, np.random.default_rng([SEED, number, n])) for n, one in enumerate(originals)]
-        found = find_copies(sets.prints, prints(copies), sure=0.5)
+        found = find_duplicates(sets.prints, fingerprint_images(copies), sure=0.5)
         near = [found[x].to_numpy() for x in ("first", "second", "correlation")]
-        rows.append(landed("ours", way, near, SURE, chosen, groups, group))
+        rows.append(landed("ours", way, near, SURE_CORRELATION, chosen, groups, group))
         if python:
             hashes = sets.codes(python)
             first, second, bits = near_codes(hashes, hashes_of(python, copies), max(DISTANCES))
             i, j, _ = near_codes(hashes, hashes, DISTANCE)
-            rows.append(landed("pHash", way, [first, second, -bits.astype(float)], -DISTANCE, chosen, chain(pd.DataFrame({"first": i, "second": j}), len(hashes)), group))
+            rows.append(landed("pHash", way, [first, second, -bits.astype(float)], -DISTANCE, chosen, group_duplicates(pd.DataFrame({"first": i, "second": j}), len(hashes)), group))
     table = pd.DataFrame(rows)
     save(out / "planted.csv", table.assign(originals=ORIGINALS, seed=SEED, split=sets.split))
     own = table[table["search"] == "ours"].set_index("way")
@@ -358,7 +358,7 @@ def grow(count: int, copies: int) -> dict:
     """Search among generated pictures that are made on the fly: milliseconds a picture, memory, and what of the planted copies was found."""
     from bench.generated import bases
     from bench.workers import memory
-    from brain_tumor.copies import find_copies, prints
+    from brain_tumor.data.duplicates import find_duplicates, fingerprint_images
     base = bases()
     clock = lambda: np.array([time.perf_counter(), time.process_time()])
     making = np.zeros(2)
@@ -374,9 +374,9 @@ def grow(count: int, copies: int) -> dict:
             yield one
 
     start = clock()
-    kept = prints(counted(), count)
+    kept = fingerprint_images(counted(), count)
     looked, start = (clock() - start - making) / count, clock()
-    found = find_copies(kept)
+    found = find_duplicates(kept)
     searched = (clock() - start) / count
     pairs = set(zip(found["first"], found["second"]))
     planted = planted_at(count, copies, SEED)
@@ -426,7 +426,7 @@ def main(words: list[str] | None = None) -> int:
         print("imagededup cannot be imported by the interpreter given with --imagededup, so the search is judged alone.")
         python = None
     done = {name: part | {"surroundings": surroundings()} for name, part in work(asked, given, python, runs / "audit")}
-    from brain_tumor.training import write_json
+    from brain_tumor.io.files import write_json
     parts = (json.loads(file.read_text(encoding="utf-8"))["parts"] if file.is_file() else {}) | done
     file.parent.mkdir(parents=True, exist_ok=True)
     record = {"seed": SEED, "distance": DISTANCE, "parts": parts, "table": [row for name in PARTS if name in parts for row in parts[name]["table"]]}
@@ -440,7 +440,7 @@ def work(asked: list[str], given, python: str | None, out: Path):
     if "growth" in asked:
         yield "growth", growth((300, 600), 20) if given.quick else growth(GROWTH, COPIES)
     if "time" in asked:
-        from brain_tumor.splits import read_data
+        from brain_tumor.data.splits import read_data
         table = read_data(given.data, copies=True)
         yield "time", timed(table[table["source"] == "kaggle"], python)
     if {"recall", "planted"} & set(asked):

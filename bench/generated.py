@@ -11,12 +11,12 @@ SIDE, BASES = 128, 300
 
 def bases(count: int = BASES, side: int = SIDE) -> np.ndarray:
     """Phantom slices (count, side, side) uint8 that all pictures start from; drawn once, which takes a minute, and kept in out/bench."""
-    from brain_tumor.phantom import phantoms
-    from brain_tumor.scan import write_beside
+    from brain_tumor.imaging.phantoms import phantoms
+    from brain_tumor.io.files import write_whole
     file = CACHE / f"phantoms-{count}-{side}.npy"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with write_beside(file) as beside, open(beside, "wb") as stream:
+        with write_whole(file) as beside, open(beside, "wb") as stream:
             np.save(stream, np.stack([one.pixels for one in phantoms(count, 5, side)]))
     return np.load(file)
 

@@ -37,13 +37,14 @@ def make_pictures(folder: Path, how: Settings) -> "pd.DataFrame":
     """Phantoms as JPEG in colour, as Kaggle's pictures are; written once. Columns: filename, class."""
     import cv2
     import pandas as pd
-    from brain_tumor.phantom import phantoms
-    from brain_tumor.scan import CLASSES, write_beside
+    from brain_tumor.imaging.phantoms import phantoms
+    from brain_tumor.io.scan import CLASSES
+    from brain_tumor.io.files import write_whole
 
     names = [f"{number:03d}.jpg" for number in range(how.pictures)]
     if not all((folder / name).is_file() for name in names):
         for name, one in zip(names, phantoms(how.pictures, 1, how.stored)):
-            with write_beside(folder / name) as beside:
+            with write_whole(folder / name) as beside:
                 cv2.imwrite(str(beside), cv2.merge([one.pixels] * 3))
     return pd.DataFrame({"filename": names, "class": [CLASSES[number % len(CLASSES)] for number in range(how.pictures)]})
 
@@ -57,19 +58,19 @@ def thesis_generator():
 
 def ways(folder: Path, table: "pd.DataFrame") -> tuple[dict, float]:
     """Each way as a function of the batch number that makes one batch; and the seconds that reading all into memory took."""
-    from brain_tumor.data import read_grey
-    from brain_tumor.pipeline import stream
-    from brain_tumor.preprocessing import squeeze
-    from brain_tumor.scan import CLASSES
+    from brain_tumor.data.datasets import read_pixels_8bit
+    from brain_tumor.data.loading import epoch_stream
+    from brain_tumor.imaging.preprocessing import squeeze_square
+    from brain_tumor.io.scan import CLASSES
 
     begun = time.perf_counter()
-    grey = np.stack([np.round(255 * squeeze(read_grey(folder / name) / np.float32(255), SIDE)[0]) for name in table["filename"]]).astype(np.uint8)
+    grey = np.stack([np.round(255 * squeeze_square(read_pixels_8bit(folder / name) / np.float32(255), SIDE)[0]) for name in table["filename"]]).astype(np.uint8)
     seconds = time.perf_counter() - begun
     colour, labels = np.repeat(grey[..., None], 3, -1), table["class"].map(CLASSES.index).to_numpy()
     files = thesis_generator().flow_from_dataframe(table, folder, target_size=(SIDE, SIDE), batch_size=BATCH, shuffle=False, seed=0)
     arrays = thesis_generator().flow(colour, np.eye(len(CLASSES))[labels], batch_size=BATCH, shuffle=False, seed=0)
-    made = {THEIRS: files, "ImageDataGenerator, from memory": arrays, OURS: stream(grey, labels, batch=BATCH),
-            "stream, one thread": stream(grey, labels, batch=BATCH, threads=1), "stream, colour": stream(colour, labels, batch=BATCH)}
+    made = {THEIRS: files, "ImageDataGenerator, from memory": arrays, OURS: epoch_stream(grey, labels, batch=BATCH),
+            "stream, one thread": epoch_stream(grey, labels, batch=BATCH, threads=1), "stream, colour": epoch_stream(colour, labels, batch=BATCH)}
     return {name: lambda number, data=data: data[number % len(data)] for name, data in made.items()}, seconds
 
 
@@ -113,7 +114,7 @@ def main(words: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     how = QUICK if given.quick else Settings()
     record = run(how, CACHE / f"pictures-{how.pictures}-{how.stored}")
-    from brain_tumor.training import write_json
+    from brain_tumor.io.files import write_json
     write_json(given.out or (CACHE if given.quick else ROOT / "runs" / "bench") / "pipeline.json", record)
     print("\n".join(map(shown, record["table"])))
     return 0

@@ -255,7 +255,7 @@ def main(words: list[str] | None = None) -> int:
     complete = not given.quick and set(given.parts) == set(PARTS)
     out = given.out or (ROOT / "runs" / "bench" / "bench.json" if complete else CACHE / "quick.json")
     record = run(QUICK if given.quick else Settings(), given.parts, given.model)
-    from brain_tumor.training import write_json
+    from brain_tumor.io.files import write_json
     write_json(out, record)
     print(f"\n{'':<76} {'measured':>9}  {'lowest to highest':<20} bound")
     print("\n".join(map(shown, record["table"])))

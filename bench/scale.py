@@ -58,7 +58,7 @@ def executor_of(way: str, workers: int):
     from concurrent.futures import ThreadPoolExecutor
     from contextlib import contextmanager
 
-    from brain_tumor.executors import processes
+    from brain_tumor.inference.workers import process_pool
 
     @contextmanager
     def dask():
@@ -66,7 +66,7 @@ def executor_of(way: str, workers: int):
         with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster, Client(cluster) as client:
             yield client.get_executor()
 
-    return {"alone": nullcontext, "dask": dask, "threads": lambda: ThreadPoolExecutor(workers), "processes": lambda: processes(workers)}[way]()
+    return {"alone": nullcontext, "dask": dask, "threads": lambda: ThreadPoolExecutor(workers), "processes": lambda: process_pool(workers)}[way]()
 
 
 def children() -> float:
@@ -216,7 +216,7 @@ def main(words: list[str] | None = None) -> int:
     kept = json.loads(out.read_text(encoding="utf-8"))["parts"] if out.is_file() and not given.quick else {}
     record = {"parts": {name: {**kept, **found}[name] for name in PARTS if name in {**kept, **found}}}
     record["table"] = [row for part in record["parts"].values() for row in part["table"]]
-    from brain_tumor.training import write_json
+    from brain_tumor.io.files import write_json
     write_json(out, record)
     print(f"\n{'':<76} {'measured':>9}  {'lowest to highest':<20} bound")
     print("\n".join(map(bench.shown, record["table"])))

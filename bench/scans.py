@@ -44,8 +44,8 @@ def dicom(phantom) -> bytes:
 
 def drawn(distinct: int):
     """Different phantoms of all classes and planes; the sizes go around."""
-    from brain_tumor.phantom import PLANES, phantom
-    from brain_tumor.scan import CLASSES
+    from brain_tumor.imaging.phantoms import PLANES, phantom
+    from brain_tumor.io.scan import CLASSES
 
     for i in range(distinct):
         yield phantom(CLASSES[i % 4], PLANES[i // 4 % 3], 900_000 + i, SIZES[i % 5])
@@ -73,10 +73,10 @@ def make_folder(folder: Path, count: int, distinct: int = 50) -> Path:
 
 def prepared(folder: Path, size: int, count: int) -> np.ndarray:
     """What the network sees of the first `count` scans of a folder: count x size x size x 1, float32."""
-    from brain_tumor.preprocessing import prepare
-    from brain_tumor.scan import read
+    from brain_tumor.imaging.preprocessing import prepare
+    from brain_tumor.io.decode import read_in_process
 
     squares = np.empty((count, size, size, 1), np.float32)
     for square, path in zip(squares, sorted(Path(folder).iterdir())):
-        square[..., 0] = prepare(read(path).pixels, size)[0]
+        square[..., 0] = prepare(read_in_process(path).pixels, size)[0]
     return squares

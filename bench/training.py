@@ -19,13 +19,14 @@ SIDES, BATCH, STEPS = (192, 256), 16, 8
 
 def measure(way: str) -> dict[str, float]:
     """Median milliseconds an image by side, after two steps that do not count."""
-    from brain_tumor.compact import build, compile_compact, freeze
-    from brain_tumor.speed import through_torch
-    from brain_tumor.training import seed_everything
+    from brain_tumor.compact.network import build_compact, freeze_encoder
+    from brain_tumor.compact.training import compile_compact
+    from brain_tumor.training.acceleration import through_torch
+    from brain_tumor.training.loop import seed_everything
 
     seed_everything(0)
-    model, found = build(), {}
-    freeze(model)  # as in training; how long a step takes doesn't depend on what the weights are
+    model, found = build_compact(), {}
+    freeze_encoder(model)  # as in training; how long a step takes doesn't depend on what the weights are
     compile_compact(model, 1e-3)
     if way.startswith("plain"):
         through_torch(model)
@@ -43,7 +44,8 @@ def measure(way: str) -> dict[str, float]:
 
 
 def main(out: str) -> None:
-    from brain_tumor.training import surroundings, write_json
+    from brain_tumor.training.loop import describe_environment
+    from brain_tumor.io.files import write_json
 
     rounds = {way: [] for way in WAYS}
     for _ in range(2):
@@ -54,7 +56,7 @@ def main(out: str) -> None:
             print(way, rounds[way][-1], flush=True)
     best = {way: {side: round(min(r[side] for r in some), 1) for side in some[0]} for way, some in rounds.items()}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, {"milliseconds_an_image": best, "batch": BATCH, "surroundings": surroundings()})
+    write_json(out, {"milliseconds_an_image": best, "batch": BATCH, "surroundings": describe_environment()})
 
 
 if __name__ == "__main__":

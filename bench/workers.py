@@ -60,18 +60,18 @@ def long_way(engine) -> tuple[str, object]:
 def analyse(model: str) -> None:
     """One scan by `analyze`, reading included; and the parts of it: the network alone, reading, measuring."""
     from brain_tumor import analyze, measure
-    from brain_tumor.engines import load_engine
-    from brain_tumor.preprocessing import prepare, restore
-    from brain_tumor.scan import read
+    from brain_tumor.inference.engines import load_engine
+    from brain_tumor.imaging.preprocessing import prepare, restore
+    from brain_tumor.io.decode import read_in_process
 
     engine = load_engine(model)
     path, result = long_way(model)
-    scan = read(path)
+    scan = read_in_process(path)
     square, frame = prepare(scan.pixels, engine.manifest["size"])
     given = {engine.input: square[None, ..., None]}
     outline = engine.session.run(None, given)[1][0]
     jobs = {"analyze": lambda: analyze(path, engine=model), "network": lambda: engine.session.run(None, given),
-            "read": lambda: read(path), "prepare": lambda: prepare(scan.pixels, engine.manifest["size"]),
+            "read": lambda: read_in_process(path), "prepare": lambda: prepare(scan.pixels, engine.manifest["size"]),
             "restore": lambda: restore(outline, frame)}
     if result.features:
         jobs["measure"] = lambda: measure(result.mask, scan.spacing)
@@ -85,11 +85,11 @@ def thesis(sample: str) -> None:
     """The same scan the thesis' way; its pictures are prepared beforehand, which is in its favour."""
     from bench.thesis import Thesis
     from brain_tumor import samples
-    from brain_tumor.scan import read
+    from brain_tumor.io.decode import read_in_process
 
     networks = Thesis()
     path = next(path for path in samples() if path.name == sample)
-    pictures, scan = networks.inputs(read(path).pixels)
+    pictures, scan = networks.inputs(read_in_process(path).pixels)
     jobs = {"thesis": lambda: networks.analyse(pictures, scan), "resunet": lambda: networks.resunet.predict(scan, verbose=0)}
     for _ in range(2):
         jobs["thesis"]()
@@ -119,7 +119,7 @@ def folder(scans: str, out: str, model: str) -> None:
 def network(scans: str, count: str, batch_size: str, model: str) -> None:
     """The network alone on prepared arrays in memory, in the engine's batches; and in others, for comparison."""
     from bench.scans import prepared
-    from brain_tumor.engines import load_engine
+    from brain_tumor.inference.engines import load_engine
 
     engine = load_engine(model)
     squares = prepared(scans, engine.manifest["size"], int(count))

@@ -1,25 +1,25 @@
-"""Brain tumours in MRI slices: class, outline and sizes. Research and teaching only, no medical device.
+"""Brain tumours in MRI slices: class, segmentation and measurements. Research and teaching only, no medical device.
 
-`from brain_tumor import analyze` is all most people need; every room is a module of its own
-(`brain_tumor.scan`, `brain_tumor.morphology`, ...). Names are fetched when first asked for, so that
-`import brain_tumor` itself costs next to nothing.
+`from brain_tumor import analyze` is all most people need. Each folder of chapters is a package
+(`brain_tumor.io`, `brain_tumor.imaging`, ...) and each chapter a module in it. Public names are imported
+when they are first used, so `import brain_tumor` itself is fast.
 """
 __version__ = "0.1.0"
 
-import sys as _sys
 from importlib import import_module as _import_module
-from types import ModuleType as _ModuleType
 
-# Public name -> the room that defines it.
+# Public name -> the module that defines it.
 _HOMES = {
-    "analyze": "analysis",
-    "Analysis": "result",
-    "audit": "audit",
-    "BrainTumorError": "scan",
-    "CLASSES": "scan",
-    "measure": "morphology",
-    "phantom": "phantom",
-    "samples": "phantom",
+    "analyze": "inference.analyze",
+    "Analysis": "inference.result",
+    "audit": "data.audit",
+    "BrainTumorError": "io.errors",
+    "CLASSES": "io.scan",
+    "ErrorCode": "io.errors",
+    "evaluate": "evaluation.evaluate",
+    "measure": "imaging.morphology",
+    "phantom": "imaging.phantoms",
+    "samples": "imaging.samples",
 }
 __all__ = ["__version__", *_HOMES]
 
@@ -34,19 +34,3 @@ def __getattr__(name):
 
 def __dir__():
     return sorted({*globals(), *_HOMES})
-
-
-class _Package(_ModuleType):
-    """Keeps a function that shares its room's name (`phantom`, `audit`) from being hidden by the room's module.
-
-    Importing `brain_tumor.phantom` binds the module to the package's attribute `phantom`; here the public
-    function is bound instead, whichever is imported first. `from brain_tumor.phantom import ...` is untouched.
-    """
-
-    def __setattr__(self, name, value):
-        if isinstance(value, _ModuleType) and _HOMES.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-_sys.modules[__name__].__class__ = _Package

@@ -27,7 +27,7 @@ from pydicom.uid import (DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian,
                          RLELossless)
 
 from dicoms import dicom, in_bytes
-from brain_tumor.phantom import phantom
+from brain_tumor.imaging.phantoms import phantom
 
 FORMATS = ("PNG", "JPEG", "TIFF", "DICOM", "NIfTI", "NRRD", "others")
 NASTY = (0, 1, 2, 7, 31, 32, 127, 128, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 50_000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE,

@@ -2,7 +2,7 @@
 import numpy as np
 from PIL import Image
 
-from brain_tumor.figshare import write_mat
+from brain_tumor.data.figshare import write_mat
 
 SMALL = np.random.default_rng(0).integers(0, 255, (48, 40)).astype(np.uint8)
 

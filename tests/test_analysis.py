@@ -12,11 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
-from brain_tumor.analysis import NO_MASK, analyze, assembly_line
-from brain_tumor.drawing import png
-from brain_tumor.phantom import sample_truth, samples
-from brain_tumor.result import COLUMNS, Analysis, report
-from brain_tumor.scan import CLASSES, INTENDED_USE, BrainTumorError, Scan, read
+from brain_tumor.inference.single_scan import EMPTY_MASK
+from brain_tumor.inference.analyze import analyze
+from brain_tumor.inference.streaming import pipelined
+from brain_tumor.io.pages import png_bytes
+from brain_tumor.imaging.samples import sample_truth, samples
+from brain_tumor.inference.result import Analysis, RESULT_COLUMNS, write_result_page
+from brain_tumor.io.scan import CLASSES, INTENDED_USE, Scan
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.decode import read_in_process
 
 
 def oracle(scan):
@@ -45,7 +49,7 @@ def picture(number, size=64):
 
 def write(path, values):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(values))
+    path.write_bytes(png_bytes(values))
     return path
 
 
@@ -69,7 +73,7 @@ def test_no_tumor_stops_the_flow_whatever_the_mask():
 
 def test_a_class_without_mask_is_said():
     result = analyze(picture(0), spacing=1, engine=lambda scan: answer("glioma", np.zeros(scan.pixels.shape)))
-    assert result.features is None and result.notes == (NO_MASK,)
+    assert result.features is None and result.notes == (EMPTY_MASK,)
     assert result.to_dict()["features"] is None
 
 
@@ -149,7 +153,7 @@ def test_json_says_what_it_is_for_and_no_folder(tmp_path):
     result = analyze(path, engine=bright).save(tmp_path / "out")
     text = result.files[-1].read_text(encoding="utf-8")
     assert json.loads(text)["intended_use"] == INTENDED_USE
-    assert json.loads(text)["input"]["sha256"] == read(path).sha256
+    assert json.loads(text)["input"]["sha256"] == read_in_process(path).sha256
     assert "Smith" not in text and "Smith" not in result._repr_html_()
     missing = analyze([tmp_path / "Smith John 1960" / "gone.png"], engine=bright, progress=False)
     missing.save(tmp_path / "refused")
@@ -229,7 +233,7 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
 def test_report_is_one_page_and_escapes_names(tmp_path):
     good = analyze(samples()[0], engine=oracle)
     odd = Analysis("<img src=x onerror=alert(1)>.png", status="refused", error="<b>why</b>")
-    text = report([good, odd], tmp_path / "page.html").read_text(encoding="utf-8")
+    text = write_result_page([good, odd], tmp_path / "page.html").read_text(encoding="utf-8")
     assert text.count("<article>") == 2 and INTENDED_USE in text
     assert "<img src=x" not in text and "<b>why" not in text
     assert text.count("<img") == text.count("data:image/png;base64,") == text.count('alt="') == 3
@@ -308,7 +312,7 @@ def test_order_is_kept_however_long_each_takes():
             gate.set()
         return number
 
-    done = list(assembly_line(range(200), first, lambda group: group, lambda a, b: (a, b), size=8))
+    done = list(pipelined(range(200), first, lambda group: group, lambda a, b: (a, b), size=8))
     assert done == [(n, n) for n in range(200)]
 
 
@@ -378,7 +382,7 @@ def test_table_and_csv(tmp_path):
     (tmp_path / "b" / "2.png").write_text("no picture")
     batch = analyze(tmp_path, engine=bright, progress=False, spacing=0.5)
     table = batch.to_frame()
-    assert tuple(table.columns) == COLUMNS and list(table.source) == ["a/1.png", "b/1.png", "b/2.png"]
+    assert tuple(table.columns) == RESULT_COLUMNS and list(table.source) == ["a/1.png", "b/1.png", "b/2.png"]
     assert list(table.status) == ["ok", "ok", "refused"] and list(table.unit[:2]) == ["cm", "cm"]
     assert table.surface[0] == pytest.approx(96 * 0.05**2) and table[[f"p_{name}" for name in CLASSES]][:2].sum(axis=1).eq(1).all()
     back = pandas.read_csv(batch.to_csv(tmp_path / "out" / "t.csv"))
@@ -414,7 +418,7 @@ def test_the_room_loads_nothing_heavy():
 
 @pytest.fixture(scope="module")
 def shipped():
-    engines = pytest.importorskip("brain_tumor.engines", exc_type=ImportError)
+    engines = pytest.importorskip("brain_tumor.inference.engines", exc_type=ImportError)
     try:
         return engines.load_engine("compact")
     except BrainTumorError as missing:

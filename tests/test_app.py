@@ -19,8 +19,9 @@ from dicoms import dicom, in_bytes
 from test_bad_input import bomb, encoded
 
 from brain_tumor import samples
-from brain_tumor.app import App
-from brain_tumor.scan import BrainTumorError, CLASSES
+from brain_tumor.app.app import App
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.scan import CLASSES
 
 SAMPLES = {path.name: path for path in samples("all")}
 WAIT = 30_000  # milliseconds, for whatever a slow machine takes long for
@@ -151,7 +152,7 @@ def test_a_second_click_starts_nothing(app, monkeypatch):
     go = threading.Event()
     app.load(SAMPLES["glioma-axial.png"]).result()
     engine = slow_engine(go)
-    monkeypatch.setattr("brain_tumor.app.find_engine", lambda which: engine)
+    monkeypatch.setattr("brain_tumor.inference.single_scan.find_engine", lambda which: engine)
     first, second = app.predict(), app.predict()
     assert first is second and not first.done() and app.busy
     go.set()
@@ -169,7 +170,7 @@ class slow_engine:
         self.go, self.problem = go, problem
 
     def __call__(self, scan):
-        from brain_tumor.engines import Prediction
+        from brain_tumor.inference.engines import Prediction
         if self.go:
             assert self.go.wait(60)
         if self.problem:
@@ -187,7 +188,7 @@ def test_nothing_is_lost_when_a_prediction_fails(app, monkeypatch, problem):
     app.stroke([(0.5, 0.5)])
     before = app.result.to_dict(full=True)
     app.load(SAMPLES["meningioma-axial.png"]).result()
-    monkeypatch.setattr("brain_tumor.app.find_engine", lambda which: slow_engine(problem=problem))
+    monkeypatch.setattr("brain_tumor.inference.single_scan.find_engine", lambda which: slow_engine(problem=problem))
     app.predict().result()
     assert "bt-bad" in said(app) and (str(problem) in said(app) or type(problem).__name__ in said(app))
     assert not app.busy and app.cards[2]["state"] == "ready"
@@ -200,11 +201,11 @@ def test_nothing_is_lost_when_a_prediction_fails(app, monkeypatch, problem):
 
 
 def test_the_engine_is_loaded_once(app, monkeypatch):
-    from brain_tumor import engines
+    from brain_tumor.inference import engines
     started = []
     engines.load_engine.cache_clear()
     monkeypatch.setattr(engines, "start_session", lambda *words: started.append(1) or true_start(*words))
-    true_start = sys.modules["brain_tumor.features"].start_session
+    true_start = sys.modules["brain_tumor.data.embeddings"].start_session
     for name in ("glioma-axial.png", "glioma-coronal.png", "no_tumor-axial.png"):
         app.load(SAMPLES[name]).result()
         app.predict().result()
@@ -351,7 +352,7 @@ def test_what_speaks_for_the_class_stands_beside_the_mask(app):
 
 
 def test_an_explanation_that_fails_costs_nothing_else(app, monkeypatch):
-    from brain_tumor.result import Analysis
+    from brain_tumor.inference.result import Analysis
     def fails(self, *words, **named):
         raise BrainTumorError("no explanation here")
     monkeypatch.setattr(Analysis, "explain", fails)
@@ -374,7 +375,7 @@ def test_comparing_two_answers(app):
 
 
 def test_a_history_of_many_answers_stays_small_in_memory(app, monkeypatch):
-    monkeypatch.setattr("brain_tumor.app.find_engine", lambda which: slow_engine())
+    monkeypatch.setattr("brain_tumor.inference.single_scan.find_engine", lambda which: slow_engine())
     rng = np.random.default_rng(0)
     for number in range(1, 13):
         drop(app, f"{number}.png", encoded(rng.integers(0, 255, (64, 64)).astype(np.uint8), "PNG"))
@@ -405,7 +406,7 @@ def test_the_session_s_folder_goes_with_it():
 
 
 def test_a_prediction_leaves_tensorflow_and_matplotlib_alone():
-    code = ("import sys; from brain_tumor.app import App; a = App(); light = 'onnxruntime' not in sys.modules; "
+    code = ("import sys; from brain_tumor.app.app import App; a = App(); light = 'onnxruntime' not in sys.modules; "
             "a.load(next(iter(a.samples.values()))).result(); a.predict().result(); assert a.result, a.intake.message.value; "
             "print(light, [n for n in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'sklearn') if n in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -452,7 +453,7 @@ def test_a_refused_spacing_stays_in_the_field_whatever_else_is_painted(app):
 
 
 def test_an_answer_doesn_t_push_the_reader_back_to_another_slice(app, monkeypatch):
-    import brain_tumor.app as room
+    import brain_tumor.app.app as room
     app.load(SAMPLES["meningioma-volume.nii.gz"]).result()
     go, analyze = threading.Event(), room.analyze
     monkeypatch.setattr(room, "analyze", lambda scan, **options: (go.wait(30), analyze(scan, **options))[1])
@@ -630,7 +631,7 @@ def test_from_an_upload_to_files_on_disk(page, tmp_path):
 
 
 def test_samples_slices_engines_history(page, tmp_path):
-    from brain_tumor.features import MODELS
+    from brain_tumor.io.files import MODELS
     shutil.copytree(MODELS / "compact", tmp_path / "mine")
     page.locator(".bt-predict").click()
     page.locator(".bt-message", has_text="no scan to analyse yet").wait_for()

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 import brain_tumor
-from brain_tumor.audit import Audit, audit
+from brain_tumor.data.audit import Audit, audit
 from brain_tumor.cli import main
-from brain_tumor.phantom import phantom
-from brain_tumor.scan import INTENDED_USE, BrainTumorError
+from brain_tumor.imaging.phantoms import phantom
+from brain_tumor.io.scan import INTENDED_USE
+from brain_tumor.io.errors import BrainTumorError
 
 pytest.importorskip("sklearn", reason="the audit needs the extra `workbook`")
 KINDS = ("glioma", "meningioma", "no_tumor", "pituitary")

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from brain_tumor.augmentation import LIMITS, ThesisAugmentation, apply_change, augmentation_layer, changes, disturb
-from brain_tumor.phantom import phantom
-from brain_tumor.scan import BrainTumorError
+from brain_tumor.imaging.augmentation import AUGMENTATION_LIMITS, ThesisAugmentation, apply_change, augment_thesis, augmentation_layer, scale_changes
+from brain_tumor.imaging.phantoms import phantom
+from brain_tumor.io.errors import BrainTumorError
 
 needs_keras = pytest.mark.skipif(find_spec("keras") is None, reason="Keras comes with the extra `workbook`")
 
@@ -33,7 +33,7 @@ def test_what_the_thesis_forbids_is_refused_by_name(name, value, words):
 
 
 def test_up_to_the_limits_is_allowed():
-    assert ThesisAugmentation(rotation=89.9, zoom=LIMITS["zoom"], brightness=LIMITS["brightness"]).rotation == 89.9
+    assert ThesisAugmentation(rotation=89.9, zoom=AUGMENTATION_LIMITS["zoom"], brightness=AUGMENTATION_LIMITS["brightness"]).rotation == 89.9
 
 
 def test_the_defaults_are_the_thesis_values():
@@ -41,7 +41,7 @@ def test_the_defaults_are_the_thesis_values():
 
 
 def test_draws_fill_the_bounds_and_stay_in_them():
-    angle, right, down, wide, tall, mirror, brightness = changes(np.random.default_rng(0).random((20_000, 7)))
+    angle, right, down, wide, tall, mirror, brightness = scale_changes(np.random.default_rng(0).random((20_000, 7)))
     for values, low, high in ((np.rad2deg(angle), -10, 10), (right, -0.1, 0.1), (down, -0.1, 0.1), (wide, 0.9, 1.1), (tall, 0.9, 1.1), (brightness, 0.8, 1.2)):
         assert low <= values.min() < low + 0.01 * (high - low) and high >= values.max() > high - 0.01 * (high - low)
         assert abs(values.mean() - (low + high) / 2) < 0.02 * (high - low)
@@ -89,13 +89,13 @@ def test_pictures_that_are_not_square_and_masks_of_another_size():
     mirrored = apply_change(picture, (0.0, 0.0, 0.0, 1.0, 1.0, -1.0, 1.0))
     assert np.array_equal(mirrored, picture[:, ::-1])
     with pytest.raises(BrainTumorError, match=r"\(60, 89\).*\(60, 90\)"):
-        disturb(picture, picture[:, 1:], np.random.default_rng(0))
+        augment_thesis(picture, picture[:, 1:], np.random.default_rng(0))
 
 
 def test_same_generator_same_picture(slice_and_mask):
-    first, second, other = (disturb(*slice_and_mask, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, second, other = (augment_thesis(*slice_and_mask, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1]) and not np.array_equal(first[0], other[0])
-    assert np.array_equal(disturb(slice_and_mask[0], None, np.random.default_rng(1))[0], first[0]), "a mask doesn't change the draw"
+    assert np.array_equal(augment_thesis(slice_and_mask[0], None, np.random.default_rng(1))[0], first[0]), "a mask doesn't change the draw"
 
 
 # ---- the layer
@@ -103,7 +103,7 @@ def test_same_generator_same_picture(slice_and_mask):
 LAYER = """
 import numpy as np, keras
 from unittest import mock
-from brain_tumor.augmentation import apply_change, augmentation_layer, changes
+from brain_tumor.imaging.augmentation import apply_change, augmentation_layer, scale_changes
 rng = np.random.default_rng(0)
 import cv2
 picture = cv2.GaussianBlur(rng.integers(0, 255, (90, 90)).astype(np.uint8), (9, 9), 0)

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from jobs import finished, kill_after
 
-from brain_tumor.backbones.common import Backbone
-from brain_tumor.backbones.phases import COLUMNS
-from brain_tumor.training import out_of_memory
-from brain_tumor.backbones.recipe import as_square, demo_set, order_of, recipe, run_table, shuffled, sides_of
-from brain_tumor.scan import BrainTumorError, CLASSES
+from brain_tumor.classification.backbones import Backbone
+from brain_tumor.classification.fine_tuning import HISTORY_COLUMNS
+from brain_tumor.training.loop import out_of_memory
+from brain_tumor.classification.recipe import choose_images, classification_recipe, epoch_order, preprocess_image, shuffle_group_labels, subsets_of_run, write_demo_set
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.scan import CLASSES
 
 RUN = """
 import sys
@@ -34,9 +35,9 @@ keras.applications.MobileNetV2 = tiny
 from dataclasses import replace
 from brain_tumor import speed
 from brain_tumor.backbones import phases
-from brain_tumor.backbones.phases import train
-from brain_tumor.backbones.recipe import recipe
-from brain_tumor.backbones.mobilenet_v2 import MOBILENET_V2
+from brain_tumor.classification.fine_tuning import train_backbone
+from brain_tumor.classification.recipe import classification_recipe
+from brain_tumor.classification.mobilenet_v2 import MOBILENET_V2
 backbone = replace(MOBILENET_V2, blocks=("block_2_add", "block_5_add", "out_relu"))
 if len(sys.argv) > 4:
     phases.LONG = 1
@@ -49,7 +50,7 @@ train(backbone, sys.argv[1], sys.argv[2], how, None, side=64, resume=True)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return demo_set(tmp_path_factory.mktemp("data"))
+    return write_demo_set(tmp_path_factory.mktemp("data"))
 
 
 def begin(data, out, epochs=2, clock=None, **more):
@@ -74,9 +75,9 @@ def same(one, other):
 
 def test_a_run_folder_is_whole(whole):
     about, history, found = json.loads((whole / "run.json").read_text()), pd.read_csv(whole / "history.csv"), pd.read_csv(whole / "predictions.csv")
-    assert list(history) == list(COLUMNS) and about["epochs_done"] == len(history) == 5
+    assert list(history) == list(HISTORY_COLUMNS) and about["epochs_done"] == len(history) == 5
     assert about["chosen_epoch"] == history["val_loss"].idxmin() + 1
-    assert about["protocol"] == "thesis" and about["mark"].startswith("protocol thesis: ") and len(about["split_sha256"]) == 64
+    assert about["protocol"] == "thesis" and about["provenance"].startswith("protocol thesis: ") and len(about["split_sha256"]) == 64
     assert set(found["role"]) == {"validation", "test"} and [c for c in found if c.startswith("p_")] == [f"p_{name}" for name in CLASSES]
     chosen = history.iloc[about["chosen_epoch"] - 1]
     validation = found[found["role"] == "validation"]
@@ -121,17 +122,17 @@ def test_other_backends(data, tmp_path, backend):
 
 def test_features_are_computed_once(data, tmp_path):
     import keras
-    from brain_tumor.backbones.common import base_of
-    from brain_tumor.backbones.phases import pooled_features
-    from brain_tumor.backbones.mobilenet_v2 import MOBILENET_V2
-    from brain_tumor.data import read_grey
-    from brain_tumor.preprocessing import scale
-    how, table = recipe("honest"), run_table(data, recipe("honest"))[0].iloc[:6]
+    from brain_tumor.classification.backbones import build_base
+    from brain_tumor.classification.fine_tuning import pooled_features
+    from brain_tumor.classification.mobilenet_v2 import MOBILENET_V2
+    from brain_tumor.data.datasets import read_pixels_8bit
+    from brain_tumor.imaging.preprocessing import scale_pixels
+    how, table = classification_recipe("honest"), choose_images(data, classification_recipe("honest"))[0].iloc[:6]
     keras.utils.set_random_seed(0)
-    base = base_of(MOBILENET_V2, 64, "block_2_add")
+    base = build_base(MOBILENET_V2, 64, "block_2_add")
     found = pooled_features(table, base, MOBILENET_V2, how, tmp_path)
-    laid = np.stack([as_square(read_grey(path), 64, "honest") for path in table["path"]])
-    plain = base.predict(scale(laid, "MobileNetV2", "imagenet"), verbose=0).max((1, 2))
+    laid = np.stack([preprocess_image(read_pixels_8bit(path), 64, "honest") for path in table["path"]])
+    plain = base.predict(scale_pixels(laid, "MobileNetV2", "imagenet"), verbose=0).max((1, 2))
     assert np.ptp(plain, axis=0).max() > 0.01 * plain.max() > 0, "features that are all alike would prove nothing"
     np.testing.assert_allclose(found, plain, atol=1e-3 * plain.max())
     name, = (path.name for path in tmp_path.iterdir())
@@ -142,17 +143,17 @@ def test_features_are_computed_once(data, tmp_path):
 
 def test_shuffled_labels_leave_nothing_but_who_is_who():
     table = pd.DataFrame({"group": [f"g{i // 5}" for i in range(400)], "class": [CLASSES[i // 5 % 4] for i in range(400)]})
-    dealt = shuffled(table, 0)
+    dealt = shuffle_group_labels(table, 0)
     assert (dealt.groupby(table["group"]).nunique() == 1).all() and dealt.value_counts().to_dict() == table["class"].value_counts().to_dict()
-    assert 0.1 < (dealt == table["class"]).mean() < 0.4 and (shuffled(table, 1) != dealt).any()
+    assert 0.1 < (dealt == table["class"]).mean() < 0.4 and (shuffle_group_labels(table, 1) != dealt).any()
 
 
 def test_orders():
     labels = np.array([0] * 30 + [1] * 10)
-    fixed, moving, drawn = (recipe("thesis"), recipe("honest", balance="none"), recipe("honest"))
-    assert (order_of(labels, fixed, 0) == order_of(labels, fixed, 7)).all() and sorted(order_of(labels, fixed, 0)) == list(range(40))
-    assert (order_of(labels, moving, 0) != order_of(labels, moving, 1)).any()
-    assert (np.bincount(labels[order_of(labels, drawn, 0)]) == 30).all()
+    fixed, moving, drawn = (classification_recipe("thesis"), classification_recipe("honest", balance="none"), classification_recipe("honest"))
+    assert (epoch_order(labels, fixed, 0) == epoch_order(labels, fixed, 7)).all() and sorted(epoch_order(labels, fixed, 0)) == list(range(40))
+    assert (epoch_order(labels, moving, 0) != epoch_order(labels, moving, 1)).any()
+    assert (np.bincount(labels[epoch_order(labels, drawn, 0)]) == 30).all()
 
 
 @pytest.mark.parametrize("error, cry", [(MemoryError(), True), (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
@@ -164,28 +165,28 @@ def test_out_of_memory_says_which_batch_to_try(error, cry):
 
 def test_bad_input(data, tmp_path):
     with pytest.raises(BrainTumorError, match="no set named kaggle"):
-        (demo_set(tmp_path, 12) / "kaggle").rename(tmp_path / "mine")
-        run_table(tmp_path, recipe("honest"))
+        (write_demo_set(tmp_path, 12) / "kaggle").rename(tmp_path / "mine")
+        choose_images(tmp_path, classification_recipe("honest"))
     with pytest.raises(BrainTumorError, match="protocol 'sloppy'"):
-        recipe("sloppy")
+        classification_recipe("sloppy")
     with pytest.raises(BrainTumorError, match="no switch is called speed"):
-        recipe("honest", speed=3)
-    table = run_table(data, recipe("honest"))[0]
+        classification_recipe("honest", speed=3)
+    table = choose_images(data, classification_recipe("honest"))[0]
     with pytest.raises(BrainTumorError, match="no pictures for validation"):
-        sides_of(table[table["role"] != "validation"], recipe("honest"), tmp_path)
+        subsets_of_run(table[table["role"] != "validation"], classification_recipe("honest"), tmp_path)
 
 
 def test_a_state_of_another_network_is_refused(data, whole, tmp_path):
     import shutil
-    from brain_tumor.backbones.phases import train
-    from brain_tumor.backbones.vgg19 import VGG19
+    from brain_tumor.classification.fine_tuning import train_backbone
+    from brain_tumor.classification.vgg19 import VGG19
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "head" / "history.csv").write_text("epoch,loss\n1,0.5\n")
     with pytest.raises(BrainTumorError, match="head"):
-        train(VGG19, data, tmp_path / "run", recipe("thesis", epochs=3, fine_epochs=1, target=12, batch=8), None, side=64, resume=True)
+        train_backbone(VGG19, data, tmp_path / "run", classification_recipe("thesis", epochs=3, fine_epochs=1, target=12, batch=8), None, side=64, resume=True)
 
 
 def test_a_network_that_takes_no_such_square():
-    from brain_tumor.backbones.common import base_of
+    from brain_tumor.classification.backbones import build_base
     with pytest.raises(BrainTumorError, match="can't take squares of 32 pixels"):
-        base_of(Backbone("inception_v3", "InceptionV3", (), "", ""), 32)
+        build_base(Backbone("inception_v3", "InceptionV3", (), "", ""), 32)

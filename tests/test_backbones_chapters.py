@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 pytest.importorskip("keras")
-from brain_tumor.backbones import architecture  # noqa: E402
-from brain_tumor.backbones.common import build, cut  # noqa: E402
-from brain_tumor.scan import BrainTumorError  # noqa: E402
+from brain_tumor.classification import architecture  # noqa: E402
+from brain_tumor.classification.backbones import build_backbone, cut_network  # noqa: E402
+from brain_tumor.io.errors import BrainTumorError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = {"XCEPTION": "xception", "INCEPTION_V3": "inception_v3", "RESNET50": "resnet50", "RESNET50_V2": "resnet50", "VGG19": "vgg19", "MOBILENET_V2": "mobilenet_v2"}
@@ -24,15 +24,15 @@ def backbone(constant):
 def test_everything_passes_through_the_end_of_a_block(constant):
     network = backbone(constant)
     assert network.tuned_from in network.blocks
-    whole = build(network, 75)
+    whole = build_backbone(network, 75)
     for block in network.blocks:
-        front, back = cut(whole, block)  # Keras refuses a cut around which something passes
+        front, back = cut_network(whole, block)  # Keras refuses a cut around which something passes
         assert front.output.shape[1:] == back.input.shape[1:]
 
 
 def test_a_cut_inside_a_block_is_noticed():
     with pytest.raises(ValueError):
-        cut(build(backbone("RESNET50"), 64), "conv3_block2_1_relu")
+        cut_network(build_backbone(backbone("RESNET50"), 64), "conv3_block2_1_relu")
 
 
 def profiled(model):
@@ -96,9 +96,9 @@ def test_a_table_of_the_thesis_without_a_network_gives_empty_figures(tmp_path):
 
 
 def test_runs_of_a_network_are_its_own(tmp_path):
-    from brain_tumor.runs import write_example
+    from brain_tumor.training.runs import write_example_run
     for name, network in (("a", "vgg19"), ("b", "resnet50_v2"), ("c", "resnet50")):
-        folder = write_example(tmp_path / name, patients=16)
+        folder = write_example_run(tmp_path / name, patients=16)
         said = json.loads((folder / "run.json").read_text())
         (folder / "run.json").write_text(json.dumps(said | {"network": network, "start": None}))
     assert [run.name for run in architecture.runs_of("resnet50", tmp_path)] == ["c"]

@@ -21,13 +21,15 @@ from pydicom.encaps import encapsulate
 
 import resource_use
 from dicoms import dicom, in_bytes
-from brain_tumor.scan import BrainTumorError, expand, read, write_beside
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.files import expand_sources, write_whole
+from brain_tumor.io.decode import read_in_process
 
 
 def refusal(source, **options):
     """The message of the refusal, after a look at its form: 'input: what is wrong. What would help.'"""
     with pytest.raises(BrainTumorError) as caught:
-        read(source, **options)
+        read_in_process(source, **options)
     message = str(caught.value)
     assert re.fullmatch(r"(?s).+: .+\. .+[.)]", message), message
     assert len(message) < 600
@@ -68,13 +70,13 @@ def test_folder_is_not_one_scan(tmp_path):
 def test_folder_without_scans(tmp_path):
     (tmp_path / "notes.txt").write_text("none here")
     with pytest.raises(BrainTumorError, match="no scan in this folder") as caught:
-        expand(tmp_path)
+        expand_sources(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
 def test_pattern_without_match(tmp_path):
     with pytest.raises(BrainTumorError, match="no file matches"):
-        expand(f"{tmp_path}/**/*.png")
+        expand_sources(f"{tmp_path}/**/*.png")
 
 
 def test_odd_paths():
@@ -129,7 +131,7 @@ def test_noise_and_other_formats():
                                            ("BMP", {}), ("WEBP", {}), ("WEBP", {"lossless": True})])
 def test_half_a_file_is_not_half_decoded(smooth, kind, options, part):
     data = encoded(smooth, kind, **options)
-    read(data)
+    read_in_process(data)
     refusal(data[:int(len(data) * part)])
 
 
@@ -139,7 +141,7 @@ def test_truncated_jpeg_with_a_whole_thumbnail_in_it(smooth):
     app1 = b"Exif\0\0" + thumbnail
     data = encoded(smooth, "JPEG", quality=95)
     data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1 + data[2:]
-    read(data)
+    read_in_process(data)
     assert "ends too early" in refusal(data[:len(data) * 2 // 3])
 
 
@@ -155,7 +157,7 @@ def test_truncated_medical_files(tmp_path, smooth):
     nrrd.write(str(tmp_path / "a.nrrd"), volume, {"encoding": "raw"})
     nrrd.write(str(tmp_path / "z.nrrd"), volume)
     for data in (whole, gzip.compress(whole), (tmp_path / "a.nrrd").read_bytes(), (tmp_path / "z.nrrd").read_bytes()):
-        read(data, slice=2)
+        read_in_process(data, slice=2)
         for part in (0.001, 0.5, 0.99):
             refusal(data[:int(len(data) * part)], slice=2)
     data = in_bytes(dicom(smooth))
@@ -179,8 +181,8 @@ def bomb(width, height):
 
 
 def memory_of_refusal(data, **options):
-    read(np.arange(32.0 * 32).reshape(32, 32))                       # what is loaded once is loaded before
-    try: read(data, **options)
+    read_in_process(np.arange(32.0 * 32).reshape(32, 32))                       # what is loaded once is loaded before
+    try: read_in_process(data, **options)
     except BrainTumorError: pass
     tracemalloc.start()
     message = refusal(data, **options)
@@ -239,7 +241,7 @@ def test_gzip_is_unpacked_no_further_than_the_volume(picture):
     whole = nibabel.Nifti1Image(np.dstack([picture] * 3), np.eye(4)).to_bytes()
     packed = gzip.compress(whole + bytes(100_000_000))
     tracemalloc.start()
-    read(packed, slice=1)
+    read_in_process(packed, slice=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10_000_000
@@ -255,11 +257,11 @@ def test_nrrd_bombs(tmp_path):
 
 def test_deflated_dicom_bomb(picture, monkeypatch):
     whole = in_bytes(dicom(picture, syntax="1.2.840.10008.1.2.1.99"))
-    np.testing.assert_allclose(read(whole).pixels, picture / 255, atol=1e-6)
+    np.testing.assert_allclose(read_in_process(whole).pixels, picture / 255, atol=1e-6)
     start = 144 + int.from_bytes(whole[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(40)) + packer.flush()
-    monkeypatch.setattr("brain_tumor.scan.MAX_BYTES", 1 << 24)
+    monkeypatch.setattr("brain_tumor.io.scan.MAX_BYTES", 1 << 24)
     assert "unpacks to more" in refusal(whole[:start] + body)
 
 
@@ -273,7 +275,7 @@ def test_too_small(side):
 
 
 def test_32_pixels_a_side_are_enough():
-    assert read(np.arange(1024).reshape(32, 32)).pixels.shape == (32, 32)
+    assert read_in_process(np.arange(1024).reshape(32, 32)).pixels.shape == (32, 32)
 
 
 # ---------------------------------------------------------------- arrays
@@ -340,7 +342,7 @@ def test_wrong_spacing(picture, spacing):
 def test_wrong_spacing_in_a_file_can_be_overridden(picture, pair):
     data = in_bytes(dicom(picture, PixelSpacing=pair))
     assert "not a spacing" in refusal(data)
-    assert read(data, spacing=0.5).spacing == (0.5, 0.5)
+    assert read_in_process(data, spacing=0.5).spacing == (0.5, 0.5)
 
 
 # ---------------------------------------------------------------- slices
@@ -349,7 +351,7 @@ def test_slice_or_axis_where_there_is_none(tmp_path, picture):
     for source in (picture, encoded(picture, "PNG"), encoded(picture, "TIFF"), encoded(picture, "JPEG"), in_bytes(dicom(picture)), Image.fromarray(picture)):
         assert "slice=3" in refusal(source, slice=3)
         assert "axis=2" in refusal(source, axis=2)
-        read(source, slice=0)
+        read_in_process(source, slice=0)
 
 
 @pytest.mark.parametrize("wanted", [-1, 5, 2.0, "2", True, (1, 2), None])
@@ -449,7 +451,7 @@ def test_nhdr_does_not_reach_outside_its_folder(tmp_path, picture):
         assert "is not there" in refusal(tmp_path / "inside" / "a.nhdr", slice=1)
     (tmp_path / "inside" / "own.raw").write_bytes(picture.tobytes() * 3)
     (tmp_path / "inside" / "a.nhdr").write_text(header.format("own.raw"))
-    assert read(tmp_path / "inside" / "a.nhdr", slice=1).format == "NRRD"
+    assert read_in_process(tmp_path / "inside" / "a.nhdr", slice=1).format == "NRRD"
     assert "another file" in refusal((tmp_path / "inside" / "a.nhdr").read_bytes(), slice=1)
 
 
@@ -484,11 +486,11 @@ def test_a_jpeg_in_a_dicom_file_that_announces_more_than_the_file(picture):
                 message, peak = memory_of_refusal(in_bytes(whole))
                 assert "50000 x 65000 pixels, and its header says 80 x 96" in message and peak < 5_000_000
             else:
-                assert read(in_bytes(whole)).pixels.shape == picture.shape
+                assert read_in_process(in_bytes(whole)).pixels.shape == picture.shape
 
 
 def test_jpeg_ls_in_a_dicom_file_that_announces_more_than_the_file():
-    from brain_tumor.scan import _stream_size
+    from brain_tumor.io.dicom import _stream_size
     assert _stream_size(b"\xff\xd8\xff\xf7\0\x0b\x08" + struct.pack(">HH", 50_000, 65_535) + bytes(9)) == (65_535, 50_000)
 
 
@@ -510,7 +512,7 @@ def test_a_jpeg_of_endless_passes(smooth):
     """Each pass of a few bytes paints the whole picture again: minutes of work in a small file."""
     data = encoded(smooth, "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda"):-2]
-    read(data[:-2] + last * 5 + data[-2:])
+    read_in_process(data[:-2] + last * 5 + data[-2:])
     assert "100 passes" in refusal(data[:-2] + last * 100 + data[-2:])
 
 
@@ -528,7 +530,7 @@ def test_nrrd_that_skips_a_million_lines():
     """For each line the rest of the file was copied."""
     header = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 64 64 2\nencoding: raw\nline skip: 500000\n\n"
     body = bytes(range(256)) * 32
-    assert read(header + b"\n" * 500_000 + body, slice=1, axis=2).pixels.shape == (64, 64)
+    assert read_in_process(header + b"\n" * 500_000 + body, slice=1, axis=2).pixels.shape == (64, 64)
     refusal(header + b"\n" * 400_000 + bytes(8192), slice=1)
 
 
@@ -548,7 +550,7 @@ def test_a_damaged_header_is_mended_in_silence(picture, capfd):
     data = bytearray(nibabel.Nifti1Image(np.dstack([picture] * 3), np.eye(4)).to_bytes())
     data[252:254] = struct.pack("<h", 31)                         # a qform code that there isn't
     data[80:92] = bytes(12)                                       # no spacing
-    read(data, slice=1)
+    read_in_process(data, slice=1)
     assert capfd.readouterr() == ("", "")
 
 
@@ -587,7 +589,7 @@ def test_nrrd_whose_header_takes_forever_to_split():
     assert "longer than 64 kB" in refusal(text.format("a" * 2_000_000).encode()[:-2], slice=0)
     assert time.process_time() - before < 2
     body = bytes(range(256)) * 512
-    assert read(text.format("a b c").encode() + body, slice=1, axis=2).pixels.shape == (64, 64)
+    assert read_in_process(text.format("a b c").encode() + body, slice=1, axis=2).pixels.shape == (64, 64)
 
 
 @pytest.mark.parametrize("marker", [0, 1, *range(0xD0, 0xDA)])
@@ -604,7 +606,7 @@ def test_a_jpeg_of_nothing_but_fill_bytes(picture):
     """Any number of them may stand before a marker; they are skipped at once."""
     data = encoded(picture, "JPEG")
     before = time.process_time()
-    assert np.array_equal(read(data[:2] + b"\xff" * 1000 + data[2:]).pixels, read(data).pixels)
+    assert np.array_equal(read_in_process(data[:2] + b"\xff" * 1000 + data[2:]).pixels, read_in_process(data).pixels)
     refusal(b"\xff\xd8" + b"\xff" * 50_000_000)
     assert time.process_time() - before < 2
 
@@ -622,7 +624,7 @@ def test_a_png_with_texts_that_unfold(picture, monkeypatch):
     monkeypatch.setattr(cv2, "imdecode", lambda data, how: seen.append(len(data)) or real(data, how))
     resource_use.reset_peak()
     start = resource_use.resident_mb()
-    assert np.array_equal(read(data[:33] + texts + data[33:]).pixels, picture / np.float32(255))
+    assert np.array_equal(read_in_process(data[:33] + texts + data[33:]).pixels, picture / np.float32(255))
     assert resource_use.peak_mb() - start < 100 and seen == [len(data)]
 
 
@@ -630,16 +632,16 @@ def test_a_png_is_the_same_without_what_it_can_do_without(picture):
     data = encoded(picture, "PNG")
     for kind, body in ((b"gAMA", struct.pack(">I", 100_000)), (b"sBIT", b"\5"), (b"bKGD", b"\0\7"), (b"pHYs", struct.pack(">IIB", 1, 9, 1)),
                        (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))):
-        assert np.array_equal(read(data[:33] + chunk(kind, body) + data[33:]).pixels, picture / np.float32(255))
+        assert np.array_equal(read_in_process(data[:33] + chunk(kind, body) + data[33:]).pixels, picture / np.float32(255))
 
 
 def test_a_packed_nifti_takes_its_size_once():
     """Its beginning was joined to the rest, which took the room of both."""
     block = np.random.default_rng(0).integers(0, 255, (64, 64, 5000), np.uint8)
     data = gzip.compress(nibabel.Nifti1Image(block, np.eye(4)).to_bytes(), 1)
-    read(data, slice=3, axis=2)
+    read_in_process(data, slice=3, axis=2)
     tracemalloc.start()
-    read(data, slice=3, axis=2)
+    read_in_process(data, slice=3, axis=2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.5 * block.nbytes
@@ -675,7 +677,7 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(picture, tmp_path):
     for data, which in sources:
         for _ in range(25):
             try:
-                scan = read(damaged(data, rng), slice=which)
+                scan = read_in_process(damaged(data, rng), slice=which)
                 assert np.isfinite(scan.pixels).all() and 0 <= scan.pixels.min() < scan.pixels.max() <= 1
             except BrainTumorError as error:
                 refused += error.args[0] != ""
@@ -699,7 +701,7 @@ def test_missing_decoder_library_is_said_in_words(monkeypatch, picture):
 
 def test_the_decoders_own_words_are_kept_as_the_cause(picture):
     with pytest.raises(BrainTumorError) as caught:
-        read(gzip.compress(nibabel.Nifti1Image(np.dstack([picture] * 3), np.eye(4)).to_bytes())[:200], slice=1)
+        read_in_process(gzip.compress(nibabel.Nifti1Image(np.dstack([picture] * 3), np.eye(4)).to_bytes())[:200], slice=1)
     assert caught.value.__cause__ is not None
 
 
@@ -710,12 +712,12 @@ def test_names_in_messages_cannot_break_the_line(tmp_path):
 
 def test_names_cannot_steer_the_terminal(tmp_path, picture, capsys):
     """Escapes in the name of a file: they could clear the screen, or paint another result on it."""
-    from brain_tumor.analysis import analyze
+    from brain_tumor.inference.analyze import analyze
     from brain_tumor.cli import main
     cv2.imwrite(str(tmp_path / "a.png"), np.dstack([picture] * 3))
     good = (tmp_path / "a.png").rename(tmp_path / "a\x1b[2J\n.png")
     (tmp_path / "b\x1b[2J.png").write_bytes(b"none")
-    assert repr(read(good)).isprintable() and r"a\x1b[2J\n.png" in repr(read(good))
+    assert repr(read_in_process(good)).isprintable() and r"a\x1b[2J\n.png" in repr(read_in_process(good))
     main(["analyze", str(tmp_path)])
     said = "".join(capsys.readouterr())
     assert "\x1b[2J" not in said and r"a\x1b[2J\n.png" in said and r"b\x1b[2J.png: it holds text" in said
@@ -728,7 +730,7 @@ def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("x")
     for target in (tmp_path / "file" / "out.png", tmp_path / "file" / "deeper" / "out.png", tmp_path / ("x" * 300)):
         with pytest.raises(BrainTumorError, match="could not be written"):
-            with write_beside(target) as beside:
+            with write_whole(target) as beside:
                 beside.write_text("never")
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "x"
 
@@ -738,7 +740,7 @@ def test_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(BrainTumorError, match="could not be written"):
-            with write_beside(tmp_path / "a.txt") as beside:
+            with write_whole(tmp_path / "a.txt") as beside:
                 beside.write_text("never")
     finally:
         tmp_path.chmod(0o700)
@@ -746,7 +748,7 @@ def test_folder_without_permission(tmp_path):
 
 def test_disk_full_leaves_nothing(tmp_path):
     with pytest.raises(BrainTumorError, match="No space left"):
-        with write_beside(tmp_path / "a.txt") as beside:
+        with write_whole(tmp_path / "a.txt") as beside:
             beside.write_text("half")
             raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == []

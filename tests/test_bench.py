@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench import duplicates, pipeline, run, scale, scans
-from brain_tumor.scan import read
+from brain_tumor.io.decode import read_in_process
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_keras = pytest.mark.skipif(find_spec("tensorflow") is None, reason="needs TensorFlow")
@@ -143,7 +143,7 @@ def folder(tmp_path_factory):
 def test_the_folder_mixes_formats_and_sizes_and_is_made_once(folder):
     found = sorted(folder.iterdir())
     assert len(found) == 7 and {path.suffix for path in found} == set(scans.FORMATS)
-    read_back = [read(path) for path in found]
+    read_back = [read_in_process(path) for path in found]
     assert {scan.pixels.shape[0] for scan in read_back} == set(scans.SIZES[:2])
     assert all((scan.spacing is not None) == (scan.format == "DICOM") for scan in read_back)
     one = {scan.format: scan.pixels for scan in read_back if scan.pixels.shape[0] == scans.SIZES[0]}
@@ -155,11 +155,11 @@ def test_the_folder_mixes_formats_and_sizes_and_is_made_once(folder):
 
 
 def test_prepared_scans_are_what_the_engine_shows_its_network(folder):
-    from brain_tumor.preprocessing import prepare
+    from brain_tumor.imaging.preprocessing import prepare
 
     squares = scans.prepared(folder, 64, 3)
     assert squares.shape == (3, 64, 64, 1)
-    assert np.array_equal(squares[1, ..., 0], prepare(read(sorted(folder.iterdir())[1]).pixels, 64)[0])
+    assert np.array_equal(squares[1, ..., 0], prepare(read_in_process(sorted(folder.iterdir())[1]).pixels, 64)[0])
 
 
 needs_model = pytest.mark.skipif(not (ROOT / "brain_tumor/models/compact/manifest.json").is_file(), reason="needs the packed network")
@@ -201,7 +201,7 @@ def test_ratios_of_rounds_leave_the_outermost_out():
 
 @needs_keras
 def test_the_thesis_generator_has_the_thesis_values():
-    from brain_tumor.augmentation import ThesisAugmentation
+    from brain_tumor.imaging.augmentation import ThesisAugmentation
 
     made, how = pipeline.thesis_generator(), ThesisAugmentation()
     assert (made.rotation_range, made.width_shift_range, made.height_shift_range) == (how.rotation, how.shift, how.shift)

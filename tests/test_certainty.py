@@ -7,22 +7,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brain_tumor.certainty import (BAND_LEVEL, GRID, LEAN, TUMOUR_OR_NOT, Certainty, area_curve, arrays, ask_slices, asked_before, band_areas, band_of, certainty_of, choose, class_sets, cutoff,
-                                   doubts, fit, left_out_bands, left_out_sets, load_certainty, lowest, outlined, places, reach, scalings, sigmoid, steps, write_fit)
-from brain_tumor.engines import load_engine
-from brain_tumor.features import MODELS, read_manifest
+from brain_tumor.evaluation.uncertainty import AREA_LEVEL, ASYMMETRY, TUMOUR_OR_NO_TUMOUR, compare_scalings, conformal_quantile, cross_fitted_intervals, cross_fitted_sets, fit_area_thresholds, fit_uncertainty, grid_indices, lowest_threshold, matching_thresholds, record_uncertainty, required_margins, segmented_slices, slice_arrays, test_evaluations, write_uncertainty
+from brain_tumor.inference.uncertainty import THRESHOLD_GRID, Uncertainty, area_curve, interval_areas, load_uncertainty, prediction_sets, sigmoid, uncertainty_of, uncertainty_warnings
+from brain_tumor.evaluation.scoring import predict_slices
+from brain_tumor.inference.engines import load_engine
+from brain_tumor.io.files import MODELS, read_model_manifest
 from brain_tumor.metrics import calibration_error
-from brain_tumor.phantom import samples, write_phantoms
-from brain_tumor.reliability import add_test, band_table, calibration_table, check, doubt_table, held_figures, read_run, reliability_bins, set_table, tell_users, with_band
-from brain_tumor.scan import CLASSES, BrainTumorError, read
-from brain_tumor.splits import read_data
+from brain_tumor.imaging.samples import samples
+from brain_tumor.imaging.phantoms import write_phantoms
+from brain_tumor.evaluation.calibration import add_interval_areas, add_test_rows, calibration_bins, calibration_table, coverage_figures, interval_coverage_table, read_uncertainty_run, score_uncertainty, set_coverage_table, warning_table, write_coverage
+from brain_tumor.io.scan import CLASSES
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.decode import read_in_process
+from brain_tumor.data.splits import read_data
 
 SHIPS = MODELS / "compact"
 
 
 @pytest.fixture(scope="module")
 def recorded(root):
-    return read_run(root / "runs" / "certainty")
+    return read_uncertainty_run(root / "runs" / "certainty")
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +50,13 @@ def slope(radius, shift, side=128, wide=3.0):
 @pytest.mark.parametrize("n, level", [(9, 0.9), (19, 0.95), (20, 0.9), (35, 0.95), (100, 0.9), (7, 0.875)])
 def test_with_one_slice_a_group_it_is_the_textbook_quantile(n, level):
     scores = np.random.default_rng(n).normal(size=n)
-    assert cutoff(scores, np.arange(n), level) == np.sort(scores)[int(np.ceil(round((n + 1) * level, 9))) - 1]
+    assert conformal_quantile(scores, np.arange(n), level) == np.sort(scores)[int(np.ceil(round((n + 1) * level, 9))) - 1]
 
 
 @pytest.mark.parametrize("groups, level", [(8, 0.9), (18, 0.95), (7, 0.9)])
 def test_too_few_groups_promise_nothing_however_many_slices_they_have(groups, level):
     whose = np.repeat(np.arange(groups), 50)
-    assert cutoff(np.random.default_rng(0).normal(size=whose.size), whose, level) == np.inf
+    assert conformal_quantile(np.random.default_rng(0).normal(size=whose.size), whose, level) == np.inf
 
 
 def test_a_group_counts_once_by_hand():
@@ -60,7 +64,7 @@ def test_a_group_counts_once_by_hand():
     scores = np.array([1, 2, 3, 4, 10, 20, 30.0])
     whose = np.array(["a", "a", "a", "a", "b", "c", "d"])
     expected = {0.05: 1, 0.1: 2, 0.2: 4, 0.21: 10, 0.4: 10, 0.6: 20, 0.8: 30, 0.81: np.inf}
-    assert {level: cutoff(scores, whose, level) for level in expected} == expected
+    assert {level: conformal_quantile(scores, whose, level) for level in expected} == expected
 
 
 def test_neither_order_nor_copies_of_a_groups_slices_change_it():
@@ -68,7 +72,7 @@ def test_neither_order_nor_copies_of_a_groups_slices_change_it():
     whose = rng.integers(0, 40, 200)
     scores, order = rng.normal(size=200), rng.permutation(200)
     for level in (0.5, 0.8, 0.9, 0.95):
-        assert cutoff(scores, whose, level) == cutoff(scores[order], whose[order], level) == cutoff(np.repeat(scores, 3), np.repeat(whose, 3), level)
+        assert conformal_quantile(scores, whose, level) == conformal_quantile(scores[order], whose[order], level) == conformal_quantile(np.repeat(scores, 3), np.repeat(whose, 3), level)
 
 
 def kept(rng, groups, level, sizes, by_group=True):
@@ -76,7 +80,7 @@ def kept(rng, groups, level, sizes, by_group=True):
     hard = rng.normal(size=groups + 1)
     whose = np.repeat(np.arange(groups), sizes(hard[:-1]))
     known = hard[whose] + rng.normal(0, 0.3, whose.size)
-    return hard[-1] + rng.normal(0, 0.3) <= cutoff(known, whose if by_group else np.arange(whose.size), level)
+    return hard[-1] + rng.normal(0, 0.3) <= conformal_quantile(known, whose if by_group else np.arange(whose.size), level)
 
 
 @pytest.mark.parametrize("level", [0.8, 0.9])
@@ -106,7 +110,7 @@ def made_answers(groups=60, each=4, seed=0, sure=2.0):
 
 def test_limits_are_those_of_plain_counting():
     p, labels, groups = made_answers()
-    limits = lowest(p, labels, groups, 0.9)
+    limits = lowest_threshold(p, labels, groups, 0.9)
     for k, name in enumerate(CLASSES):
         kind = [i for i in range(4) if (CLASSES[i] == "no_tumor") == (name == "no_tumor")]
         rows = [i for i in range(len(labels)) if labels[i] in kind]
@@ -119,7 +123,7 @@ def test_limits_are_those_of_plain_counting():
 @pytest.mark.parametrize("seed", range(4))
 def test_sets_hold_the_likeliest_and_grow_with_the_level(seed):
     p, labels, groups = made_answers(120, seed=seed, sure=1.0)
-    small, large = (class_sets(p, lowest(p, labels, groups, level)) for level in (0.8, 0.95))
+    small, large = (prediction_sets(p, lowest_threshold(p, labels, groups, level)) for level in (0.8, 0.95))
     assert small[np.arange(len(p)), p.argmax(1)].all() and (large | ~small).all() and large.sum() > small.sum()
     assert pd.Series(large[np.arange(len(p)), labels]).groupby(groups).mean().mean() >= 0.95
 
@@ -128,7 +132,7 @@ def uneven_answers(seed):
     """Answers to forty groups of each kind, in turn: nine easy slices without a tumour; two hard ones with one or, where they are less hard, six."""
     rng = np.random.default_rng(seed)
     opinion, quiet = rng.normal(size=80), np.arange(80) % 2 == 1
-    labels = np.where(quiet, CLASSES.index("no_tumor"), np.array([k for k in range(4) if TUMOUR_OR_NOT[k] == 0])[np.arange(80) // 2 % 3])
+    labels = np.where(quiet, CLASSES.index("no_tumor"), np.array([k for k in range(4) if TUMOUR_OR_NO_TUMOUR[k] == 0])[np.arange(80) // 2 % 3])
     whose = np.repeat(np.arange(80), np.where(quiet, 9, np.where(opinion < 0, 2, 6)))
     truth = (np.where(quiet, 3, 0.5) + opinion)[whose] + 0.3 * rng.normal(size=whose.size)
     logits = np.where(np.arange(4) == labels[whose][:, None], truth[:, None], 0)
@@ -142,18 +146,18 @@ def kept_by_kind(limits_of, level=0.9, seeds=2000):
         p, labels, groups = uneven_answers(seed)
         new = groups == 78 + seed % 2
         kept_sets = p[new] >= limits_of(p[~new], labels[~new], groups[~new], level)  # the likeliest earns nothing here
-        held[TUMOUR_OR_NOT[labels[new][0]]].append(kept_sets[np.arange(new.sum()), labels[new]].mean())
+        held[TUMOUR_OR_NO_TUMOUR[labels[new][0]]].append(kept_sets[np.arange(new.sum()), labels[new]].mean())
     return {kind: (np.mean(values), np.std(values) / np.sqrt(len(values))) for kind, values in held.items()}
 
 
 def test_both_kinds_keep_their_promise_on_new_groups():
-    for mean, off in kept_by_kind(lowest).values():
+    for mean, off in kept_by_kind(lowest_threshold).values():
         assert mean >= 0.9 - 3 * off
         assert mean <= 0.9 + 1 / 40 + 3 * off, "a promise that is kept by saying nothing is none"
 
 
-@pytest.mark.parametrize("wrong", [lambda p, y, g, level: lowest(p, y, g, level, (0, 0, 0, 0)), lambda p, y, g, level: lowest(p, y, np.arange(len(y)), level),
-                                   lambda p, y, g, level: lowest(p, y, g, level - 0.05)], ids=["one limit", "by slice", "a lower level"])
+@pytest.mark.parametrize("wrong", [lambda p, y, g, level: lowest_threshold(p, y, g, level, (0, 0, 0, 0)), lambda p, y, g, level: lowest_threshold(p, y, np.arange(len(y)), level),
+                                   lambda p, y, g, level: lowest_threshold(p, y, g, level - 0.05)], ids=["one limit", "by slice", "a lower level"])
 def test_limits_that_are_not_so_fitted_break_it(wrong):
     assert any(mean < 0.9 - 3 * off for mean, off in kept_by_kind(wrong).values())
 
@@ -161,25 +165,25 @@ def test_limits_that_are_not_so_fitted_break_it(wrong):
 def test_left_out_sets_never_see_their_group():
     p, labels, groups = made_answers(40, sure=1.0)
     table = pd.DataFrame(p, columns=[f"p_{name}" for name in CLASSES]).assign(**{"class": np.array(CLASSES)[labels], "group": groups.astype(str)})
-    before = left_out_sets(table, "tumour or not", 0.8)
+    before = cross_fitted_sets(table, "tumour or not", 0.8)
     spoilt = table.copy()
     own = groups == 5
     spoilt.loc[own, "class"] = CLASSES[(labels[own][0] + 1) % 4]  # a wrong label for one group
-    assert (left_out_sets(spoilt, "tumour or not", 0.8)[own] == before[own]).all()
+    assert (cross_fitted_sets(spoilt, "tumour or not", 0.8)[own] == before[own]).all()
 
 
 def test_left_out_bands_never_see_their_group(validation, recorded):
-    rows, curves = outlined(*validation)
-    before = left_out_bands(rows, curves, recorded["about"]["threshold"], LEAN)
+    rows, curves = segmented_slices(*validation)
+    before = cross_fitted_intervals(rows, curves, recorded["about"]["threshold"], ASYMMETRY)
     groups = rows["group"].unique()[:5]
     for group in groups:
         own = (rows["group"] == group).to_numpy()
-        spoilt = left_out_bands(rows.assign(truth_px=rows["truth_px"].where(~own, 1e6)), curves, recorded["about"]["threshold"], LEAN)
+        spoilt = cross_fitted_intervals(rows.assign(truth_px=rows["truth_px"].where(~own, 1e6)), curves, recorded["about"]["threshold"], ASYMMETRY)
         assert (spoilt[own] == before[own]).all() and (spoilt[~own] != before[~own]).any(), "others see it, itself does not"
 
 
 def test_a_class_set_names_the_likeliest_first():
-    known = Certainty({"0.95": [0.2, 0.2, 0.05, 0.2], "0.9": [0.5] * 4}, 0.95, (0.1, 0.9), 0.9, 8, "")
+    known = Uncertainty({"0.95": [0.2, 0.2, 0.05, 0.2], "0.9": [0.5] * 4}, 0.95, (0.1, 0.9), 0.9, 8, "")
     assert known.class_set([0.25, 0.35, 0.1, 0.3]) == ("meningioma", "pituitary", "glioma", "no_tumor")
     assert known.class_set([0.25, 0.35, 0.1, 0.3], level=0.9) == ("meningioma",)
     assert known.class_set([0.25, 0.25, 0.25, 0.25], level=0.9) == CLASSES, "nothing tells them apart"
@@ -194,22 +198,22 @@ def test_a_class_set_names_the_likeliest_first():
 def test_a_curve_counts_pixels():
     picture = np.random.default_rng(0).random((60, 70)).astype(np.float32)
     picture[:5] = sigmoid(0.5)  # a value that is a threshold itself does not lie above it
-    assert area_curve(picture).tolist() == [int((picture > sigmoid(logit)).sum()) for logit in GRID]
+    assert area_curve(picture).tolist() == [int((picture > sigmoid(logit)).sum()) for logit in THRESHOLD_GRID]
 
 
 def test_reach_finds_where_the_area_passes_the_truth():
     for radius, shift in ((20, 1.1), (30, -2.3), (25, 0.0)):
         curve, truth = area_curve(slope(radius, shift)), disc(radius).sum()
-        down, up = (side[0] for side in reach(curve[None], np.array([truth])))
+        down, up = (side[0] for side in matching_thresholds(curve[None], np.array([truth])))
         assert abs(down - shift) <= 0.5 and abs(up - shift) <= 0.5 and down <= up
-        assert curve[GRID == down][0] >= truth >= curve[GRID == up][0]
-    flat = np.zeros((1, len(GRID)), int)
-    assert reach(flat, np.array([10]))[0] == -np.inf and reach(flat + 99, np.array([10]))[1] == np.inf
+        assert curve[THRESHOLD_GRID == down][0] >= truth >= curve[THRESHOLD_GRID == up][0]
+    flat = np.zeros((1, len(THRESHOLD_GRID)), int)
+    assert matching_thresholds(flat, np.array([10]))[0] == -np.inf and matching_thresholds(flat + 99, np.array([10]))[1] == np.inf
 
 
 def test_a_step_is_what_the_slice_needed():
     curves = np.stack([area_curve(slope(30, shift)) for shift in (-2.0, -0.5, 0.5, 3.0)])
-    need = steps(curves, np.full(4, disc(30).sum()), 0.5, lean=2.0)
+    need = required_margins(curves, np.full(4, disc(30).sum()), 0.5, lean=2.0)
     assert np.abs(need - [2.0, 0.5, 0.25, 1.5]).max() <= 0.3
 
 
@@ -224,12 +228,12 @@ def maps():
 @pytest.mark.parametrize("lean", [1.0, 2.0])
 def test_a_band_from_maps_of_known_truth_holds_new_ones(maps, lean):
     (curves, truth), rng = maps, np.random.default_rng(1)
-    need = steps(curves, truth, 0.3, lean)
+    need = required_margins(curves, truth, 0.3, lean)
 
     def holds(level):
         *known, new = rng.permutation(400)[:20]
-        low, high = band_of(cutoff(need[known], np.arange(19), level), 0.3, lean)
-        assert GRID[low] < np.log(0.3 / 0.7) < GRID[high]
+        low, high = fit_area_thresholds(conformal_quantile(need[known], np.arange(19), level), 0.3, lean)
+        assert THRESHOLD_GRID[low] < np.log(0.3 / 0.7) < THRESHOLD_GRID[high]
         return curves[new][high] <= truth[new] <= curves[new][low]
 
     bound = 0.9 - 3 * np.sqrt(0.09 / 1500)
@@ -238,50 +242,50 @@ def test_a_band_from_maps_of_known_truth_holds_new_ones(maps, lean):
 
 def test_a_band_beyond_the_grid_is_refused():
     with pytest.raises(BrainTumorError, match="no band can be promised"):
-        band_of(20.0, 0.3, 1.0)
+        fit_area_thresholds(20.0, 0.3, 1.0)
 
 
 def test_small_and_large_outlines_nest():
-    known, likely = Certainty({}, 0.95, (0.2, 0.8), 0.9, 8, ""), slope(30, 0.4)
+    known, likely = Uncertainty({}, 0.95, (0.2, 0.8), 0.9, 8, ""), slope(30, 0.4)
     small, large = known.masks(likely)
-    assert (large | ~small).all() and known.areas(likely) == (small.sum(), large.sum()) == band_areas(likely, known.band)
+    assert (large | ~small).all() and known.areas(likely) == (small.sum(), large.sum()) == interval_areas(likely, known.band)
     assert known.areas(np.zeros((9, 9), np.float32)) == (0, 0)
 
 
 def test_doubts_say_what_they_mean():
-    known, sure = Certainty({"0.95": [0.1, 0.1, 0.05, 0.1]}, 0.95, (0.1, 0.9), 0.9, 4, ""), [0.97, 0.01, 0.01, 0.01]
+    known, sure = Uncertainty({"0.95": [0.1, 0.1, 0.05, 0.1]}, 0.95, (0.1, 0.9), 0.9, 4, ""), [0.97, 0.01, 0.01, 0.01]
     firm = np.where(disc(20), np.float32(0.95), np.float32(0.01))
     drawn, faint = firm > 0.3, firm * np.float32(0.5)
-    assert doubts(known, sure, firm, drawn) == ()
-    assert "meningioma or no tumour (at 95%)" in doubts(known, [0.04, 0.8, 0.12, 0.04], firm, drawn)[0]
-    assert doubts(known, sure, faint, drawn)[0].startswith("The network's outline is faint") and "factor of 4" in doubts(known, sure, faint, drawn)[0], "nothing is in the small outline"
-    assert doubts(known, [0.01, 0.01, 0.97, 0.01], faint, drawn & False) == (), "an outline that is not shown casts no doubt"
+    assert uncertainty_warnings(known, sure, firm, drawn) == ()
+    assert "meningioma or no tumour (at 95%)" in uncertainty_warnings(known, [0.04, 0.8, 0.12, 0.04], firm, drawn)[0]
+    assert uncertainty_warnings(known, sure, faint, drawn)[0].startswith("The network's outline is faint") and "factor of 4" in uncertainty_warnings(known, sure, faint, drawn)[0], "nothing is in the small outline"
+    assert uncertainty_warnings(known, [0.01, 0.01, 0.97, 0.01], faint, drawn & False) == (), "an outline that is not shown casts no doubt"
 
 
 def test_what_a_range_is_worth_is_said_with_what_was_kept():
-    known = Certainty({}, 0.95, (0.1, 0.9), 0.9, 4, "", {"band": 0.8086})
+    known = Uncertainty({}, 0.95, (0.1, 0.9), 0.9, 4, "", {"band": 0.8086})
     assert "90% of slices of new patients; on the test it did in 81%." in known.band_says()
-    assert "test" not in Certainty({}, 0.95, (0.1, 0.9), 0.9, 4, "").band_says()
+    assert "test" not in Uncertainty({}, 0.95, (0.1, 0.9), 0.9, 4, "").band_says()
 
 
 # ---- reading and writing
 
 def test_ranges_belong_to_their_weights(tmp_path):
     shutil.copytree(SHIPS, tmp_path / "model")
-    assert load_certainty(tmp_path / "model") == load_certainty()
-    manifest = read_manifest(tmp_path / "model")
+    assert load_uncertainty(tmp_path / "model") == load_uncertainty()
+    manifest = read_model_manifest(tmp_path / "model")
     manifest["sha256"]["compact.onnx"] = "0" * 64  # packed anew from the same weights
     (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
-    load_certainty.cache_clear()
-    assert load_certainty(tmp_path / "model") == load_certainty()
+    load_uncertainty.cache_clear()
+    assert load_uncertainty(tmp_path / "model") == load_uncertainty()
     manifest["sha256"]["weights.npz"] = "0" * 64
     (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
-    load_certainty.cache_clear()
+    load_uncertainty.cache_clear()
     with pytest.raises(BrainTumorError, match="fitted for other weights"):
-        load_certainty(tmp_path / "model")
+        load_uncertainty(tmp_path / "model")
     (tmp_path / "model" / "certainty.json").unlink()
-    load_certainty.cache_clear()
-    assert load_certainty(tmp_path / "model") is None
+    load_uncertainty.cache_clear()
+    assert load_uncertainty(tmp_path / "model") is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"limits": 3}', '{"limits": {}, "level": 0.9, "band": 7, "band_level": 0.9, "wide": 8, "weights_sha256": ""}', *({"limits": {"0.9": [0.1] * 4}, "level": 0.9, "band": [0.1, 0.9], "band_level": 0.9, "wide": 8, "weights_sha256": ""} | spoilt
@@ -289,22 +293,22 @@ def test_ranges_belong_to_their_weights(tmp_path):
 def test_a_damaged_file_is_named(tmp_path, content):
     shutil.copy(SHIPS / "manifest.json", tmp_path)
     (tmp_path / "certainty.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    load_certainty.cache_clear()
+    load_uncertainty.cache_clear()
     with pytest.raises(BrainTumorError, match="certainty.json: can't be read"):
-        load_certainty(tmp_path)
+        load_uncertainty(tmp_path)
 
 
 def test_only_the_network_that_ships_has_the_ranges_that_ship():
-    assert certainty_of(load_engine()) == load_certainty()
+    assert uncertainty_of(load_engine()) == load_uncertainty()
     for other in (print, SimpleNamespace(manifest={"members": []}), SimpleNamespace(manifest={"sha256": "abc"}), SimpleNamespace(manifest={"sha256": {"outline.onnx": "0"}})):
-        assert certainty_of(other) is None
+        assert uncertainty_of(other) is None
 
 
 def test_the_shipped_ranges_on_phantoms():
-    engine, known = load_engine(), load_certainty()
+    engine, known = load_engine(), load_uncertainty()
     for path in samples():
         if path.suffix == ".png":
-            answer = engine(read(path))
+            answer = engine(read_in_process(path))
             small, large = known.areas(answer.mask_probability)
             assert small <= answer.mask.sum() <= large
             assert known.class_set(answer.probabilities)[0] == CLASSES[answer.probabilities.argmax()]
@@ -313,28 +317,28 @@ def test_the_shipped_ranges_on_phantoms():
 def test_another_split_is_refused_and_so_is_a_choice_after_the_test(tmp_path, monkeypatch):
     write_phantoms(tmp_path / "data", n=12, seed=1)
     with pytest.raises(BrainTumorError, match="not the split"):
-        fit(tmp_path / "data", SHIPS, tmp_path / "run")
+        record_uncertainty(tmp_path / "data", SHIPS, tmp_path / "run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text('{"test": {"slices": 3}}')
-    monkeypatch.setattr("brain_tumor.splits.split_hash", lambda table: read_manifest(SHIPS)["split_sha256"])
+    monkeypatch.setattr("brain_tumor.data.splits.split_hash", lambda table: read_model_manifest(SHIPS)["split_sha256"])
     with pytest.raises(BrainTumorError, match="checked on the test"):
-        fit(tmp_path / "data", SHIPS, tmp_path / "run")
+        record_uncertainty(tmp_path / "data", SHIPS, tmp_path / "run")
     for role in ("test", "train"):
         table = read_data(tmp_path / "data")
-        slices, curves = ask_slices(table.head(2).assign(role=role), load_engine())
+        slices, curves = predict_slices(table.head(2).assign(role=role), load_engine())
         with pytest.raises(BrainTumorError, match="fitted on validation alone"):
-            choose(slices, curves, 0.3)
+            fit_uncertainty(slices, curves, 0.3)
 
 
 def test_a_test_is_asked_once(tmp_path, recorded, root):
     shutil.copytree(root / "runs" / "certainty", tmp_path / "run")
     with pytest.raises(BrainTumorError, match="asked already"):
-        check(tmp_path, SHIPS, tmp_path / "run")
+        score_uncertainty(tmp_path, SHIPS, tmp_path / "run")
     about = recorded["about"] | {"test": None}
     (tmp_path / "run" / "run.json").write_text(json.dumps(about))
     shutil.copytree(SHIPS, tmp_path / "model")
     with pytest.raises(BrainTumorError, match="call check first"):
-        tell_users(tmp_path / "model", tmp_path / "run")
+        write_coverage(tmp_path / "model", tmp_path / "run")
 
 
 def without_test(run, **facts):
@@ -346,53 +350,53 @@ def without_test(run, **facts):
 def test_ranges_chosen_anew_keep_that_the_test_was_asked(tmp_path, validation, recorded, root):
     shutil.copytree(root / "runs" / "certainty", tmp_path / "run")
     for times in (1, 2):
-        write_fit(*validation, read_manifest(SHIPS), tmp_path / "run")
+        write_uncertainty(*validation, read_model_manifest(SHIPS), tmp_path / "run")
         about = json.loads((tmp_path / "run" / "run.json").read_text())
-        assert "test" not in about and about["tests_before"] == asked_before(tmp_path / "run") == [recorded["about"]["test"]] * times
+        assert "test" not in about and about["tests_before"] == test_evaluations(tmp_path / "run") == [recorded["about"]["test"]] * times
         with pytest.raises(BrainTumorError, match="asked already, of these ranges or of earlier ones"):
-            check(tmp_path, SHIPS, tmp_path / "run")
-        add_test(*(recorded[name].query("role == 'test'") for name in ("slices", "areas")), tmp_path / "run")
-    assert read_run(tmp_path / "run")["about"]["test"] == recorded["about"]["test"] and asked_before(tmp_path / "nowhere") == []
+            score_uncertainty(tmp_path, SHIPS, tmp_path / "run")
+        add_test_rows(*(recorded[name].query("role == 'test'") for name in ("slices", "areas")), tmp_path / "run")
+    assert read_uncertainty_run(tmp_path / "run")["about"]["test"] == recorded["about"]["test"] and test_evaluations(tmp_path / "nowhere") == []
 
 
 def test_a_test_without_tumours_is_recorded(tmp_path, recorded, root):
     shutil.copytree(root / "runs" / "certainty", tmp_path / "run")
     without_test(tmp_path / "run")
     healthy = recorded["slices"].query("role == 'test' and `class` == 'no_tumor'")
-    found = add_test(healthy, recorded["areas"].head(0), tmp_path / "run")
-    assert found["about"]["test"]["held"] == {"no_tumor": recorded["about"]["test"]["held"]["no_tumor"]} and asked_before(tmp_path / "run")
+    found = add_test_rows(healthy, recorded["areas"].head(0), tmp_path / "run")
+    assert found["about"]["test"]["held"] == {"no_tumor": recorded["about"]["test"]["held"]["no_tumor"]} and test_evaluations(tmp_path / "run")
     with pytest.raises(BrainTumorError, match="a band can't be checked"):
-        band_table(found)
+        interval_coverage_table(found)
 
 
 def test_what_goes_wrong_later_does_not_hide_that_the_test_was_asked(tmp_path, recorded, root, monkeypatch):
     shutil.copytree(root / "runs" / "certainty", tmp_path / "run")
     without_test(tmp_path / "run")
     def full(*_): raise OSError("no space left")
-    monkeypatch.setattr("brain_tumor.data.write_table", full)
+    monkeypatch.setattr("brain_tumor.io.files.write_table", full)
     with pytest.raises(OSError):
-        add_test(*(recorded[name].query("role == 'test'") for name in ("slices", "areas")), tmp_path / "run")
+        add_test_rows(*(recorded[name].query("role == 'test'") for name in ("slices", "areas")), tmp_path / "run")
     with pytest.raises(BrainTumorError, match="asked already"):
-        check(tmp_path, SHIPS, tmp_path / "run")
+        score_uncertainty(tmp_path, SHIPS, tmp_path / "run")
 
 
 def test_slices_without_outlines_are_asked_and_give_no_band(tmp_path):
     write_phantoms(tmp_path, n=12, seed=1)
     table = read_data(tmp_path).assign(role="validation", mask=None)
-    slices, curves = ask_slices(table[table["class"] == "no_tumor"], load_engine())
-    assert list(curves.columns[3:]) == list(map(str, GRID)) and slices["truth_px"].isna().all() and slices["truth_px"].dtype == float
+    slices, curves = predict_slices(table[table["class"] == "no_tumor"], load_engine())
+    assert list(curves.columns[3:]) == list(map(str, THRESHOLD_GRID)) and slices["truth_px"].isna().all() and slices["truth_px"].dtype == float
     with pytest.raises(BrainTumorError, match="no band can be promised"):
-        choose(slices, curves, 0.3)
+        fit_uncertainty(slices, curves, 0.3)
 
 
 def test_users_are_told_what_held(tmp_path, recorded, root):
     shutil.copytree(SHIPS, tmp_path / "model")
     ships = json.loads((SHIPS / "certainty.json").read_text())
     (tmp_path / "model" / "certainty.json").write_text(json.dumps({key: value for key, value in ships.items() if key != "held"}))
-    load_certainty.cache_clear()
-    assert load_certainty(tmp_path / "model").held == {}
-    tell_users(tmp_path / "model", root / "runs" / "certainty")
-    assert load_certainty(tmp_path / "model").held == recorded["about"]["test"]["held"] == ships["held"]
+    load_uncertainty.cache_clear()
+    assert load_uncertainty(tmp_path / "model").held == {}
+    write_coverage(tmp_path / "model", root / "runs" / "certainty")
+    assert load_uncertainty(tmp_path / "model").held == recorded["about"]["test"]["held"] == ships["held"]
     assert json.loads((tmp_path / "model" / "certainty.json").read_text()) == ships
 
 
@@ -402,15 +406,15 @@ def test_bins_hold_equally_many_and_add_up():
     rng = np.random.default_rng(0)
     said, groups = rng.uniform(0.5, 1, 500), rng.integers(0, 50, 500)
     right = rng.random(500) < said
-    found = reliability_bins(said, right, groups, 10)
+    found = calibration_bins(said, right, groups, 10)
     assert (found["slices"] == 50).all() and np.average(found["right"]) == pytest.approx(right.mean()) and np.average(found["said"]) == pytest.approx(said.mean())
     assert ((found["low"] <= found["right"]) & (found["right"] <= found["high"])).all()
 
 
 def test_groups_that_fail_together_widen_a_bin():
     said, right = np.full(200, 0.9), np.repeat([1, 1, 1, 1, 1, 1, 1, 1, 1, 0], 20)
-    whole = reliability_bins(said, right, np.repeat(np.arange(10), 20), 1).iloc[0]
-    alone = reliability_bins(said, right, np.arange(200), 1).iloc[0]
+    whole = calibration_bins(said, right, np.repeat(np.arange(10), 20), 1).iloc[0]
+    alone = calibration_bins(said, right, np.arange(200), 1).iloc[0]
     assert whole["high"] - whole["low"] > 3 * (alone["high"] - alone["low"])
 
 
@@ -418,23 +422,23 @@ def test_groups_that_fail_together_widen_a_bin():
 
 def test_what_ships_is_what_validation_chose(validation, recorded):
     about, ships = recorded["about"], json.loads((SHIPS / "certainty.json").read_text())
-    chosen = choose(*validation, about["threshold"])
+    chosen = fit_uncertainty(*validation, about["threshold"])
     assert chosen == {key: about[key] for key in chosen} == {key: ships[key] for key in chosen}
-    manifest = read_manifest(SHIPS)
+    manifest = read_model_manifest(SHIPS)
     assert about["weights_sha256"] == ships["weights_sha256"] == manifest["sha256"]["weights.npz"]
     assert about["split_sha256"] == manifest["split_sha256"] and about["threshold"] == manifest["threshold"]
     assert ships["held"] == about["test"]["held"]
 
 
 def test_the_band_brackets_nine_in_ten_on_validation(validation, recorded):
-    rows, curves = outlined(*validation)
-    inside = with_band(recorded, "validation")["inside"]
+    rows, curves = segmented_slices(*validation)
+    inside = add_interval_areas(recorded, "validation")["inside"]
     by_group = inside.groupby(rows["group"]).mean().mean()
-    assert by_group >= BAND_LEVEL and inside.mean() >= BAND_LEVEL
-    low, high = (sigmoid(GRID[k]) for k in band_of(cutoff(steps(curves, rows["truth_px"].to_numpy(), recorded["about"]["threshold"], LEAN), rows["group"].to_numpy(str), BAND_LEVEL), 0.3, LEAN))
+    assert by_group >= AREA_LEVEL and inside.mean() >= AREA_LEVEL
+    low, high = (sigmoid(THRESHOLD_GRID[k]) for k in fit_area_thresholds(conformal_quantile(required_margins(curves, rows["truth_px"].to_numpy(), recorded["about"]["threshold"], ASYMMETRY), rows["group"].to_numpy(str), AREA_LEVEL), 0.3, ASYMMETRY))
     assert recorded["about"]["band"] == pytest.approx([low, high], abs=1e-6)
-    unseen = left_out_bands(rows, curves, recorded["about"]["threshold"], LEAN)
-    assert pd.Series((unseen[:, 0] <= rows["truth_px"]) & (rows["truth_px"] <= unseen[:, 1])).groupby(rows["group"]).mean().mean() >= BAND_LEVEL
+    unseen = cross_fitted_intervals(rows, curves, recorded["about"]["threshold"], ASYMMETRY)
+    assert pd.Series((unseen[:, 0] <= rows["truth_px"]) & (rows["truth_px"] <= unseen[:, 1])).groupby(rows["group"]).mean().mean() >= AREA_LEVEL
 
 
 def test_recorded_answers_are_those_of_the_model_card(recorded, root):
@@ -443,16 +447,16 @@ def test_recorded_answers_are_those_of_the_model_card(recorded, root):
     assert len(both) == len(scored) == recorded["about"]["test"]["slices"] == 617
     for name in CLASSES:
         assert np.abs(both[f"p_{name}"] - both[f"p_{name}_card"]).max() < 1e-4
-    named = arrays(both)[0].argmax(1) != CLASSES.index("no_tumor")
+    named = slice_arrays(both)[0].argmax(1) != CLASSES.index("no_tumor")
     assert (both["found_px"] * named - both["found_px_card"]).abs().max() <= 2 and both["truth_px"].dropna().equals(both["truth_px_card"].dropna())
-    p, labels, _ = arrays(recorded["slices"].query("role == 'test'"))
+    p, labels, _ = slice_arrays(recorded["slices"].query("role == 'test'"))
     assert calibration_error(p, labels) == pytest.approx(json.loads((SHIPS / "results.json").read_text())["calibration_error"], abs=1e-3)
 
 
 def test_the_network_that_ships_still_says_what_is_recorded(validation, shared_data):
     table = read_data(shared_data)
     table = table[table["role"] == "validation"].iloc[::60]
-    slices, curves = ask_slices(table, load_engine())
+    slices, curves = predict_slices(table, load_engine())
     for found, known in zip((slices, curves), validation):
         both = found.merge(known, on=["source", "image"], suffixes=("", "_known"), validate="1:1")
         assert len(both) == len(found) > 3
@@ -468,36 +472,36 @@ def test_no_group_is_on_both_sides_and_no_place_of_a_picture_is_told(recorded):
 
 def test_held_figures_are_those_of_the_tables(recorded):
     held = recorded["about"]["test"]["held"]
-    assert held == held_figures(recorded) and set(held) == {"tumour", "no_tumor", "band"}
-    p, labels, groups = arrays(recorded["slices"].query("role == 'test'"))
-    kept_sets, quiet = class_sets(p, np.array(recorded["about"]["limits"]["0.95"]))[np.arange(len(labels)), labels], labels == CLASSES.index("no_tumor")
+    assert held == coverage_figures(recorded) and set(held) == {"tumour", "no_tumor", "band"}
+    p, labels, groups = slice_arrays(recorded["slices"].query("role == 'test'"))
+    kept_sets, quiet = prediction_sets(p, np.array(recorded["about"]["limits"]["0.95"]))[np.arange(len(labels)), labels], labels == CLASSES.index("no_tumor")
     for name, rows in (("tumour", ~quiet), ("no_tumor", quiet)):
         assert held[name] == pytest.approx(np.mean([kept_sets[rows & (groups == group)].mean() for group in set(groups[rows])]), abs=1e-4)
-    assert set_table(recorded)["held"].iloc[0] == pytest.approx(np.mean([kept_sets[groups == group].mean() for group in set(groups)]))
-    drawn = with_band(recorded)
+    assert set_coverage_table(recorded)["held"].iloc[0] == pytest.approx(np.mean([kept_sets[groups == group].mean() for group in set(groups)]))
+    drawn = add_interval_areas(recorded)
     assert held["band"] == pytest.approx(np.mean([part["inside"].mean() for _, part in drawn.groupby("group")]), abs=1e-4)
-    assert band_table(recorded)["held_slices"].iloc[0] == pytest.approx(((drawn["small"] <= drawn["truth_px"]) & (drawn["truth_px"] <= drawn["large"])).mean())
+    assert interval_coverage_table(recorded)["held_slices"].iloc[0] == pytest.approx(((drawn["small"] <= drawn["truth_px"]) & (drawn["truth_px"] <= drawn["large"])).mean())
 
 
 def test_sets_hold_ninety_per_cent_of_the_test(recorded):
     for level in ("0.9", "0.95"):
-        table = set_table(recorded, float(level)).set_index("of")
+        table = set_coverage_table(recorded, float(level)).set_index("of")
         assert table.loc["all", "held"] >= 0.9 and table.loc["all", "held_slices"] >= 0.9 and table.loc["no tumour", "held"] >= 0.9
         assert table.loc["tumour", "held_high"] >= float(level), "a promise that is broken beyond chance must be told in the chapter"
     with pytest.raises(BrainTumorError, match="level 0.8: no limits"):
-        set_table(recorded, 0.8)
+        set_coverage_table(recorded, 0.8)
 
 
 def test_doubts_are_worth_something(recorded):
     for role in ("validation", "test"):
-        table = doubt_table(recorded, role).set_index("reason")
+        table = warning_table(recorded, role).set_index("reason")
         assert table.loc["any doubt", "wrong"] > 5 * table.loc["no doubt", "wrong"] and table.loc["any doubt", "of_all_wrong"] > 0.5 and table.loc["any doubt", "share"] < 0.2
     assert calibration_table(recorded, 50)["slices"].iloc[0] == 632
 
 
 def test_more_scaling_is_worth_nothing_on_validation(validation):
-    p, labels, groups = arrays(validation[0])
-    worth = scalings(np.log(np.maximum(p, 1e-6)), labels, groups)
+    p, labels, groups = slice_arrays(validation[0])
+    worth = compare_scalings(np.log(np.maximum(p, 1e-6)), labels, groups)
     assert min(worth, key=worth.get) == "as they are", "it was fitted on all of these groups"
     assert worth["temperature and offsets"] > worth["temperature"] - 0.005 and worth["vector scaling"] > worth["temperature"]
 
@@ -505,11 +509,11 @@ def test_more_scaling_is_worth_nothing_on_validation(validation):
 def test_scalings_are_means_over_groups():
     p, labels, groups = made_answers(45, 1, sure=1.0)
     logits, copies = np.log(p), np.where(np.arange(45) < 20, 7, 1)
-    alone, many = scalings(logits, labels, groups), scalings(*(np.repeat(values, copies, 0) for values in (logits, labels, groups)))
+    alone, many = compare_scalings(logits, labels, groups), compare_scalings(*(np.repeat(values, copies, 0) for values in (logits, labels, groups)))
     assert many["as they are"] == pytest.approx(alone["as they are"]) == pytest.approx(-np.log(p[np.arange(45), labels]).mean())
 
 
 def test_places_find_a_band_in_the_grid(recorded):
-    assert all(places([round(float(sigmoid(GRID[k])), 6) for k in pair]) == pair for pair in [(0, 56), (13, 41), (27, 28)])
-    low, high = places(recorded["about"]["band"])
-    assert sigmoid(GRID[[low, high]]) == pytest.approx(recorded["about"]["band"], abs=1e-6)
+    assert all(grid_indices([round(float(sigmoid(THRESHOLD_GRID[k])), 6) for k in pair]) == pair for pair in [(0, 56), (13, 41), (27, 28)])
+    low, high = grid_indices(recorded["about"]["band"])
+    assert sigmoid(THRESHOLD_GRID[[low, high]]) == pytest.approx(recorded["about"]["band"], abs=1e-6)

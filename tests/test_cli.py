@@ -11,13 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import brain_tumor.analysis as analysis
+import brain_tumor.inference.analyze as analysis
 from brain_tumor import __version__
 from brain_tumor.cli import main, printable
-from brain_tumor.drawing import png
-from brain_tumor.phantom import sample_truth, samples
-from brain_tumor.result import COLUMNS
-from brain_tumor.scan import CLASSES, INTENDED_USE, BrainTumorError
+from brain_tumor.io.pages import png_bytes
+from brain_tumor.imaging.samples import sample_truth, samples
+from brain_tumor.inference.result import RESULT_COLUMNS
+from brain_tumor.io.scan import CLASSES, INTENDED_USE
+from brain_tumor.io.errors import BrainTumorError
 
 
 def oracle(scan):
@@ -36,7 +37,7 @@ def engine(monkeypatch):
     """The oracle stands where the network is looked up."""
     asked = []
     lookup = SimpleNamespace(load_engine=lambda name: asked.append(name) or oracle)
-    monkeypatch.setitem(sys.modules, "brain_tumor.engines", lookup)
+    monkeypatch.setitem(sys.modules, "brain_tumor.inference.engines", lookup)
     return asked
 
 
@@ -52,7 +53,7 @@ def scans(tmp_path):
     for number, name in enumerate(("a.png", "b.png", "deep/a.png")):
         path = tmp_path / "scans" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(picture(number)))
+        path.write_bytes(png_bytes(picture(number)))
     return tmp_path / "scans"
 
 
@@ -108,7 +109,7 @@ def test_a_model_that_cannot_be_used_is_2(capsys, scans, monkeypatch):
     def broken(name):
         raise BrainTumorError(f"{name}: its sha256 is not the one in its manifest. Install the package again.")
 
-    monkeypatch.setitem(sys.modules, "brain_tumor.engines", SimpleNamespace(load_engine=broken))
+    monkeypatch.setitem(sys.modules, "brain_tumor.inference.engines", SimpleNamespace(load_engine=broken))
     status, out, err = run(capsys, "analyze", scans)
     assert status == 2 and "sha256" in err
 
@@ -131,7 +132,7 @@ def test_json_is_one_list_and_repeats_itself(capsys, scans):
 def test_csv_is_a_table(capsys, scans):
     status, out, err = run(capsys, "analyze", scans, "--csv")
     rows = list(csv.reader(StringIO(out)))
-    assert status == 0 and tuple(rows[0]) == COLUMNS and len(rows) == 4 and {len(row) for row in rows} == {len(COLUMNS)}
+    assert status == 0 and tuple(rows[0]) == RESULT_COLUMNS and len(rows) == 4 and {len(row) for row in rows} == {len(RESULT_COLUMNS)}
 
 
 def test_engine_and_slice_are_handed_on(capsys, engine, tmp_path):
@@ -183,8 +184,8 @@ def test_train_hands_over(capsys, monkeypatch):
     seen = []
     compact = SimpleNamespace(add_train_arguments=lambda parser: parser.add_argument("--data", required=True),
                               train_from_args=lambda args: seen.append(args.data))
-    monkeypatch.setitem(sys.modules, "brain_tumor.compact", compact)
-    monkeypatch.setattr("brain_tumor.compact", compact, raising=False)
+    monkeypatch.setitem(sys.modules, "brain_tumor.compact.training", compact)
+    monkeypatch.setattr("brain_tumor.compact.training", compact, raising=False)
     assert run(capsys, "train", "compact", "--data", "here")[0] == 0 and seen == ["here"]
 
     def no_tensorflow(args):
@@ -229,7 +230,7 @@ PLUGGED = """
 import sys, numpy as np
 from types import SimpleNamespace as N
 engine = lambda s: N(probabilities=[1, 0, 0, 0], mask_probability=(s.pixels > .8).astype('f4'), threshold=.5)
-sys.modules["brain_tumor.engines"] = N(load_engine=lambda name: engine)
+sys.modules["brain_tumor.inference.engines"] = N(load_engine=lambda name: engine)
 from brain_tumor.cli import main
 status = main(sys.argv[1:])
 print(*(m for m in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'skimage', 'scipy', 'nibabel', 'pydicom', 'PIL', 'tqdm') if m in sys.modules), file=sys.stderr)
@@ -244,7 +245,7 @@ def test_one_picture_loads_nothing_heavy(scans, tmp_path):
 
 def test_a_reader_that_leaves_gets_no_traceback(scans):
     for number in range(30):
-        (scans / f"more{number}.png").write_bytes(png(picture(number)))
+        (scans / f"more{number}.png").write_bytes(png_bytes(picture(number)))
     environment = {**os.environ, "PYTHONPATH": str(Path(analysis.__file__).parent.parent)}
     with subprocess.Popen([sys.executable, "-c", PLUGGED, "analyze", str(scans), "--json"], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, env=environment) as process:
@@ -276,7 +277,7 @@ def test_a_stopped_run_is_resumed_and_only_what_is_new_is_printed(scans, tmp_pat
 
 
 def test_workers_answer_as_one_process_does(scans, capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "brain_tumor.engines")
+    monkeypatch.delitem(sys.modules, "brain_tumor.inference.engines")
     (scans / "fake.png").write_text("no picture")
     one, two = run(capsys, "analyze", scans, "--no-gate"), run(capsys, "analyze", scans, "--no-gate", "--workers", 1)
     assert one[:2] == two[:2] and one[0] == 1 and one[2].count("refused") == two[2].count("refused") == 1

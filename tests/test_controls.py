@@ -12,10 +12,10 @@ from browsers import notebook, voila  # noqa: E402
 CONTROLS = """
 import os
 import ipywidgets as w
-from brain_tumor.drawing import png
-from brain_tumor.panels import Bench, named
-from brain_tumor.views import STYLE
-from brain_tumor.widgets import Downloads, Labels
+from brain_tumor.io.pages import png_bytes
+from brain_tumor.app.layout import MaskEditor, with_class
+from brain_tumor.app.views import APP_STYLE
+from brain_tumor.app.widgets import Downloads, Labels
 import numpy as np
 
 told, strokes = named(w.HTML(), "told"), []

@@ -4,8 +4,9 @@ import pytest
 from PIL import Image
 from pictures import class_folders, mat_set, picture
 
-from brain_tumor.data import COLUMNS, class_of, find_sets, grey, index, layout, manifests, read_manifest
-from brain_tumor.scan import CLASSES, BrainTumorError
+from brain_tumor.data.datasets import TABLE_COLUMNS, find_manifests, find_sets, folder_class, folder_layout, index_folder, read_data_manifest, read_pixels
+from brain_tumor.io.scan import CLASSES
+from brain_tumor.io.errors import BrainTumorError
 
 
 # ---- arrangements
@@ -14,12 +15,12 @@ from brain_tumor.scan import CLASSES, BrainTumorError
     ("glioma", "glioma"), ("Glioma_Tumor", "glioma"), ("meningioma tumour", "meningioma"), ("no_tumor", "no_tumor"), ("NoTumor", "no_tumor"),
     ("no", "no_tumor"), ("pituitary_tumor", "pituitary"), ("yes", None), ("tumor", None), ("Training", None), ("", None)])  # fmt: skip
 def test_the_class_is_read_from_the_folders_name(name, meant):
-    assert class_of(name) == meant
+    assert folder_class(name) == meant
 
 
 def test_class_folders_under_training_and_testing(tmp_path):
-    table, left_out = index(class_folders(tmp_path / "mri"))
-    assert list(table.columns) == list(COLUMNS) and len(table) == 24 and left_out.empty
+    table, left_out = index_folder(class_folders(tmp_path / "mri"))
+    assert list(table.columns) == list(TABLE_COLUMNS) and len(table) == 24 and left_out.empty
     assert table.groupby(["split", "class"]).size().eq(3).all() and set(table["class"]) == set(CLASSES)
     assert set(table["source"]) == {"mri"} and table["width"].eq(40).all() and table["height"].eq(48).all()
     assert table["image"][0] == "Testing/glioma/0.png" and table[["patient", "group", "fold", "mask", "spacing_mm"]].isna().all().all()
@@ -28,8 +29,8 @@ def test_class_folders_under_training_and_testing(tmp_path):
 def test_class_folders_directly_and_nested_one_level(tmp_path):
     class_folders(tmp_path / "archive" / "inner", sides=("",))
     (tmp_path / "archive" / "__MACOSX").mkdir()
-    nested, _ = index(tmp_path / "archive")
-    direct, _ = index(tmp_path / "archive" / "inner")
+    nested, _ = index_folder(tmp_path / "archive")
+    direct, _ = index_folder(tmp_path / "archive" / "inner")
     pd.testing.assert_frame_equal(nested, direct)
     assert nested["split"].isna().all() and set(nested["source"]) == {"inner"}
 
@@ -50,25 +51,25 @@ def small_manifest(folder):
 def test_every_arrangement_is_found_in_the_folder_that_an_archive_adds(tmp_path, make, kind):
     make(tmp_path / "archive" / "Inner folder")
     (tmp_path / "archive" / "__MACOSX").mkdir()
-    assert [layout(place) for place in find_sets(tmp_path / "archive")] == [kind]
-    nested, left_out = index(tmp_path / "archive")
-    pd.testing.assert_frame_equal(nested, index(tmp_path / "archive" / "Inner folder")[0])
+    assert [folder_layout(place) for place in find_sets(tmp_path / "archive")] == [kind]
+    nested, left_out = index_folder(tmp_path / "archive")
+    pd.testing.assert_frame_equal(nested, index_folder(tmp_path / "archive" / "Inner folder")[0])
     assert left_out.empty and set(nested["source"]) == {"Inner folder"}
 
 
 def test_files_come_in_the_order_of_their_names_as_strings(tmp_path):
     for number in (1, 2, 10, 100):
         picture(tmp_path / "glioma" / f"{number}.png")
-    assert index(tmp_path)[0]["image"].tolist() == [f"glioma/{n}.png" for n in (1, 10, 100, 2)]
+    assert index_folder(tmp_path)[0]["image"].tolist() == [f"glioma/{n}.png" for n in (1, 10, 100, 2)]
 
 
 def test_odd_names_and_all_picture_formats(tmp_path):
     names = ["脳 é.png", "a b'c.jpg", "ü#%.webp", "x.BMP", "y.tiff", "-z.gif"]
     for name in names:
         picture(tmp_path / "glioma" / name)
-    table, left_out = index(tmp_path, thorough=True)
+    table, left_out = index_folder(tmp_path, thorough=True)
     assert sorted(table["image"]) == sorted(f"glioma/{name}" for name in names) and left_out.empty
-    assert all(grey(path).shape == (48, 40) for path in table["path"])
+    assert all(read_pixels(path).shape == (48, 40) for path in table["path"])
 
 
 def test_images_and_masks(tmp_path):
@@ -76,8 +77,8 @@ def test_images_and_masks(tmp_path):
         picture(tmp_path / "images" / f"{stem}.png")
     for stem in ("1", "2_mask", "9"):
         picture(tmp_path / "masks" / f"{stem}.png")
-    table, left_out = index(tmp_path)
-    assert layout(tmp_path) == "masks" and table["class"].isna().all()
+    table, left_out = index_folder(tmp_path)
+    assert folder_layout(tmp_path) == "masks" and table["class"].isna().all()
     assert [mask and mask.split("/")[-1] for mask in table["mask"].astype(object).where(table["mask"].notna(), None)] == ["1.png", "2_mask.png", None]
     assert left_out["path"].tolist() == [str(tmp_path / "masks" / "9.png")] and "without a picture" in left_out["reason"][0]
 
@@ -87,10 +88,10 @@ def test_a_manifest_brings_its_groups(tmp_path):
     for row in rows:
         picture(tmp_path / "set" / row["image"])
     pd.DataFrame(rows).to_csv(tmp_path / "set" / "manifest.csv", index=False)
-    table, left_out = index(tmp_path / "set")
+    table, left_out = index_folder(tmp_path / "set")
     assert table["group"].tolist() == ["G0", "G0", "G1", "G1"] and table["fold"].tolist() == [1, 1, 2, 2] and left_out.empty
     assert table["spacing_mm"].eq(0.5).all() and table["width"].eq(40).all() and table["mask"].isna().all()
-    assert read_manifest(manifests(tmp_path)[0])["path"].tolist() == table["path"].tolist()
+    assert read_data_manifest(find_manifests(tmp_path)[0])["path"].tolist() == table["path"].tolist()
 
 
 @pytest.mark.parametrize("columns, groups", [
@@ -101,7 +102,7 @@ def test_patients_are_groups_where_the_manifest_names_no_groups(tmp_path, column
     for n in range(3):
         picture(tmp_path / f"{n}.png")
     pd.DataFrame({"image": [f"{n}.png" for n in range(3)], "class": "glioma"} | columns).to_csv(tmp_path / "manifest.csv", index=False)
-    found = index(tmp_path)[0]["group"]
+    found = index_folder(tmp_path)[0]["group"]
     assert found.astype(object).where(found.notna(), None).tolist() == groups
 
 
@@ -109,7 +110,7 @@ def test_a_manifest_that_is_wrong_about_a_size_leaves_the_picture_out(tmp_path):
     for n in range(3):
         picture(tmp_path / f"{n}.png")
     pd.DataFrame({"image": [f"{n}.png" for n in range(3)], "class": "glioma", "width": [40, 40, 99], "height": 48}).to_csv(tmp_path / "manifest.csv", index=False)
-    table, left_out = index(tmp_path)
+    table, left_out = index_folder(tmp_path)
     assert len(table) == 2 and "40 x 48 pixels, but the manifest says 99 x 48" in left_out["reason"][0]
 
 
@@ -118,7 +119,7 @@ def test_a_folder_of_sets_is_one_table(tmp_path):
     for name in ("images/1.png", "images/2.png"):
         picture(tmp_path / "healthy" / name)
     pd.DataFrame({"image": ["images/1.png", "images/2.png"], "class": "no_tumor"}).to_csv(tmp_path / "healthy" / "manifest.csv", index=False)
-    table, _ = index(tmp_path)
+    table, _ = index_folder(tmp_path)
     assert table["source"].value_counts().to_dict() == {"one": 24, "healthy": 2}
 
 
@@ -132,7 +133,7 @@ def test_broken_pictures_are_listed_and_the_rest_goes_on(tmp_path):
     (place / "c.txt").write_text("notes")
     (place / ".DS_Store").write_bytes(b"x")
     (tmp_path / "Training" / "metastasis").mkdir()
-    table, left_out = index(tmp_path)
+    table, left_out = index_folder(tmp_path)
     assert len(table) == 24
     reasons = {path.split("/")[-1]: reason for path, reason in zip(left_out["path"], left_out["reason"])}
     assert set(reasons) == {"a.jpg", "b.png", "c.txt", "metastasis"}
@@ -143,15 +144,15 @@ def test_a_jpeg_that_stops_halfway_is_found_by_a_thorough_look(tmp_path):
     class_folders(tmp_path)
     whole = picture(tmp_path / "Training" / "glioma" / "half.jpg", size=(200, 200)).read_bytes()
     (tmp_path / "Training" / "glioma" / "half.jpg").write_bytes(whole[:len(whole) // 2])
-    assert len(index(tmp_path)[1]) == 0
-    assert index(tmp_path, thorough=True)[1]["path"].tolist() == [str(tmp_path / "Training" / "glioma" / "half.jpg")]
+    assert len(index_folder(tmp_path)[1]) == 0
+    assert index_folder(tmp_path, thorough=True)[1]["path"].tolist() == [str(tmp_path / "Training" / "glioma" / "half.jpg")]
 
 
 def test_a_broken_mask_leaves_the_picture_without_one(tmp_path):
     picture(tmp_path / "images" / "1.png")
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "1.png").write_bytes(b"broken")
-    table, left_out = index(tmp_path)
+    table, left_out = index_folder(tmp_path)
     assert len(table) == 1 and table["mask"].isna().all() and left_out["path"].tolist() == [str(tmp_path / "masks" / "1.png")]
 
 
@@ -161,21 +162,21 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
     picture(tmp_path / "masks" / "1.png")
     picture(tmp_path / "masks" / "2.png", size=(48, 40))
     with pytest.raises(BrainTumorError, match="1 masks have another size.*2.png: a mask of 48 x 40 pixels for a picture of 40 x 48.*take these pairs out"):
-        index(tmp_path)
+        index_folder(tmp_path)
 
 
 def test_missing_files_of_a_manifest_are_named(tmp_path):
     picture(tmp_path / "0.png")
     pd.DataFrame({"image": ["0.png", "gone.png"], "mask": [None, "m.png"], "class": "glioma"}).to_csv(tmp_path / "manifest.csv", index=False)
     with pytest.raises(BrainTumorError, match="2 of its 3 files are missing, among them gone.png, m.png.*remove their lines"):
-        index(tmp_path)
+        index_folder(tmp_path)
 
 
 @pytest.mark.parametrize("content, why", [(b"", "not a table"), (b"\xff\xfe\x00", "not a table"), (b"image,group\na.png,1\n", "no column class")])
 def test_a_manifest_that_is_none(tmp_path, content, why):
     (tmp_path / "manifest.csv").write_bytes(content)
     with pytest.raises(BrainTumorError, match=f"manifest.csv: {why}"):
-        index(tmp_path)
+        index_folder(tmp_path)
 
 
 @pytest.mark.parametrize("count, says", [(0, "the class pituitary has no readable pictures"), (1, "the class pituitary has 1 readable picture\\.")])
@@ -185,26 +186,26 @@ def test_a_class_with_one_picture_or_none_is_refused(tmp_path, count, says):
     for number in range(count):
         picture(tmp_path / "pituitary" / f"{number}.png")
     with pytest.raises(BrainTumorError, match=f"{says}.*add some"):
-        index(tmp_path)
+        index_folder(tmp_path)
 
 
 def test_a_folder_without_classes_is_refused_and_says_what_it_found(tmp_path):
     picture(tmp_path / "cats" / "1.png")
     with pytest.raises(BrainTumorError, match="no set here or one folder down.*glioma, meningioma.*found is cats"):
-        index(tmp_path)
+        index_folder(tmp_path)
     with pytest.raises(BrainTumorError, match="no such folder.*brain_tumor data get"):
-        index(tmp_path / "gone")
+        index_folder(tmp_path / "gone")
     with pytest.raises(BrainTumorError, match="no such folder"):
-        index(tmp_path / "cats" / "1.png")
+        index_folder(tmp_path / "cats" / "1.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BrainTumorError, match="found is nothing"):
         find_sets(tmp_path / "empty")
     with pytest.raises(BrainTumorError, match="no manifest.csv"):
-        manifests(tmp_path)
+        find_manifests(tmp_path)
 
 
 def test_a_set_of_broken_pictures_only_is_refused(tmp_path):
     (tmp_path / "glioma").mkdir()
     (tmp_path / "glioma" / "1.png").write_bytes(b"x")
     with pytest.raises(BrainTumorError, match="not one picture could be read.*1.png"):
-        index(tmp_path)
+        index_folder(tmp_path)

@@ -18,9 +18,9 @@ from PIL import Image
 
 from dicoms import dicom, in_bytes
 from mutations import FORMATS, head, pillow, seeds
-from brain_tumor import decoder, scan
-from brain_tumor.analysis import analyze
-from brain_tumor.scan import BrainTumorError
+from brain_tumor.io import read, scan
+from brain_tumor.inference.analyze import analyze
+from brain_tumor.io.errors import BrainTumorError
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps these limits")
@@ -35,37 +35,37 @@ def tiff():
 @pytest.fixture()
 def fresh():
     """No decoding process is left from before, and none that was changed stays."""
-    decoder._pool.close()
-    yield decoder._pool
-    decoder._pool.close()
+    read._pool.close()
+    yield read._pool
+    read._pool.close()
 
 
 @pytest.fixture()
 def children(monkeypatch, fresh):
     """The decoding processes that were started."""
-    started, real = [], decoder.Child
+    started, real = [], read.Child
 
     def child():
         started.append(real())
         return started[-1]
 
-    monkeypatch.setattr(decoder, "Child", child)
+    monkeypatch.setattr(read, "Child", child)
     return started
 
 
 @pytest.fixture()
 def faulty(monkeypatch, fresh):
     """Put a fault into the decoder of pictures, in the children alone."""
-    plain = decoder.START
+    plain = read.START
 
     def put(code):
         fresh.close()
-        monkeypatch.setattr(decoder, "START", plain.replace(
-            "serve()", f"import os, sys, brain_tumor.scan as s, brain_tumor.decoder as d; real = s._picture; s._picture = lambda *a: {code}; serve()"))
+        monkeypatch.setattr(read, "START", plain.replace(
+            "serve()", f"import os, sys, brain_tumor.io.scan as s, brain_tumor.io.read as d; real = s._picture; s._picture = lambda *a: {code}; serve()"))
     return put
 
 
-def refusal(source, read=decoder.read, **options):
+def refusal(source, read=read.read, **options):
     with pytest.raises(BrainTumorError) as caught:
         read(source, **options)
     return str(caught.value)
@@ -84,7 +84,7 @@ def test_every_seed_is_read_to_the_bit_as_in_this_process(kind):
     for data in seeds(kind):
         for options in ({}, {"slice": 0}, {"slice": 1}, {"slice": np.int64(1)}, {"slice": 99}, {"slice": True}, {"slice": (1, 0)}, {"slice": "x"},
                         {"axis": 1}, {"spacing": 0.7}, {"slice": 0, "spacing": (0.5, 0.7)}, {"spacing": -1}):
-            here, there = [_try(read, data, options) for read in (scan.read, decoder.read)]
+            here, there = [_try(read, data, options) for read in (scan.read, read.read)]
             assert here == there
 
 
@@ -101,10 +101,10 @@ def _try(read, data, options):
 def test_paths_file_objects_and_arrays(tmp_path, tiff):
     (tmp_path / "scan.tif").write_bytes(tiff)
     for source in (tmp_path / "scan.tif", str(tmp_path / "scan.tif"), tiff, bytearray(tiff), memoryview(tiff)):
-        assert _try(decoder.read, source, {}) == _try(scan.read, source, {})
-    assert decoder.read(io.BytesIO(tiff)).sha256 == scan.read(tiff).sha256
+        assert _try(read.read, source, {}) == _try(scan.read, source, {})
+    assert read.read(io.BytesIO(tiff)).sha256 == scan.read(tiff).sha256
     for source in (head(), Image.fromarray(head()), dicom(head()), scan.read(tiff)):
-        assert _try(decoder.read, source, {}) == _try(scan.read, source, {})
+        assert _try(read.read, source, {}) == _try(scan.read, source, {})
     assert refusal(tmp_path / "none.tif") == refusal(tmp_path / "none.tif", scan.read)
 
 
@@ -112,26 +112,26 @@ def test_a_spacing_that_is_none_is_refused_and_can_be_overridden():
     for pair in ([0, 0], [-0.5, 0.5]):
         data = in_bytes(dicom(head(), PixelSpacing=pair))
         assert "is not a spacing" in refusal(data)
-        assert decoder.read(data, spacing=0.5).spacing == (0.5, 0.5)
+        assert read.read(data, spacing=0.5).spacing == (0.5, 0.5)
 
 
 def test_what_is_no_file_from_a_stranger_starts_no_process(children, tmp_path):
     for source in (head(), Image.fromarray(head()), dicom(head()), pillow(head(), "PNG"), pillow(head(), "JPEG"), *seeds("NIfTI")[:1]):
-        decoder.read(source, slice=None if source is not seeds("NIfTI")[0] else 1)
+        read.read(source, slice=None if source is not seeds("NIfTI")[0] else 1)
     assert children == []
 
 
 def test_it_can_be_switched_off(monkeypatch, children, tiff):
     monkeypatch.setenv("BRAIN_TUMOR_ISOLATE", "0")
-    decoder.read(tiff)
+    read.read(tiff)
     assert children == []
     monkeypatch.setenv("BRAIN_TUMOR_ISOLATE", "1")
-    decoder.read(tiff)
+    read.read(tiff)
     assert len(children) == 1
 
 
 def test_analyze_and_the_page_use_it(monkeypatch, children, tmp_path, tiff):
-    from brain_tumor.session import open_file
+    from brain_tumor.app.session import open_file
     (tmp_path / "scan.tif").write_bytes(tiff)
     assert analyze(tmp_path / "scan.tif").scan.format == "TIFF" and len(children) == 1
     assert open_file(tmp_path / "scan.tif").error is None and children[0].files == 2
@@ -140,9 +140,9 @@ def test_analyze_and_the_page_use_it(monkeypatch, children, tmp_path, tiff):
 # ---------------------------------------------------------------- one process, many files
 
 def test_a_process_is_kept_and_after_many_files_another_takes_over(monkeypatch, children, tiff):
-    monkeypatch.setattr(decoder, "FILES", 5)
+    monkeypatch.setattr(read, "FILES", 5)
     for _ in range(12):
-        decoder.read(tiff)
+        read.read(tiff)
     assert [child.files for child in children] == [5, 5, 2]
     assert [child.process.poll() is None for child in children] == [False, False, True]
 
@@ -150,50 +150,50 @@ def test_a_process_is_kept_and_after_many_files_another_takes_over(monkeypatch, 
 def test_a_refused_file_costs_no_process(children, tiff):
     for _ in range(5):
         refusal(tiff[:500])
-        decoder.read(tiff)
+        read.read(tiff)
     assert len(children) == 1
 
 
 def test_threads_read_at_once_each_its_own(children):
     files = [pillow(np.roll(head(), k, axis=1), "TIFF") for k in range(60)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(decoder.read, files))
+        found = list(pool.map(read.read, files))
     for got, data in zip(found, files, strict=True):
         assert np.array_equal(got.pixels, scan.read(data).pixels)
-    assert len(children) <= decoder.CHILDREN
+    assert len(children) <= read.CHILDREN
 
 
 @POSIX
 def test_a_fork_leaves_the_parents_process_alone(children, tiff):
     other = pillow(255 - head(), "TIFF")
-    first = decoder.read(tiff)
+    first = read.read(tiff)
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:                                              # the copy: its answer is one byte
         try:
-            same = np.array_equal(decoder.read(other).pixels, scan.read(other).pixels) and decoder._pool.all.isdisjoint(children[:1])
+            same = np.array_equal(read.read(other).pixels, scan.read(other).pixels) and read._pool.all.isdisjoint(children[:1])
             os.write(write, b"y" if same else b"n")
-            decoder._pool.close()
+            read._pool.close()
         finally:
             os._exit(0)
     os.close(write)
     assert os.read(read, 1) == b"y"
     os.waitpid(pid, 0)
     os.close(read)
-    assert np.array_equal(decoder.read(tiff).pixels, first.pixels) and len(children) == 1
+    assert np.array_equal(read.read(tiff).pixels, first.pixels) and len(children) == 1
 
 
 @pytest.mark.parametrize("how", multiprocessing.get_all_start_methods())
 def test_pools_of_processes(how, tiff):
-    decoder.read(tiff)
+    read.read(tiff)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(how)) as pool:
-        found = list(pool.map(decoder.read, [tiff] * 6))
+        found = list(pool.map(read.read, [tiff] * 6))
     assert {got.sha256 for got in found} == {scan.read(tiff).sha256}
 
 
 def test_a_script_without_a_guard(tmp_path, tiff):
     (tmp_path / "scan.tif").write_bytes(tiff)
-    done = python("import sys; print('once'); from brain_tumor.decoder import read; print(read(sys.argv[1]).format)", tmp_path / "scan.tif")
+    done = python("import sys; print('once'); from brain_tumor.io.read import read; print(read(sys.argv[1]).format)", tmp_path / "scan.tif")
     assert done.returncode == 0 and done.stdout == "once\nTIFF\n" and done.stderr == ""
 
 
@@ -224,7 +224,7 @@ def test_it_needs_no_working_folder_and_no_path(tmp_path, tiff):
     (tmp_path / "scan.tif").write_bytes(tiff)
     (tmp_path / "tifffile.py").write_text("raise SystemExit('planted')")
     (tmp_path / "PIL.py").write_text("raise SystemExit('planted')")
-    done = subprocess.run([sys.executable, "-P", "-c", "from brain_tumor.decoder import read; print(read('scan.tif').format)"], cwd=tmp_path,
+    done = subprocess.run([sys.executable, "-P", "-c", "from brain_tumor.io.read import read; print(read('scan.tif').format)"], cwd=tmp_path,
                           capture_output=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.stdout == "TIFF\n", done.stderr
 
@@ -248,13 +248,13 @@ def test_a_crash_refuses_one_file_and_the_next_is_read(faulty, tmp_path, tiff, c
 
 @LINUX
 def test_time_of_the_processor_is_limited(monkeypatch, faulty, tiff):
-    monkeypatch.setattr(decoder, "SECONDS", 1)
+    monkeypatch.setattr(read, "SECONDS", 1)
     faulty("[0 for _ in iter(int, 1)]")
     assert "more than 1 seconds of the processor" in refusal(tiff)
 
 
 def test_time_by_the_clock_is_limited(monkeypatch, faulty, tiff):
-    monkeypatch.setattr(decoder, "PATIENCE", 0.5)
+    monkeypatch.setattr(read, "PATIENCE", 0.5)
     faulty("__import__('time').sleep(9e5)")
     assert "more than 0.5 seconds" in refusal(tiff)
 
@@ -262,10 +262,10 @@ def test_time_by_the_clock_is_limited(monkeypatch, faulty, tiff):
 @LINUX
 def test_each_file_has_its_own_time(monkeypatch, children, faulty, tiff):
     """Three files that take more than half the time each: the limit counts for a file, not for the process."""
-    monkeypatch.setattr(decoder, "SECONDS", 2)
+    monkeypatch.setattr(read, "SECONDS", 2)
     faulty("[0 for _ in iter(lambda t=__import__('time').process_time() + 1.2: __import__('time').process_time() > t, True)] and None or real(*a)")
     for _ in range(3):
-        decoder.read(tiff)
+        read.read(tiff)
     assert len(children) == 1
 
 
@@ -288,13 +288,13 @@ def test_the_limits_cannot_be_raised_again(faulty, tiff):
     """The hard ones are as low, for the second file as for the first; only time is given anew."""
     faulty("real(*a) if [__import__('resource').getrlimit(kind) for kind in (1, 4, 9)] == [(0, 0), (0, 0), (4 << 30, 4 << 30)] else os._exit(5)")
     for _ in range(2):
-        assert decoder.read(tiff).format == "TIFF"
+        assert read.read(tiff).format == "TIFF"
 
 
 def test_it_does_not_inherit_what_stands_in_the_environment(monkeypatch, faulty, tiff):
     monkeypatch.setenv("DATABASE_PASSWORD", "secret")
     faulty("real(*a) if 'PATH' in os.environ and not {'DATABASE_PASSWORD', 'PYTHONPATH'} & set(os.environ) else os._exit(5)")
-    assert decoder.read(tiff).format == "TIFF"
+    assert read.read(tiff).format == "TIFF"
 
 
 @LINUX
@@ -304,7 +304,7 @@ def test_a_file_is_not_refused_for_what_others_left_behind(children, faulty, tif
         children.clear()
         faulty(f"real(*a) if not vars(s).setdefault('before', []).append(1) and len(s.before) < 4 else {loss}")
         for _ in range(7):
-            decoder.read(tiff)
+            read.read(tiff)
         assert [child.files for child in children] == [4, 4, 1]
         faulty(loss)
         children.clear()
@@ -313,23 +313,23 @@ def test_a_file_is_not_refused_for_what_others_left_behind(children, faulty, tif
 
 
 def test_ended_from_outside_while_it_waits(children, tiff):
-    decoder.read(tiff)
+    read.read(tiff)
     children[0].process.kill()
     children[0].process.wait()
-    decoder.read(tiff)
+    read.read(tiff)
     assert len(children) == 2
 
 
 def test_interrupted_in_the_middle(monkeypatch, children, tiff):
     """After Ctrl+C the answer must not come to the next question."""
     other = pillow(255 - head(), "TIFF")
-    decoder.read(tiff)
-    real = decoder.receive
-    monkeypatch.setattr(decoder, "receive", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    read.read(tiff)
+    real = read.receive
+    monkeypatch.setattr(read, "receive", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        decoder.read(tiff)
-    monkeypatch.setattr(decoder, "receive", real)
-    assert np.array_equal(decoder.read(other).pixels, scan.read(other).pixels) and len(children) == 2
+        read.read(tiff)
+    monkeypatch.setattr(read, "receive", real)
+    assert np.array_equal(read.read(other).pixels, scan.read(other).pixels) and len(children) == 2
 
 
 def test_no_process_can_be_started(monkeypatch, fresh, tiff):
@@ -355,21 +355,21 @@ def test_numbers_that_are_none_are_no_picture(lie):
     """A whole number of four hundred digits is good JSON."""
     grey = np.linspace(0, 1, 64 * 64, dtype=np.float32)
     told = {"shape": [64, 64], "format": "TIFF", "spacing": None, "slice": 0, "colour": 0.0}
-    assert decoder._believed(told, bytearray(grey), "a.tif")[0].slice_index == 0
+    assert read._believed(told, bytearray(grey), "a.tif")[0].slice_index == 0
     with pytest.raises(BrainTumorError, match="gave no picture"):
-        decoder._believed(json.loads(json.dumps(told | lie)), bytearray(grey), "a.tif")
+        read._believed(json.loads(json.dumps(told | lie)), bytearray(grey), "a.tif")
 
 
 def test_what_it_says_is_bounded():
     for text in ("x" * 5000, "two\nlines", 7, None, ["a"]):
-        assert "gave no picture" in str(decoder._told({"error": text}, "a.tif"))
-    told = decoder._told({"error": "a.tif: it holds 3 pictures. Ask.", "count": "3", "volumes": 2}, "a.tif")
+        assert "gave no picture" in str(read._told({"error": text}, "a.tif"))
+    told = read._told({"error": "a.tif: it holds 3 pictures. Ask.", "count": "3", "volumes": 2}, "a.tif")
     assert told.count is None and told.volumes == 2
 
 
 def test_libraries_that_print_do_not_get_between_the_frames(faulty, capfd, tiff):
     faulty("(print('x' * 99), os.write(1, b'y' * 99), os.write(2, b'z' * 99)) and real(*a)")
-    assert decoder.read(tiff).format == "TIFF"
+    assert read.read(tiff).format == "TIFF"
     assert capfd.readouterr() == ("", "")
 
 
@@ -393,7 +393,7 @@ def many_pages(count):
 @LINUX
 def test_a_tiff_whose_pages_take_forever_to_count(monkeypatch, fresh):
     """Eleven megabytes: a minute of Pillow's time, for it walks the whole chain of pages for each."""
-    monkeypatch.setattr(decoder, "SECONDS", 2)
+    monkeypatch.setattr(read, "SECONDS", 2)
     assert "more than 2 seconds of the processor" in refusal(many_pages(100_000))
     assert "it holds 10 pictures" in refusal(many_pages(10))
 
@@ -401,13 +401,13 @@ def test_a_tiff_whose_pages_take_forever_to_count(monkeypatch, fresh):
 @LINUX
 def test_a_tiff_of_one_tile_that_is_far_larger_than_the_picture(monkeypatch, fresh):
     """A picture of 64 x 64 pixels in a tile of 30,000 x 30,000: 900 MB, out of a file of one kilobyte."""
-    monkeypatch.setattr(decoder, "MEMORY", 1 << 30)
+    monkeypatch.setattr(read, "MEMORY", 1 << 30)
     body = zlib.compress(bytes(1 << 20))
     tags = {256: (4, 64), 257: (4, 64), 258: (3, 8), 259: (3, 8), 262: (3, 1), 277: (3, 1), 322: (4, 30_000), 323: (4, 30_000), 324: (4, 8), 325: (4, len(body))}
     data = b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory(tags, 0)
     refusal(data)                                             # by libtiff, which didn't get the memory
-    assert len(data) < 2000 and decoder._pool.all
-    for child in decoder._pool.all:
+    assert len(data) < 2000 and read._pool.all
+    for child in read._pool.all:
         status = Path(f"/proc/{child.process.pid}/status").read_text()
         assert int(status.split("VmPeak:")[1].split()[0]) <= 1 << 20         # kB
 
@@ -419,15 +419,15 @@ def test_a_deflated_dicom_bomb(monkeypatch, fresh):
     start = 144 + int.from_bytes(whole[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     body = b"".join(packer.compress(bytes(1 << 24)) for _ in range(20)) + packer.flush()
-    monkeypatch.setattr(decoder, "MEMORY", 1 << 30)
+    monkeypatch.setattr(read, "MEMORY", 1 << 30)
     assert "more than 1 GB of memory" in refusal(whole[:start] + body) and len(body) < 1_000_000
 
 
 def test_frames_go_both_ways():
     pipe = io.BytesIO()
-    decoder.send(pipe, {"a": [1, None, "ü\udc80"]}, np.arange(6, dtype=np.float32).reshape(2, 3))
+    read.send(pipe, {"a": [1, None, "ü\udc80"]}, np.arange(6, dtype=np.float32).reshape(2, 3))
     pipe.seek(0)
-    header, body = decoder.receive(pipe, 100)
+    header, body = read.receive(pipe, 100)
     assert header == {"a": [1, None, "ü\udc80"]} and np.frombuffer(body, np.float32).tolist() == [0, 1, 2, 3, 4, 5]
     json.dumps(header)
 
@@ -439,5 +439,5 @@ def test_colour_comes_back_with_the_pixels(form):
     picture[..., 0] //= 4
     file = io.BytesIO()
     Image.fromarray(picture).save(file, form)
-    apart, here = decoder.read(file.getvalue()), scan.read(file.getvalue())
+    apart, here = read.read(file.getvalue()), scan.read(file.getvalue())
     assert apart.colour == here.colour > 0.2

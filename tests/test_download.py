@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from pictures import class_folders
 
-import brain_tumor.download as download
+import brain_tumor.data.download as download
 from brain_tumor.cli import main
-from brain_tumor.data import index
-from brain_tumor.download import RECORD, changed, fingerprint, get, offer
-from brain_tumor.scan import BrainTumorError
+from brain_tumor.data.datasets import index_folder
+from brain_tumor.data.download import RECORD_NAME, describe_offer, download_set, set_checksum, verify_download
+from brain_tumor.io.errors import BrainTumorError
 
 
 @pytest.fixture
@@ -39,37 +39,37 @@ def named(name, *values, **attributes):
 
 def test_no_means_nothing_is_fetched(kaggle, tmp_path):
     asked = []
-    assert get("classification", tmp_path / "new", confirm=lambda text: asked.append(text) or False) is None
-    assert kaggle.calls == [] and not (tmp_path / "new").exists() and asked == [offer("classification", tmp_path / "new")]
+    assert download_set("classification", tmp_path / "new", confirm=lambda text: asked.append(text) or False) is None
+    assert kaggle.calls == [] and not (tmp_path / "new").exists() and asked == [describe_offer("classification", tmp_path / "new")]
     assert all(word in asked[0] for word in ("7,023", "150 MB", "CC0", "edition 1", "DSV/2645886", str(tmp_path / "new")))
 
 
 def test_yes_fetches_the_pinned_edition_once_with_checksums(kaggle, tmp_path):
-    place = get("classification", tmp_path / "deep" / "new", confirm=True)
+    place = download_set("classification", tmp_path / "deep" / "new", confirm=True)
     assert kaggle.calls == ["masoudnickparvar/brain-tumor-mri-dataset/versions/1"]
-    record = json.loads((place / RECORD).read_text(encoding="utf-8"))
-    assert record["edition"] == 1 and len(record["files"]) == 24 and record["fingerprint"] == fingerprint(record["files"])
-    assert changed(place) == [] and len(index(place)[0]) == 24
-    assert get("classification", place, confirm=lambda text: pytest.fail("asked again")) == place and len(kaggle.calls) == 1
+    record = json.loads((place / RECORD_NAME).read_text(encoding="utf-8"))
+    assert record["edition"] == 1 and len(record["files"]) == 24 and record["fingerprint"] == set_checksum(record["files"])
+    assert verify_download(place) == [] and len(index_folder(place)[0]) == 24
+    assert download_set("classification", place, confirm=lambda text: pytest.fail("asked again")) == place and len(kaggle.calls) == 1
     assert sorted(p.name for p in place.parent.iterdir()) == ["new"]
 
 
 def test_the_fingerprint_is_of_names_and_contents():
     import hashlib
     sums = {"b": "2", "a": "1"}
-    assert fingerprint(sums) == hashlib.sha256(b"1  a\n2  b\n").hexdigest() == fingerprint({"a": "1", "b": "2"}) != fingerprint({"a": "2", "b": "1"})
+    assert set_checksum(sums) == hashlib.sha256(b"1  a\n2  b\n").hexdigest() == set_checksum({"a": "1", "b": "2"}) != set_checksum({"a": "2", "b": "1"})
 
 
 def test_files_that_changed_are_told(kaggle, tmp_path):
-    place = get("classification", tmp_path / "new", confirm=True)
+    place = download_set("classification", tmp_path / "new", confirm=True)
     (place / "Training" / "glioma" / "0.png").write_bytes(b"x")
     (place / "Testing" / "notumor" / "1.png").unlink()
-    assert changed(place) == ["Testing/notumor/1.png", "Training/glioma/0.png"]
+    assert verify_download(place) == ["Testing/notumor/1.png", "Training/glioma/0.png"]
     with pytest.raises(BrainTumorError, match="2 files are not as they were fetched.*Remove the folder"):
-        get("classification", place, confirm=True)
-    (place / RECORD).write_text("{")
+        download_set("classification", place, confirm=True)
+    (place / RECORD_NAME).write_text("{")
     with pytest.raises(BrainTumorError, match="no readable download.json"):
-        changed(place)
+        verify_download(place)
 
 
 @pytest.mark.parametrize("error, remedy", [
@@ -85,17 +85,17 @@ def test_files_that_changed_are_told(kaggle, tmp_path):
 def test_each_failure_has_its_remedy_and_leaves_nothing(kaggle, tmp_path, error, remedy):
     kaggle.raises = [error]
     with pytest.raises(BrainTumorError, match=f"masoudnickparvar/brain-tumor-mri-dataset: .*{remedy}"):
-        get("classification", tmp_path / "new", confirm=True)
+        download_set("classification", tmp_path / "new", confirm=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache"]
-    assert get("classification", tmp_path / "new", confirm=True) and len(kaggle.calls) == 2
+    assert download_set("classification", tmp_path / "new", confirm=True) and len(kaggle.calls) == 2
 
 
 def test_interrupted_while_downloading(kaggle, tmp_path):
     kaggle.raises = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
-        get("classification", tmp_path / "new", confirm=True)
+        download_set("classification", tmp_path / "new", confirm=True)
     assert not (tmp_path / "new").exists()
-    assert changed(get("classification", tmp_path / "new", confirm=True)) == []
+    assert verify_download(download_set("classification", tmp_path / "new", confirm=True)) == []
 
 
 def test_interrupted_while_copying_goes_on_where_it_stopped(kaggle, tmp_path, monkeypatch):
@@ -109,10 +109,10 @@ def test_interrupted_while_copying_goes_on_where_it_stopped(kaggle, tmp_path, mo
 
     monkeypatch.setattr(download, "write_beside", impatient)
     with pytest.raises(KeyboardInterrupt):
-        get("classification", tmp_path / "new", confirm=True)
+        download_set("classification", tmp_path / "new", confirm=True)
     assert not (tmp_path / "new").exists() and len([p for p in (tmp_path / ".new.part").rglob("*") if p.is_file()]) == 10
-    place = get("classification", tmp_path / "new", confirm=True)
-    assert len(written) == 11 + 14 + 1 and changed(place) == []  # the fourteen that were missing, and the record
+    place = download_set("classification", tmp_path / "new", confirm=True)
+    assert len(written) == 11 + 14 + 1 and verify_download(place) == []  # the fourteen that were missing, and the record
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "new"]
 
 
@@ -124,20 +124,20 @@ def test_what_lies_half_done_is_checked_and_what_does_not_belong_goes(kaggle, tm
     good.write_bytes(whole["0.png"])
     bad.write_bytes(b"x" * len(whole["1.png"]))  # its length is right
     (part / "Testing" / "glioma" / "of another edition.png").write_bytes(b"x")
-    place = get("classification", tmp_path / "new", confirm=True)
-    assert changed(place) == [] and (place / "Testing" / "glioma" / "1.png").read_bytes() == whole["1.png"]
+    place = download_set("classification", tmp_path / "new", confirm=True)
+    assert verify_download(place) == [] and (place / "Testing" / "glioma" / "1.png").read_bytes() == whole["1.png"]
     assert sorted(p.name for p in (place / "Testing" / "glioma").iterdir()) == ["0.png", "1.png", "2.png"]
 
 
 def test_progress_is_shown_while_copying(kaggle, tmp_path, capsys):
-    get("classification", tmp_path / "new", confirm=True)
+    download_set("classification", tmp_path / "new", confirm=True)
     assert "copying" in (shown := capsys.readouterr().err) and "24/24" in shown
 
 
 def test_a_missing_kagglehub_names_the_extra_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     with pytest.raises(BrainTumorError, match=r"kagglehub.*brain_tumor\[workbook\]"):
-        get("segmentation", tmp_path / "new", confirm=True)
+        download_set("segmentation", tmp_path / "new", confirm=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,12 +146,12 @@ def test_a_target_that_is_taken_or_too_small_is_refused_before_asking(kaggle, tm
     (tmp_path / "taken" / "thesis.txt").write_text("mine")
     asked = lambda text: pytest.fail("asked")
     with pytest.raises(BrainTumorError, match="something else here already"):
-        get("classification", tmp_path / "taken", confirm=asked)
+        download_set("classification", tmp_path / "taken", confirm=asked)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**8))
     with pytest.raises(BrainTumorError, match="100 MB are free, about 300 are needed"):
-        get("classification", tmp_path / "new", confirm=asked)
+        download_set("classification", tmp_path / "new", confirm=asked)
     with pytest.raises(BrainTumorError, match="no such set. There are classification and segmentation"):
-        get("brats", confirm=asked)
+        download_set("brats", confirm=asked)
     assert (tmp_path / "taken" / "thesis.txt").read_text() == "mine" and kaggle.calls == []
 
 

@@ -14,12 +14,14 @@ keras = pytest.importorskip("keras", reason="Keras comes with the extra `workboo
 pytest.importorskip("tf2onnx", reason="tf2onnx comes with the extra `workbook`")
 
 from brain_tumor import analyze  # noqa: E402
-from brain_tumor.engines import EnsembleEngine, load_engine  # noqa: E402
-from brain_tumor.ensemble import as_input, load_ensemble, save_ensemble  # noqa: E402
-from brain_tumor.phantom import samples  # noqa: E402
-from brain_tumor.preprocessing import prepare, scale  # noqa: E402
-from brain_tumor.scan import BrainTumorError, CLASSES, read  # noqa: E402
-from brain_tumor.stacking import combine, shapes  # noqa: E402
+from brain_tumor.inference.engines import EnsembleEngine, load_engine  # noqa: E402
+from brain_tumor.classification.ensemble import ensemble_input, load_ensemble, save_ensemble  # noqa: E402
+from brain_tumor.imaging.samples import samples  # noqa: E402
+from brain_tumor.imaging.preprocessing import prepare, scale_pixels  # noqa: E402
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.scan import CLASSES
+from brain_tumor.io.decode import read_in_process  # noqa: E402
+from brain_tumor.classification.stacking import combine_predictions, combiner_shapes  # noqa: E402
 
 
 def tiny(seed, side=32, classes=4):
@@ -32,7 +34,7 @@ def tiny(seed, side=32, classes=4):
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
     """Two members: one to be exported from Keras, one that is a file already."""
-    from brain_tumor.training import to_onnx
+    from brain_tumor.training.weights import to_onnx
     file = tmp_path_factory.mktemp("member") / "second.onnx"
     second = tiny(1, 48)
     to_onnx(second, file)
@@ -42,12 +44,12 @@ def members(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(members, tmp_path_factory):
-    return save_ensemble(tmp_path_factory.mktemp("ensemble") / "pair", members[0], "weighted", {"weights": np.array([0.25, 0.75])}, protocol="honest", mark="untrained", name="pair")
+    return save_ensemble(tmp_path_factory.mktemp("ensemble") / "pair", members[0], "weighted", {"weights": np.array([0.25, 0.75])}, protocol="honest", provenance="untrained", name="pair")
 
 
 @pytest.fixture(scope="module")
 def scans():
-    return [read(path) for path in samples() if path.suffix == ".png"]
+    return [read_in_process(path) for path in samples() if path.suffix == ".png"]
 
 
 def mend(folder, file):
@@ -62,7 +64,7 @@ def mend(folder, file):
 def test_it_says_what_keras_says(members, saved, scans):
     ensemble = load_ensemble(saved)
     models = [members[0][0]["model"], members[1]]
-    each = [m.predict_on_batch(np.stack([as_input(s, m.input_shape[1], part["network"], part["scaling"], part["preparation"]) for s in scans])) for m, part in zip(models, members[0])]
+    each = [m.predict_on_batch(np.stack([ensemble_input(s, m.input_shape[1], part["network"], part["scaling"], part["preparation"]) for s in scans])) for m, part in zip(models, members[0])]
     assert np.ptp(np.hstack(each), axis=0).max() > 0.2, "answers must differ, or this proves nothing"
     assert np.abs(ensemble.softmaxes(scans) - np.hstack(each)).max() < 1e-2
     assert np.abs(ensemble.probabilities(scans) - (0.25 * each[0] + 0.75 * each[1])).max() < 1e-2
@@ -70,12 +72,12 @@ def test_it_says_what_keras_says(members, saved, scans):
 
 def test_pictures_are_prepared_as_in_training(scans):
     square = np.round(prepare(scans[0].pixels, 40)[0] * 255).astype(np.uint8)
-    assert (as_input(scans[0], 40, "resnet50", "imagenet", "honest") == scale(square, "ResNet50", "imagenet")).all()
+    assert (ensemble_input(scans[0], 40, "resnet50", "imagenet", "honest") == scale_pixels(square, "ResNet50", "imagenet")).all()
 
 
 def test_a_manifest_says_all_and_no_file_is_a_pickle(saved):
     manifest = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["kind"] == "ensemble" and manifest["classes"] == list(CLASSES) and "fitted on validation" in manifest["mark"] and "untrained" in manifest["mark"]
+    assert manifest["kind"] == "ensemble" and manifest["classes"] == list(CLASSES) and "fitted on validation" in manifest["provenance"] and "untrained" in manifest["provenance"]
     assert [(m["network"], m["side"], m["scaling"], m["preparation"]) for m in manifest["members"]] == [("Xception", 32, "imagenet", "honest"), ("VGG19", 48, "thesis", "thesis")]
     assert "not a medical device" in manifest["intended_use"] and {p.suffix for p in saved.iterdir()} == {".onnx", ".npz", ".json"}
 
@@ -147,7 +149,7 @@ def test_nothing_half_is_left(members, tmp_path, monkeypatch):
 
     def killed(*words):
         raise KeyboardInterrupt
-    monkeypatch.setattr("brain_tumor.ensemble.write_json", killed)
+    monkeypatch.setattr("brain_tumor.io.files.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         save_ensemble(tmp_path / "new", [good[1], good[1]], "average")
     assert list(tmp_path.iterdir()) == []
@@ -158,7 +160,7 @@ def test_nothing_half_is_left(members, tmp_path, monkeypatch):
 
 
 def test_a_save_that_is_killed_for_good_leaves_no_folder_of_that_name(members, tmp_path):
-    code = ("import os, sys, brain_tumor.ensemble as e\ne.write_json = lambda *words: os._exit(9)\n"
+    code = ("import os, sys, brain_tumor.classification.ensemble as e\ne.write_json = lambda *words: os._exit(9)\n"
             "m = {'network': 'vgg19', 'file': sys.argv[1], 'scaling': 'thesis', 'preparation': 'thesis'}\ne.save_ensemble(sys.argv[2], [m, m])")
     done = subprocess.run([sys.executable, "-c", code, str(members[0][1]["file"]), str(tmp_path / "new")], capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
@@ -169,10 +171,10 @@ def test_a_save_that_is_killed_for_good_leaves_no_folder_of_that_name(members, t
 
 def test_the_thesis_network_goes_along(members, tmp_path, scans):
     rng = np.random.default_rng(0)
-    arrays = {name: rng.normal(size=shape) for name, shape in shapes("network", 2).items()}
+    arrays = {name: rng.normal(size=shape) for name, shape in combiner_shapes("network", 2).items()}
     file = members[0][1]
     ensemble = load_ensemble(save_ensemble(tmp_path / "e", [file, file], "network", arrays, protocol="thesis"))
-    assert np.allclose(ensemble.probabilities(scans), combine("network", arrays, ensemble.softmaxes(scans))) and "training accuracy" in ensemble.manifest["mark"]
+    assert np.allclose(ensemble.probabilities(scans), combine_predictions("network", arrays, ensemble.softmaxes(scans))) and "training accuracy" in ensemble.manifest["provenance"]
 
 
 # ---- the engine
@@ -190,7 +192,7 @@ def test_analysis_works_with_the_folder(saved, scans):
         named.add((expected == "no_tumor", bool(drawn.mask.any())))
     assert len(named) > 1, "the samples must differ, or this proves little"
     model = analyze(paths[0], engine=saved).to_dict(full=True)["model"]
-    assert model["name"] == "pair" and model["segmenter"] == "compact" and "fitted on validation" in model["mark"] and len(model["sha256"]) == 64
+    assert model["name"] == "pair" and model["segmenter"] == "compact" and "fitted on validation" in model["provenance"] and len(model["sha256"]) == 64
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -213,18 +215,18 @@ def test_one_by_one_and_together_agree(saved):
 
 
 def test_no_training_library_is_needed(saved):
-    code = ("import sys\nfrom brain_tumor import analyze\nfrom brain_tumor.phantom import samples\n"
+    code = ("import sys\nfrom brain_tumor import analyze\nfrom brain_tumor.imaging.samples import samples\n"
             "analyze(samples()[0], engine=sys.argv[1])\nprint({'keras', 'tensorflow', 'torch', 'onnx', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules))")
     assert subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True).stdout.strip() == "set()"
 
 
 def test_the_page_asks_an_ensemble_and_tells_it_from_compact(saved):
-    from brain_tumor.app import App
+    from brain_tumor.app.app import App
     app = App(engine=saved)
     app.load(samples()[0]).result()
     app.predict().result()
     assert app.result.engine["name"] == "pair" and app.result.engine["members"] == "Xception, VGG19"
-    assert np.allclose(list(app.result.probabilities.values()), load_ensemble(saved).probabilities([read(samples()[0])])[0], atol=1e-5)
+    assert np.allclose(list(app.result.probabilities.values()), load_ensemble(saved).probabilities([read_in_process(samples()[0])])[0], atol=1e-5)
     app.intake.engine.value = "compact"
     app.predict().result()
     assert [app.session.answers.get(number).base.engine["name"] for number in (1, 2)] == ["pair", "compact"]

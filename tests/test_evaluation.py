@@ -9,13 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brain_tumor.analysis import analyze
+from brain_tumor.inference.analyze import analyze
 from brain_tumor.cli import main
-from brain_tumor.data import read_mask
-from brain_tumor.drift import FACTS, compare, drift_figure, load_summary, picture_facts, sentences, summarise_facts
-from brain_tumor.evaluation import card_figures, check_labels, evaluate, own_table
-from brain_tumor.phantom import write_phantoms
-from brain_tumor.scan import CLASSES, INTENDED_USE, BrainTumorError, read
+from brain_tumor.data.datasets import read_mask
+from brain_tumor.evaluation.drift import IMAGE_FACTS, compare_with_reference, drift_figure, drift_sentences, image_facts, load_reference, summarise_reference
+from brain_tumor.evaluation.figures import card_figures
+from brain_tumor.evaluation.scoring import check_label_map, read_labelled_data
+from brain_tumor.evaluation.evaluate import evaluate
+from brain_tumor.imaging.phantoms import write_phantoms
+from brain_tumor.io.scan import CLASSES, INTENDED_USE
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.decode import read_in_process
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +163,7 @@ def test_the_fields_of_an_analysis_that_knows_doubt(heads, monkeypatch):
             yield replace(result, status="ok" if sure else "uncertain", doubts=() if sure else ("It is not sure.",), class_set=(result.predicted_class,) if sure else ("glioma", "pituitary"))
 
     doubting.__signature__ = __import__("inspect").signature(analyze)
-    monkeypatch.setattr("brain_tumor.evaluation.analyze", doubting)
+    monkeypatch.setattr("brain_tumor.inference.analyze.analyze", doubting)
     told = evaluate(table, engine_of(table), progress=False)
     found, odd = figures(told), table["class"][1::2]
     assert found["share uncertain"] == 0.5 and found["classes in the set, mean"] == 1.5
@@ -199,7 +203,7 @@ def test_scans_and_masks_that_miss_each_other(heads, tmp_path):
     first, second = sorted(tmp_path.glob("images/*/*.png"))[:2]
     first.unlink()
     (tmp_path / "masks" / second.parent.name / second.name).unlink()
-    listed = own_table(tmp_path)
+    listed = read_labelled_data(tmp_path)
     assert len(listed) == 8 and listed["group"].nunique() == 8 and listed["class"].isna().all()
     assert set(listed["reason"].dropna()) == {"a mask without a scan of its name", "neither class nor mask is known"}
     assert (evaluate(tmp_path, engine_of(table), progress=False).predictions["status"] == "left out").sum() == 2
@@ -213,13 +217,13 @@ def test_class_folders_as_on_kaggle(heads, tmp_path):
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(row["image"], target)
     (tmp_path / "README.txt").write_text("no scan")
-    listed = own_table(tmp_path)
+    listed = read_labelled_data(tmp_path)
     assert len(listed) == 24 and listed["group"].isna().all() and listed["mask"].isna().all()
     assert dict(zip(listed["image"].str.split("/").str[-1], listed["class"])) == dict(zip(table["image"].str.split("/").str[-1], table["class"]))
     (tmp_path / "Testing" / "notumor").rename(tmp_path / "Testing" / "astrocytoma")
     with pytest.raises(BrainTumorError, match=r"astrocytoma.*--label astrocytoma=glioma"):
-        own_table(tmp_path)
-    assert (own_table(tmp_path, {"Astrocytoma": "glioma"})["class"] == "glioma").sum() > (listed["class"] == "glioma").sum()
+        read_labelled_data(tmp_path)
+    assert (read_labelled_data(tmp_path, {"Astrocytoma": "glioma"})["class"] == "glioma").sum() > (listed["class"] == "glioma").sum()
 
 
 def test_training_and_testing_may_use_the_same_names(tmp_path):
@@ -228,7 +232,7 @@ def test_training_and_testing_may_use_the_same_names(tmp_path):
         for name in ("1.png", "1_mask.png"):
             cv2.imwrite(str(tmp_path / split / "glioma" / name), np.full((20, 20), 99 + number, np.uint8))
     cv2.imwrite(str(tmp_path / "Testing" / "glioma" / "1-seg.png"), np.full((20, 20), 1, np.uint8))
-    listed = own_table(tmp_path)
+    listed = read_labelled_data(tmp_path)
     scans = listed[listed["reason"].isna()]
     assert len(scans) == 2 and all(row.mask.parent == row.path.parent for row in scans.itertuples())
     assert set(listed["class"]) == {"glioma"} and listed["group"].isna().all()
@@ -240,7 +244,7 @@ def test_common_names_of_outlines(tmp_path, outline):
     for name in ("1.png", outline, "1x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), np.full((20, 20), 99, np.uint8))
-    listed = own_table(tmp_path).set_index("image")
+    listed = read_labelled_data(tmp_path).set_index("image")
     assert set(listed.index) == {"1.png", "1x.png"} and listed.loc["1.png", "mask"] == tmp_path / outline and listed.loc["1x.png", "mask"] is None
 
 
@@ -248,10 +252,10 @@ def test_tables_as_spreadsheets_write_them(heads, tmp_path):
     _, table = heads
     few = table[:4].assign(group=["007", "7", "08", "9"], plane=[" Axial", "CORONAL", None, "axial "])[["image", "class", "mask", "group", "spacing_mm", "plane"]]
     few.rename(columns={"image": " Image", "class": "Class ", "group": "Group"}).to_csv(tmp_path / "semicolons.csv", sep=";", decimal=",", index=False)
-    listed = own_table(tmp_path / "semicolons.csv")
+    listed = read_labelled_data(tmp_path / "semicolons.csv")
     assert listed["group"].tolist() == ["007", "7", "08", "9"] and listed["spacing_mm"].tolist() == pytest.approx(few["spacing_mm"].tolist())
     assert listed["class"].tolist() == few["class"].tolist() and listed["plane"].tolist() == ["axial", "coronal", None, "axial"]
-    assert own_table(few.rename(columns={"group": "Patient"}), groups="Patient")["group"].tolist() == few["group"].tolist()
+    assert read_labelled_data(few.rename(columns={"group": "Patient"}), groups="Patient")["group"].tolist() == few["group"].tolist()
 
 
 def test_a_slice_that_is_none_and_a_volume_without_one_are_refused(heads, tmp_path):
@@ -276,7 +280,7 @@ def test_a_slice_of_a_volume_and_of_its_mask(tmp_path):
 
     def engine(scan):
         seen.append(scan)
-        return SimpleNamespace(probabilities=np.eye(4)[0], mask_probability=(read(tmp_path / "truth.nii.gz", slice=2, axis=2).pixels > 0).astype(np.float32))
+        return SimpleNamespace(probabilities=np.eye(4)[0], mask_probability=(read_in_process(tmp_path / "truth.nii.gz", slice=2, axis=2).pixels > 0).astype(np.float32))
 
     told = evaluate(table, engine, progress=False)
     assert figures(told)["Dice"] == 1 and told.predictions["surface_true"][0] == pytest.approx(40 * 0.04) and seen[0].slice_index == 2
@@ -299,14 +303,14 @@ def test_labels_blanks_and_single_scans(heads, tmp_path):
     _, table = heads
     for two in ({"GBM": "glioma", "gbm ": "meningioma"}, [("GBM", "glioma"), ("gbm", "pituitary")]):
         with pytest.raises(BrainTumorError, match="gbm.*two classes"):
-            check_labels(two)
-    assert check_labels({"GBM": "glioma", "gbm": "glioma tumour"}) == {"gbm": "glioma"}
+            check_label_map(two)
+    assert check_label_map({"GBM": "glioma", "gbm": "glioma tumour"}) == {"gbm": "glioma"}
     few = table[:4].astype({"image": object, "class": object, "mask": object}).copy()
     few.loc[0, "image"], few.loc[1, "class"], few.loc[2, ["class", "mask"]] = None, " ", ["", None]
-    listed = own_table(few)
+    listed = read_labelled_data(few)
     assert listed["reason"].tolist() == ["no image is named", None, "neither class nor mask is known", None] and listed["class"][1] is None
     with pytest.raises(BrainTumorError, match="one scan.*brain_tumor analyze"):
-        own_table(table["image"][0])
+        read_labelled_data(table["image"][0])
 
 
 def test_the_page_says_how_many_groups_are_missing(heads, tmp_path):
@@ -321,18 +325,18 @@ def test_the_page_says_how_many_groups_are_missing(heads, tmp_path):
 
 def test_folders_that_cannot_be_judged(tmp_path):
     with pytest.raises(BrainTumorError, match="no scan in this folder"):
-        own_table(tmp_path)
+        read_labelled_data(tmp_path)
     with pytest.raises(BrainTumorError, match="not a folder, nor a table"):
-        own_table(tmp_path / "nowhere")
+        read_labelled_data(tmp_path / "nowhere")
     cv2.imwrite(str(tmp_path / "a.png"), np.full((20, 20), 99, np.uint8))
     with pytest.raises(BrainTumorError, match="nothing to compare with"):
-        own_table(tmp_path)
+        read_labelled_data(tmp_path)
     with pytest.raises(BrainTumorError, match="names a column"):
-        own_table(tmp_path, groups="patient")
+        read_labelled_data(tmp_path, groups="patient")
     with pytest.raises(BrainTumorError, match="list: can't be evaluated"):
-        own_table([str(tmp_path / "a.png")])
+        read_labelled_data([str(tmp_path / "a.png")])
     with pytest.raises(BrainTumorError, match="metastasis is no class"):
-        own_table(tmp_path, {"met": "metastasis"})
+        read_labelled_data(tmp_path, {"met": "metastasis"})
 
 
 def test_where_all_are_refused_the_reasons_stay(heads, tmp_path):
@@ -411,12 +415,12 @@ def test_the_worst_cases_are_the_worst(spoiled):
 
 
 def test_truth_and_answer_differ_in_black_and_white():
-    from brain_tumor.evaluation import both_outlines
+    from brain_tumor.evaluation.evaluate import draw_both_masks
 
     mask = np.zeros((160, 160), bool)
     mask[40:80, 40:80] = True
     other = np.roll(mask, 50, axis=1)
-    picture = both_outlines(np.full((160, 160), 0.5, np.float32), mask, other)
+    picture = draw_both_masks(np.full((160, 160), 0.5, np.float32), mask, other)
     line = picture[int(2 * 79.5), 180:260].astype(int).mean(1)  # along the lower edge of the truth
     assert ((line > 250).any() and (line < 5).any()), "the truth is dashed black and white"
     edge = picture[80:160, 78:80].astype(int).mean(2)
@@ -482,7 +486,7 @@ def test_exit_statuses(heads, tmp_path, capsys):
 # ---- the model card
 
 def test_the_projects_test_gives_the_model_cards_figures(shared_data, root):
-    from brain_tumor.splits import read_data
+    from brain_tumor.data.splits import read_data
 
     table = read_data(shared_data)
     chosen = table[(table["role"] == "test") & ((table["source"] == "figshare") | ((table["source"] == "kaggle") & (table["class"] == "no_tumor")))]
@@ -510,8 +514,8 @@ def test_the_projects_test_gives_the_model_cards_figures(shared_data, root):
 def known(heads):
     """Facts of the drawn heads, with two roles, and their summary."""
     _, table = heads
-    facts = pd.DataFrame([picture_facts(read(row["image"], spacing=row["spacing_mm"])) | {"class": row["class"], "group": row["group"], "image": row["image"], "role": ("train", "validation")[number // 4 % 2]} for number, row in enumerate(table.to_dict("records"))])
-    return facts, summarise_facts(facts)
+    facts = pd.DataFrame([image_facts(read_in_process(row["image"], spacing=row["spacing_mm"])) | {"class": row["class"], "group": row["group"], "image": row["image"], "role": ("train", "validation")[number // 4 % 2]} for number, row in enumerate(table.to_dict("records"))])
+    return facts, summarise_reference(facts)
 
 
 def test_a_resample_of_the_training_side_is_no_drift(known):
@@ -519,14 +523,14 @@ def test_a_resample_of_the_training_side_is_no_drift(known):
     train, rng = facts[facts["role"] == "train"], np.random.default_rng(0)
     for _ in range(5):
         again = train.iloc[rng.integers(0, len(train), len(train))]
-        found = compare(again, summary)
-        assert not found["drift"].any() and "no promise" in sentences(found)[0]
+        found = compare_with_reference(again, summary)
+        assert not found["drift"].any() and "no promise" in drift_sentences(found)[0]
 
 
 def test_draws_from_the_summary_that_ships_are_no_drift():
-    summary, rng = load_summary(), np.random.default_rng(1)
-    drawn = [{fact: rng.choice(summary["quantiles"][number, place]) for place, fact in enumerate(FACTS)} | {"class": CLASSES[number]} for number in rng.integers(0, 4, 120)]
-    assert not compare(pd.DataFrame(drawn))["drift"].any()
+    summary, rng = load_reference(), np.random.default_rng(1)
+    drawn = [{fact: rng.choice(summary["quantiles"][number, place]) for place, fact in enumerate(IMAGE_FACTS)} | {"class": CLASSES[number]} for number in rng.integers(0, 4, 120)]
+    assert not compare_with_reference(pd.DataFrame(drawn))["drift"].any()
 
 
 @pytest.mark.parametrize("change, facts", [
@@ -537,30 +541,30 @@ def test_draws_from_the_summary_that_ships_are_no_drift():
 ])
 def test_changed_copies_are_told(known, change, facts):
     before, summary = known
-    changed = pd.DataFrame([picture_facts(read(np.ascontiguousarray(change(read(row["image"]).pixels), np.float32))) | {"class": row["class"], "group": row["group"]} for row in before.to_dict("records")])
-    found = compare(changed, summary)
+    changed = pd.DataFrame([image_facts(read_in_process(np.ascontiguousarray(change(read_in_process(row["image"]).pixels), np.float32))) | {"class": row["class"], "group": row["group"]} for row in before.to_dict("records")])
+    found = compare_with_reference(changed, summary)
     told = found[found["drift"]].set_index("fact")
     for fact, words in facts.items():
         assert fact in told.index
-        assert any(f"are {words} than" in sentence for sentence in sentences(found))
+        assert any(f"are {words} than" in sentence for sentence in drift_sentences(found))
     assert drift_figure(found).axes[0].get_xlabel().startswith("Kolmogorov")
 
 
 def test_one_patient_has_to_lie_outside_of_all_to_be_told(known):
     facts, summary = known
-    assert not any(compare(facts[number:number + 1], summary)["drift"].any() for number in range(6))
+    assert not any(compare_with_reference(facts[number:number + 1], summary)["drift"].any() for number in range(6))
     alike = facts[facts["class"] == "glioma"].iloc[[0] * 40]
-    assert compare(alike.assign(group=range(40)), summary)["drift"].any(), "forty patients alike"
-    one = compare(alike.assign(group="one"), summary)
+    assert compare_with_reference(alike.assign(group=range(40)), summary)["drift"].any(), "forty patients alike"
+    one = compare_with_reference(alike.assign(group="one"), summary)
     assert not one["drift"].any() and one[["distance_low", "distance_high"]].isna().all().all(), "one patient, forty slices"
-    assert "With 1 group only very large differences" in sentences(one)[0] and "very large" not in sentences(compare(facts[facts["role"] == "train"], summary))[0]
+    assert "With 1 group only very large differences" in drift_sentences(one)[0] and "very large" not in drift_sentences(compare_with_reference(facts[facts["role"] == "train"], summary))[0]
 
 
 def test_the_summary_holds_numbers_only_and_is_small():
-    from brain_tumor.drift import SUMMARY
+    from brain_tumor.evaluation.drift import SUMMARY_FILE
 
-    summary = load_summary()
-    assert SUMMARY.stat().st_size < 100_000
+    summary = load_reference()
+    assert SUMMARY_FILE.stat().st_size < 100_000
     assert set(summary) == {"facts", "quantiles", "counts", "values", "classes", "groups"}
     assert all(summary[name].dtype.kind in "iuf" for name in summary if name != "facts")
 
@@ -568,21 +572,21 @@ def test_the_summary_holds_numbers_only_and_is_small():
 def test_a_damaged_summary_is_refused(tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(BrainTumorError, match="no summary"):
-        load_summary(tmp_path / "broken.npz")
+        load_reference(tmp_path / "broken.npz")
     np.savez(tmp_path / "other.npz", facts=np.array(["age"]))
     with pytest.raises(BrainTumorError, match="other facts"):
-        load_summary(tmp_path / "other.npz")
+        load_reference(tmp_path / "other.npz")
 
 
 def test_the_projects_test_is_no_drift_and_its_blurred_copies_are(shared_data, root):
-    from brain_tumor.splits import read_data
+    from brain_tumor.data.splits import read_data
 
     tested = pd.read_csv(root / "runs" / "drift" / "test.csv")
     assert not tested[tested["part"] == "test"]["drift"].any()
     table = read_data(shared_data)
     some = table[(table["role"] == "test") & (table["source"] == "figshare")].groupby("group").head(2)
-    facts = lambda change: pd.DataFrame([picture_facts(read(np.ascontiguousarray(change(read(row["path"]).pixels), np.float32))) | {"class": row["class"], "group": row["group"]} for row in some.to_dict("records")]).assign(long_side=512.0)
-    assert not compare(facts(lambda p: p))["drift"].any()
-    assert "sharpness" in set(compare(facts(lambda p: cv2.GaussianBlur(p, (0, 0), 2.5))).query("drift")["fact"])
-    assert {"border", "background"} & set(compare(facts(lambda p: 1 - p)).query("drift")["fact"])
-    assert "brightness" in set(compare(facts(lambda p: np.clip(2 * p, 0, 1))).query("drift")["fact"])
+    facts = lambda change: pd.DataFrame([image_facts(read_in_process(np.ascontiguousarray(change(read_in_process(row["path"]).pixels), np.float32))) | {"class": row["class"], "group": row["group"]} for row in some.to_dict("records")]).assign(long_side=512.0)
+    assert not compare_with_reference(facts(lambda p: p))["drift"].any()
+    assert "sharpness" in set(compare_with_reference(facts(lambda p: cv2.GaussianBlur(p, (0, 0), 2.5))).query("drift")["fact"])
+    assert {"border", "background"} & set(compare_with_reference(facts(lambda p: 1 - p)).query("drift")["fact"])
+    assert "brightness" in set(compare_with_reference(facts(lambda p: np.clip(2 * p, 0, 1))).query("drift")["fact"])

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from brain_tumor import analyze
-from brain_tumor.engines import MODELS, CompactEngine, load_engine
-from brain_tumor.explanation import METHODS, explain
+from brain_tumor.io.files import MODELS
+from brain_tumor.inference.engines import CompactEngine, load_engine
+from brain_tumor.inference.explanation import EXPLANATION_METHODS, explain
 from brain_tumor.metrics import softmax
-from brain_tumor.phantom import samples
-from brain_tumor.preprocessing import prepare
-from brain_tumor.scan import BrainTumorError, CLASSES, read
+from brain_tumor.imaging.samples import samples
+from brain_tumor.imaging.preprocessing import prepare
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.scan import CLASSES
+from brain_tumor.io.decode import read_in_process
 
 COMPACT = MODELS / "compact"
 PICTURES = [path for path in samples() if path.suffix == ".png"]
@@ -23,7 +26,7 @@ PICTURES = [path for path in samples() if path.suffix == ".png"]
 
 def test_contributions_and_bias_are_the_logits():
     engine = load_engine("compact")
-    squares = np.stack([prepare(read(path).pixels, engine.manifest["size"])[0] for path in PICTURES])[..., None]
+    squares = np.stack([prepare(read_in_process(path).pixels, engine.manifest["size"])[0] for path in PICTURES])[..., None]
     said, added = engine.session.run(["probabilities", "contributions"], {engine.input: squares})
     with np.load(COMPACT / "weights.npz", allow_pickle=False) as weights:
         logits = added.sum((1, 2)) + weights["classes/bias"]
@@ -57,7 +60,7 @@ def test_a_refused_scan_and_a_result_without_an_engine_say_so(tmp_path):
 @pytest.mark.parametrize("words, message", [({"label": "flu"}, "'flu'"), ({"method": "magic"}, "'magic'")])
 def test_unknown_words_are_refused(words, message):
     with pytest.raises(BrainTumorError, match=message):
-        explain(read(PICTURES[0]), load_engine("compact"), **words)
+        explain(read_in_process(PICTURES[0]), load_engine("compact"), **words)
 
 
 def test_a_graph_from_before_the_maps_still_answers_and_is_asked_by_occlusion(tmp_path):
@@ -70,7 +73,7 @@ def test_a_graph_from_before_the_maps_still_answers_and_is_asked_by_occlusion(tm
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     manifest["sha256"]["compact.onnx"] = hashlib.sha256((folder / "compact.onnx").read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    old, scan = CompactEngine(folder), read(PICTURES[0])
+    old, scan = CompactEngine(folder), read_in_process(PICTURES[0])
     assert np.abs(old(scan).probabilities - load_engine("compact")(scan).probabilities).max() < 1e-6
     assert explain(scan, old).method == "occlusion"
     with pytest.raises(BrainTumorError, match="no map of contributions.*pack"):
@@ -78,14 +81,14 @@ def test_a_graph_from_before_the_maps_still_answers_and_is_asked_by_occlusion(tm
 
 
 def test_the_map_of_another_class_is_another_map():
-    scan, engine = read(PICTURES[0]), load_engine("compact")
+    scan, engine = read_in_process(PICTURES[0]), load_engine("compact")
     maps = [explain(scan, engine, label).heat for label in CLASSES]
     assert all(np.abs(a - b).max() > 0.1 for i, a in enumerate(maps) for b in maps[:i])
-    assert set(METHODS) == {"contributions", "grad-cam", "occlusion"}
+    assert set(EXPLANATION_METHODS) == {"contributions", "grad-cam", "occlusion"}
 
 
 def test_occlusion_finds_the_window_that_an_engine_looks_at():
-    head = read(PICTURES[0])
+    head = read_in_process(PICTURES[0])
     rows, columns = slice(80, 120), slice(90, 140)
 
     def looks_at_a_window(scan):
@@ -99,7 +102,7 @@ def test_occlusion_finds_the_window_that_an_engine_looks_at():
 
 
 def test_explaining_needs_no_tensorflow():
-    code = ("import sys; from brain_tumor import analyze; from brain_tumor.phantom import samples; analyze(samples()[0]).explain();"
+    code = ("import sys; from brain_tumor import analyze; from brain_tumor.imaging.samples import samples; analyze(samples()[0]).explain();"
             "print([m for m in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'onnx') if m in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
@@ -112,12 +115,13 @@ def keras():
 
 def test_compact_maps_are_those_of_a_real_gradient(keras):
     import tensorflow
-    from brain_tumor.compact import TOP, rebuild
+    from brain_tumor.compact.network import TOP_LAYER
+    from brain_tumor.compact.export import rebuild_compact
     engine = load_engine("compact")
-    squares = np.stack([prepare(read(path).pixels, engine.manifest["size"])[0] for path in PICTURES[:3]])[..., None]
+    squares = np.stack([prepare(read_in_process(path).pixels, engine.manifest["size"])[0] for path in PICTURES[:3]])[..., None]
     added, averaged = engine.session.run(["contributions", "grad_cam"], {engine.input: squares})
-    model = rebuild(COMPACT / "weights.npz")
-    tail = keras.Model(model.input, [model.get_layer(TOP).output, model.output[0]])
+    model = rebuild_compact(COMPACT / "weights.npz")
+    tail = keras.Model(model.input, [model.get_layer(TOP_LAYER).output, model.output[0]])
     with tensorflow.GradientTape(persistent=True) as tape:
         features, said = tail(squares)
         each = [said[:, number] for number in range(4)]
@@ -128,14 +132,14 @@ def test_compact_maps_are_those_of_a_real_gradient(keras):
 
 
 def test_an_ensembles_members_carry_grad_cam_where_their_head_allows_it(keras, tmp_path):
-    from brain_tumor.backbones.common import build
-    from brain_tumor.backbones.mobilenet_v2 import MOBILENET_V2
-    from brain_tumor.ensemble import load_ensemble, save_ensemble, with_grad_cam
-    from brain_tumor.training import to_onnx
-    network = build(MOBILENET_V2, 64, "block_2_add")
+    from brain_tumor.classification.backbones import build_backbone
+    from brain_tumor.classification.mobilenet_v2 import MOBILENET_V2
+    from brain_tumor.classification.ensemble import add_grad_cam, load_ensemble, save_ensemble
+    from brain_tumor.training.weights import to_onnx
+    network = build_backbone(MOBILENET_V2, 64, "block_2_add")
     member = {"network": "mobilenet_v2", "model": network, "scaling": "imagenet", "preparation": "honest"}
     ours = load_ensemble(save_ensemble(tmp_path / "ours", [member, member | {"preparation": "thesis"}], "weighted", {"weights": np.array([0.25, 0.75])}, protocol="honest"))
-    scan = read(PICTURES[0])
+    scan = read_in_process(PICTURES[0])
     why = explain(scan, load_engine(tmp_path / "ours"), "glioma")
     assert ours.maps == ("grad-cam",) and why.method == "grad-cam" and why.heat.shape == scan.pixels.shape
     to_onnx(network, tmp_path / "alone.onnx")
@@ -146,15 +150,15 @@ def test_an_ensembles_members_carry_grad_cam_where_their_head_allows_it(keras, t
         explain(scan, load_engine(tmp_path / "bare"), "glioma", "grad-cam")
     odd = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(4, activation="softmax")])
     flat = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, activation="softmax")])
-    assert with_grad_cam(odd) is odd and with_grad_cam(flat) is flat
+    assert add_grad_cam(odd) is odd and add_grad_cam(flat) is flat
 
 
 def test_repacking_changes_no_answer_and_refuses_another_networks_weights(keras, tmp_path):
-    from brain_tumor.compact import repack
-    from brain_tumor.training import write_arrays
+    from brain_tumor.compact.export import repack_model
+    from brain_tumor.io.files import write_arrays
     folder = tmp_path / "compact"
     shutil.copytree(COMPACT, folder)
-    assert repack(folder) < 1e-5
+    assert repack_model(folder) < 1e-5
     manifest, results = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("manifest.json", "results.json"))
     assert results["sha256"] == manifest["sha256"]["compact.onnx"] == hashlib.sha256((folder / "compact.onnx").read_bytes()).hexdigest()
     assert {k: v for k, v in manifest.items() if k != "sha256"} == {k: v for k, v in json.loads((COMPACT / "manifest.json").read_text(encoding="utf-8")).items() if k != "sha256"}
@@ -163,5 +167,5 @@ def test_repacking_changes_no_answer_and_refuses_another_networks_weights(keras,
     write_arrays(folder / "weights.npz", arrays | {"classes/bias": arrays["classes/bias"] + np.float32([1, 0, 0, 0])})
     before = (folder / "compact.onnx").read_bytes()
     with pytest.raises(BrainTumorError, match="answers differently"):
-        repack(folder)
+        repack_model(folder)
     assert (folder / "compact.onnx").read_bytes() == before and not (folder / "anew.onnx").exists()

@@ -12,12 +12,12 @@ pytest.importorskip("anywidget", reason="widgets come with the extra `workbook`"
 from browsers import ROOT, ink, lab, notebook, run_all, voila  # noqa: E402
 
 from brain_tumor import samples  # noqa: E402
-from brain_tumor.explorer import SMALL, Explorer  # noqa: E402
-from brain_tumor.reports import confusion, operating_points, write_map  # noqa: E402
-from brain_tumor.runs import load_run, write_example, write_predictions  # noqa: E402
-from brain_tumor.scan import CLASSES  # noqa: E402
-from brain_tumor.segmentation.comparison import dice_by, write_example_outlines  # noqa: E402
-from brain_tumor.views import plain  # noqa: E402
+from brain_tumor.app.explorer import Explorer, SMALL_COUNT  # noqa: E402
+from brain_tumor.classification.report import confusion_counts, operating_points, write_feature_map  # noqa: E402
+from brain_tumor.training.runs import load_run, write_example_run, write_predictions  # noqa: E402
+from brain_tumor.io.scan import CLASSES  # noqa: E402
+from brain_tumor.segmentation.comparison import dice_by_group, write_example_segmentation_run  # noqa: E402
+from brain_tumor.app.views import plain_words  # noqa: E402
 
 
 
@@ -41,16 +41,16 @@ def place(tmp_path_factory):
     """Phantoms, a run that was asked about them, another that was not, and two that drew outlines."""
     folder = tmp_path_factory.mktemp("explore")
     table = write_set(folder / "data" / "phantoms")
-    run = write_example(folder / "runs" / "asked", distance=1.5)
+    run = write_example_run(folder / "runs" / "asked", distance=1.5)
     seen = table.assign(source="phantoms", disputed=False, set="phantoms", role="test")
     label = seen["class"].map(CLASSES.index).to_numpy()
     noise = np.random.default_rng(0).normal(size=(len(seen), 4)) + 1.2 * np.eye(4)[label]
     p = np.exp(2 * noise) / np.exp(2 * noise).sum(1, keepdims=True)
     write_predictions(seen, p, run / "predictions.csv")
-    write_map(seen, p, run / "map.csv")
-    write_example(folder / "runs" / "beside")
+    write_feature_map(seen, p, run / "map.csv")
+    write_example_run(folder / "runs" / "beside")
     for name, quality in (("unet", 0.75), ("resunet", 0.6)):
-        write_example_outlines(folder / "runs" / name, name, quality)
+        write_example_segmentation_run(folder / "runs" / name, name, quality)
     return folder
 
 
@@ -62,7 +62,7 @@ def run(place):
 @pytest.fixture(scope="module")
 def cell(run):
     """The fullest cell beside the diagonal."""
-    counts = confusion(run)[list(CLASSES)].to_numpy() * (1 - np.eye(4, dtype=int))
+    counts = confusion_counts(run)[list(CLASSES)].to_numpy() * (1 - np.eye(4, dtype=int))
     row, column = np.unravel_index(counts.argmax(), counts.shape)
     return int(row), int(column), int(counts[row, column])
 
@@ -71,9 +71,9 @@ def cell(run):
 
 def test_panels_show_what_the_reports_say(place, run, cell):
     page = Explorer(place / "runs", place / "data")
-    assert page.choice.run.value == "asked" and page.confusion.grid.counts == confusion(run)[list(CLASSES)].to_numpy().tolist()
+    assert page.choice.run.value == "asked" and page.confusion.grid.counts == confusion_counts(run)[list(CLASSES)].to_numpy().tolist()
     page.confusion.grid.chosen = f"{cell[0]},{cell[1]}"
-    assert page.confusion.gallery.value.count("<img") == min(cell[2], SMALL) and run.mark in page.choice.mark.value
+    assert page.confusion.gallery.value.count("<img") == min(cell[2], SMALL_COUNT) and run.provenance in page.choice.provenance.value
     page.tabs.selected_index = 1
     for level, of in ((0.2, "glioma"), (0.75, "no_tumor")):
         page.threshold.level.value, page.threshold.of.value = level, of
@@ -83,7 +83,7 @@ def test_panels_show_what_the_reports_say(place, run, cell):
     page.map.kinds[CLASSES.index("glioma")].value = False
     assert len(page.map.seen()) == (run.predictions["class"] != "glioma").sum()
     page.tabs.selected_index = 4
-    small = dice_by([load_run(place / "runs" / "unet")], "third").set_index("third").loc["small"]
+    small = dice_by_group([load_run(place / "runs" / "unet")], "third").set_index("third").loc["small"]
     assert f"{small['dice']:.3f} ({small['dice_low']:.3f} to {small['dice_high']:.3f})" in page.outlines.table.value
 
 
@@ -100,7 +100,7 @@ def test_files_are_the_reports_own(place, run):
             else:
                 assert len(pd.read_csv(io.BytesIO(content)))
     kept = pd.read_csv(io.BytesIO(page.confusion.give("csv")[2]))
-    assert (kept[list(CLASSES)].to_numpy() == confusion(run)[list(CLASSES)].to_numpy()).all()
+    assert (kept[list(CLASSES)].to_numpy() == confusion_counts(run)[list(CLASSES)].to_numpy()).all()
 
 
 @pytest.mark.parametrize("runs, data, words", [("nowhere", "", "no recorded runs"), ("runs", "nowhere", "nowhere"), ("data", "", "no recorded runs"), ("", "", "No folder was typed")])
@@ -129,10 +129,10 @@ def test_the_recorded_runs_open(root):
         page.choice.run.value = name
         for tab in range(3):
             page.tabs.selected_index = tab
-            assert "bt-bad" not in page.choice.mark.value
+            assert "bt-bad" not in page.choice.provenance.value
     for name, is_control in (("shuffled_labels_honest", True), ("inception_v3_honest", False)):
         page.choice.run.value = name
-        assert ("a control" in page.choice.mark.value) == is_control
+        assert ("a control" in page.choice.provenance.value) == is_control
 
 
 def test_every_control_has_a_name(place):
@@ -151,7 +151,7 @@ def test_every_control_has_a_name(place):
 @pytest.fixture(scope="module")
 def notebooks(place, tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks")
-    notebook(folder / "explore.ipynb", f"from brain_tumor.explorer import Explorer\nExplorer({str(place / 'runs')!r}, {str(place / 'data')!r})")
+    notebook(folder / "explore.ipynb", f"from brain_tumor.app.explorer import Explorer\nExplorer({str(place / 'runs')!r}, {str(place / 'data')!r})")
     return folder
 
 
@@ -193,10 +193,10 @@ def test_a_cell_opens_its_pictures_and_files_are_kept(visit, voila_at, run, cell
     page = visit(voila_at("explore.ipynb"))
     page.locator(f".bt-grid [data-cell='{cell[0]},{cell[1]}']").click()
     page.locator(".bt-gallery img").first.wait_for()
-    assert page.locator(".bt-gallery img").count() == min(cell[2], SMALL)
+    assert page.locator(".bt-gallery img").count() == min(cell[2], SMALL_COUNT)
     shown = ink(page.locator(".bt-gallery img").first)
     assert shown["width"] == 150 and shown["colours"] > 30, "a phantom, not a blank"
-    assert f"true {plain(CLASSES[cell[0]])}" in page.locator(".bt-gallery img").first.get_attribute("alt")
+    assert f"true {plain_words(CLASSES[cell[0]])}" in page.locator(".bt-gallery img").first.get_attribute("alt")
     name, content = downloaded(page, "PNG")
     assert name == "asked_confusion.png" and np.ptp(cv2.imdecode(np.frombuffer(content, np.uint8), 0)) > 200
     name, content = downloaded(page, "CSV")
@@ -204,11 +204,11 @@ def test_a_cell_opens_its_pictures_and_files_are_kept(visit, voila_at, run, cell
     press(page, page.locator(".bt-grid [data-cell='0,0']"), "Enter", 1)
     page.locator(".bt-cell", has_text="True glioma, said glioma").wait_for()
     press(page, page.locator(f".bt-grid [data-cell='{cell[0]},{cell[1]}']"), "Enter", 1)
-    page.locator(".bt-cell", has_text="True {}, said {}".format(*(plain(CLASSES[number]) for number in cell[:2]))).wait_for()
+    page.locator(".bt-cell", has_text="True {}, said {}".format(*(plain_words(CLASSES[number]) for number in cell[:2]))).wait_for()
     page.locator(".bt-data input").fill("")
     page.locator(".bt-data input").press("Enter")
     page.locator(".bt-cell", has_text="Only names are recorded").wait_for()
-    assert page.locator(".bt-gallery img").count() == 0 and page.locator(".bt-gallery figcaption").count() == min(cell[2], SMALL)
+    assert page.locator(".bt-gallery img").count() == 0 and page.locator(".bt-gallery figcaption").count() == min(cell[2], SMALL_COUNT)
     page.locator(".bt-run select").select_option("beside")
     page.locator(".bt-mark", has_text="240 pictures").wait_for()
 

@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-import brain_tumor.engines as engines
-import brain_tumor.features as features
-from brain_tumor.features import (MODELS, balanced, balancing_copy, embed, load_encoder, nearest, neighbours, thumbnail, trunk, tsne)
-from brain_tumor.phantom import samples
-from brain_tumor.preprocessing import prepare
-from brain_tumor.scan import BrainTumorError, read
+import brain_tumor.inference.engines as engines
+import brain_tumor.data.embeddings as features
+from brain_tumor.io.files import MODELS
+from brain_tumor.data.embeddings import augmented_copy, balancing_rows, embed, frame_thumbnail, load_encoder, nearest_neighbours, neighbour_shares, pooling_input, tsne_map
+from brain_tumor.imaging.samples import samples
+from brain_tumor.imaging.preprocessing import prepare
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.decode import read_in_process
 
 pd = pytest.importorskip("pandas")
 RUN = Path(__file__).parent.parent / "runs" / "features"
@@ -51,22 +53,23 @@ def test_engines_and_features_speak_of_the_same_things():
 
 
 def test_importing_the_room_loads_nothing_heavy():
-    code = "import sys, brain_tumor.features, brain_tumor.shortcuts; print(*[n for n in ('pandas', 'sklearn', 'onnx', 'tensorflow', 'matplotlib', 'seaborn') if n in sys.modules])"
+    code = "import sys, brain_tumor.data.embeddings, brain_tumor.data.shortcuts; print(*[n for n in ('pandas', 'sklearn', 'onnx', 'tensorflow', 'matplotlib', 'seaborn') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert done.returncode == 0 and done.stdout.strip() == "", done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def squares():
-    return np.stack([prepare(read(path).pixels)[0] for path in samples() if path.suffix == ".png"])
+    return np.stack([prepare(read_in_process(path).pixels)[0] for path in samples() if path.suffix == ".png"])
 
 
 def test_the_cut_network_is_the_inside_of_the_whole_one(squares):
     pytest.importorskip("tensorflow", reason="TensorFlow comes with the extra `workbook`")
     import keras
-    from brain_tumor.compact import TOP, rebuild
-    whole = rebuild(MODELS / "compact" / "weights.npz")
-    inside = keras.Model(whole.input, [whole.get_layer(TOP).output, whole.get_layer("overall").output])
+    from brain_tumor.compact.network import TOP_LAYER
+    from brain_tumor.compact.export import rebuild_compact
+    whole = rebuild_compact(MODELS / "compact" / "weights.npz")
+    inside = keras.Model(whole.input, [whole.get_layer(TOP_LAYER).output, whole.get_layer("overall").output])
     top, pooled = inside.predict(squares[..., None], verbose=0)
     found = load_encoder()(squares)
     assert top.std(axis=0).max() > 0.1, "the pictures must differ, or this proves nothing"
@@ -80,13 +83,13 @@ def test_a_graph_that_is_no_packed_network_is_refused():
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["a"], ["b"])], "small", [value("a", 1, [1])], [value("b", 1, [1])])
     with pytest.raises(BrainTumorError, match="0 averages"):
-        trunk(onnx.helper.make_model(graph).SerializeToString())
+        pooling_input(onnx.helper.make_model(graph).SerializeToString())
 
 
 def test_without_onnx_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(BrainTumorError, match=r"needs onnx.*workbook"):
-        trunk(b"")
+        pooling_input(b"")
 
 
 def test_a_swapped_model_is_refused(tmp_path):
@@ -161,26 +164,26 @@ def test_broken_pictures_are_named_when_the_rest_is_done(paths, tmp_path):
 
 def test_pixels_are_the_thumbnail(paths):
     picture = cv2.imread(str(paths[0]), cv2.IMREAD_GRAYSCALE)
-    assert np.array_equal(embed(paths[:1], "pixels")[0], thumbnail(picture).ravel())
+    assert np.array_equal(embed(paths[:1], "pixels")[0], frame_thumbnail(picture).ravel())
 
 
 # ---- balancing
 
 def test_balancing_fills_up_and_takes_nothing_away():
     table = pd.DataFrame({"class": ["glioma"] * 5 + ["pituitary"] * 2, "path": list("abcdefg")})
-    many = balanced(table, 4, seed=1)
+    many = balancing_rows(table, 4, seed=1)
     assert many["class"].value_counts().to_dict() == {"glioma": 5, "pituitary": 4} and many["path"].tolist()[:7] == list("abcdefg")
     assert many["added"].tolist() == [0] * 7 + [1, 2] and set(many["path"][7:]) <= {"f", "g"}
 
 
 def test_a_copy_keeps_the_thesis_limits():
     flat = np.full((80, 60), 100, np.uint8)
-    means = [balancing_copy(flat, number).mean() for number in range(1, 200)]
+    means = [augmented_copy(flat, number).mean() for number in range(1, 200)]
     assert 79 <= min(means) < 85 and 115 < max(means) <= 121, "brightness changes by up to a fifth, and by no more"
-    assert balancing_copy(flat, 1).shape == (150, 150)
+    assert augmented_copy(flat, 1).shape == (150, 150)
     spot = np.zeros((150, 150), np.uint8)
     spot[70:80, 70:80] = 255
-    places = [np.argwhere(balancing_copy(spot, number) > 50).mean(0) for number in range(1, 100)]
+    places = [np.argwhere(augmented_copy(spot, number) > 50).mean(0) for number in range(1, 100)]
     away = np.abs(np.array(places) - 74.5)
     assert 10 < away.max() <= 16, "shifts by up to a tenth of 150 pixels"
 
@@ -191,9 +194,9 @@ def test_nearest_agrees_with_scikit_learn_across_blocks():
     from sklearn.neighbors import NearestNeighbors
     vectors = np.random.default_rng(0).normal(5, 1, (2300, 6)).astype(np.float32)
     judged = NearestNeighbors(n_neighbors=2).fit(vectors).kneighbors(vectors, return_distance=False)[:, 1]
-    assert (nearest(vectors) == judged).mean() > 0.999
+    assert (nearest_neighbours(vectors) == judged).mean() > 0.999
     group = np.arange(2300) // 4
-    found = nearest(vectors, group)
+    found = nearest_neighbours(vectors, group)
     assert (group[found] != group).all()
     for row in (0, 999, 1000, 2299):
         others = np.flatnonzero(group != group[row])
@@ -202,7 +205,7 @@ def test_nearest_agrees_with_scikit_learn_across_blocks():
 
 def test_purity_by_hand():
     table = pd.DataFrame({"group": list("aabbc"), "class": list("xxyyx"), "source": list("ssstt")})
-    found = neighbours(np.array([[0.0], [1.0], [10.0], [11.5], [12.0]]), table).set_index("of")
+    found = neighbour_shares(np.array([[0.0], [1.0], [10.0], [11.5], [12.0]]), table).set_index("of")
     # nearest: 0-1, 1-0, 2-3, 3-4, 4-3; elsewhere: 0-2, 1-2, 2-4, 3-4, 4-3
     assert found["same"].to_dict() == {"group": 0.6, "class": 0.6, "source": 0.8}
     assert found["elsewhere"]["class"] == 0.0 and found["elsewhere"]["source"] == 0.8
@@ -211,15 +214,15 @@ def test_purity_by_hand():
 
 def test_a_map_is_the_same_for_the_same_seed_and_kept(tmp_path, monkeypatch):
     vectors = np.random.default_rng(0).normal(0, 1, (40, 10))
-    first = tsne(vectors, seed=3, perplexity=5, cache=tmp_path)
-    assert first.shape == (40, 2) and np.array_equal(first, tsne(vectors, seed=3, perplexity=5))
-    assert not np.allclose(first, tsne(vectors + 0.5 * np.random.default_rng(1).normal(0, 1, (40, 10)), seed=3, perplexity=5))
+    first = tsne_map(vectors, seed=3, perplexity=5, cache=tmp_path)
+    assert first.shape == (40, 2) and np.array_equal(first, tsne_map(vectors, seed=3, perplexity=5))
+    assert not np.allclose(first, tsne_map(vectors + 0.5 * np.random.default_rng(1).normal(0, 1, (40, 10)), seed=3, perplexity=5))
     file = next(tmp_path.glob("*.npz"))
     file.write_bytes(file.read_bytes()[:-100])
-    assert np.array_equal(first, tsne(vectors, seed=3, perplexity=5, cache=tmp_path))
+    assert np.array_equal(first, tsne_map(vectors, seed=3, perplexity=5, cache=tmp_path))
     import sklearn.manifold
     monkeypatch.setattr(sklearn.manifold, "TSNE", None)
-    assert np.array_equal(first, tsne(vectors, seed=3, perplexity=5, cache=tmp_path)), "the kept map is used"
+    assert np.array_equal(first, tsne_map(vectors, seed=3, perplexity=5, cache=tmp_path)), "the kept map is used"
 
 
 # ---- the records
@@ -253,7 +256,7 @@ def test_the_recorded_figures_follow_from_the_recorded_maps():
         wanted = beside[(beside["set"] == f"Training, {when}") & (beside["by"] == f"{by}, map")].set_index("of")
         assert len(page) == wanted["pictures"].iloc[0] and page["group"].nunique() == wanted["groups"].iloc[0]
         if when == "before":
-            found = nearest(page[["x", "y"]])
+            found = nearest_neighbours(page[["x", "y"]])
             for column in ("group", "class", "source"):
                 same = (page[column].to_numpy()[found] == page[column]).mean()
                 assert same == pytest.approx(wanted["same"][column], abs=0.005)

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from mutations import FORMATS, damaged, fields, seeds
-from brain_tumor import Analysis, BrainTumorError, analyze, decoder
-from brain_tumor.scan import CLASSES
+from brain_tumor import Analysis, BrainTumorError, analyze
+from brain_tumor.io import read
+from brain_tumor.io.scan import CLASSES
 
 MORE = float(os.environ.get("FUZZ_EXAMPLES", 1))     # times as many
 EXAMPLES = {"PNG": 1500, "JPEG": 1200, "TIFF": 2000, "DICOM": 2400, "NIfTI": 1200, "NRRD": 1200, "others": 500}   # 10,000
@@ -118,7 +119,7 @@ def test_damaged_files_end_in_an_analysis_or_a_refusal(kind, capfd):
         spent.append(resource_use.processor() - before)
         TALLY[kind][came] += 1
 
-    decoder._pool.close()
+    read._pool.close()
     children = resource_use.children()
     resource_use.reset_peak()
     start = resource_use.resident_mb()
@@ -130,7 +131,7 @@ def test_damaged_files_end_in_an_analysis_or_a_refusal(kind, capfd):
     assert found["refused"] > wanted / 25 and found["analysed"] > wanted / 80, found
     assert found[STOPPED] <= (0 if kind in ("JPEG", "NIfTI", "NRRD") else wanted / 200), "a decoder that crashes often is broken"
     assert [str(warning.message) for warning in said] == []
-    decoder._pool.close()                            # an ended child's seconds are its parent's to see
+    read._pool.close()                            # an ended child's seconds are its parent's to see
     assert max(spent) < 30, "seconds of the processor for one small file"
     assert resource_use.children() - children < 30 + len(spent) / 20, "seconds of the decoding processes for all of them"
     assert resource_use.peak_mb() - start < 1500

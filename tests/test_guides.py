@@ -33,25 +33,25 @@ def test_every_item_is_answered_once_and_with_a_reason(name, items):
     numbers = [number for number, *_ in found]
     assert len(numbers) == len(set(numbers)) == items
     assert numbers == sorted(numbers, key=lambda number: (int(re.match(r"\d+", number)[0]), number))
-    assert {mark for _, _, mark, _ in found} <= MARKS
+    assert {provenance for _, _, provenance, _ in found} <= MARKS
     assert all(len(reason.strip()) > 3 for *_, reason in found)
 
 
 @pytest.mark.parametrize("name", CHECKLISTS)
 def test_the_external_test_that_nobody_made_is_not_claimed(name):
-    said = " ".join(asked for _, asked, mark, _ in rows(name) if mark == "no")
+    said = " ".join(asked for _, asked, provenance, _ in rows(name) if provenance == "no")
     assert "external test" in said or name == "tripod_ai"
-    assert sum(mark == "no" for _, _, mark, _ in rows(name)) >= 4
+    assert sum(provenance == "no" for _, _, provenance, _ in rows(name)) >= 4
 
 
 @pytest.mark.parametrize("name", CHECKLISTS)
 def test_the_count_at_the_end_is_that_of_the_tables(name):
-    marks = [mark for _, _, mark, _ in rows(name)]
+    marks = [provenance for _, _, provenance, _ in rows(name)]
     if name == "metrics":
         assert f"{marks.count('yes')} of {len(marks) - marks.count('n.a.')} items that count" in outputs(name)
     else:
-        for mark in MARKS:
-            assert re.search(rf"{re.escape(mark)}\s+{marks.count(mark)}\b", outputs(name)), mark
+        for provenance in MARKS:
+            assert re.search(rf"{re.escape(provenance)}\s+{marks.count(provenance)}\b", outputs(name)), provenance
 
 
 @pytest.mark.parametrize("name, figures", [("claim", ("class accuracy, figshare", "Dice, figshare")),
@@ -80,7 +80,7 @@ def test_copies_across_the_split_are_told(root):
     found = pd.read_csv(root / "runs" / "audit" / "findings.csv").set_index("finding")["pictures"]
     told = {"claim": ("20", "copies"), "metrics": ("18", "copies"), "tripod_ai": ("16", "copy in training")}
     for name, (item, words) in told.items():
-        (mark, why), = ((mark, why) for number, _, mark, why in rows(name) if number == item)
-        assert words in why and mark != "yes"
+        (provenance, why), = ((provenance, why) for number, _, provenance, why in rows(name) if number == item)
+        assert words in why and provenance != "yes"
     for side in ("test", "validation"):
         assert re.search(rf"pictures in {side} with a copy in train\s+{found[f'pictures in {side} with a copy in train']}\b", outputs("claim"))

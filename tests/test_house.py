@@ -212,8 +212,8 @@ def test_analysis_starts_without_training_and_drawing_packages():
 
 
 def test_the_front_door_gives_the_same_whatever_was_imported_first():
-    assert loaded_by("import brain_tumor.phantom, brain_tumor\nassert callable(brain_tumor.phantom)\n"
-                     "from brain_tumor.phantom import phantom\nassert phantom is brain_tumor.phantom") is not None
+    assert loaded_by("import brain_tumor.imaging.phantoms, brain_tumor\nassert callable(brain_tumor.imaging.phantoms)\n"
+                     "from brain_tumor.imaging.phantoms import phantom\nassert phantom is brain_tumor.imaging.phantoms") is not None
     done = python("-c", "import brain_tumor; print(all(hasattr(brain_tumor, name) for name in brain_tumor.__all__)); "
                         "brain_tumor.nonsense")
     assert done.stdout.strip() == "True" and "no attribute 'nonsense'" in done.stderr

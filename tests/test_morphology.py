@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from brain_tumor.morphology import contour_perimeter, crofton_perimeter, measure, thesis_perimeter
-from brain_tumor.scan import BrainTumorError
+from brain_tumor.imaging.morphology import contour_perimeter, crofton_perimeter, measure, thesis_perimeter
+from brain_tumor.io.errors import BrainTumorError
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 PRINTED = {  # thesis, figures 3.65 and 3.66
@@ -337,7 +337,7 @@ def test_dictionary_table_and_page():
 
 
 def test_measuring_imports_nothing_heavy():
-    code = ("import sys, numpy as np; from brain_tumor.morphology import measure; measure(np.ones((9, 9)), (1, 2))._repr_html_();"
+    code = ("import sys, numpy as np; from brain_tumor.imaging.morphology import measure; measure(np.ones((9, 9)), (1, 2))._repr_html_();"
             "bad = {'skimage', 'scipy', 'matplotlib', 'pandas', 'tensorflow', 'PIL'} & set(sys.modules); assert not bad, bad")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 

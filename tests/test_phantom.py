@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from brain_tumor.phantom import (CLASSES, PATTERNS, PLANES, SAMPLES, phantom, phantoms, sample_truth, samples,
-                                 write_phantoms, write_samples)
-from brain_tumor.scan import BrainTumorError
+from brain_tumor.io.scan import CLASSES
+from brain_tumor.imaging.phantoms import PATTERNS, PLANES, phantom, phantoms, write_phantoms
+from brain_tumor.imaging.samples import SAMPLES, sample_truth, samples, write_samples
+from brain_tumor.io.errors import BrainTumorError
 
 drawing = pytest.mark.skipif(find_spec("nilearn") is None, reason="phantoms need nilearn")
 PAIRS = [(c, p) for c in CLASSES for p in PLANES]
@@ -40,7 +41,7 @@ def test_shape_types_and_reproducibility(tumor, plane):
 
 @drawing
 def test_same_bytes_in_a_fresh_process():
-    code = "from brain_tumor.phantom import phantom; import hashlib; print(hashlib.sha256(phantom('glioma', 'coronal', 3, 128).pixels.tobytes()).hexdigest())"
+    code = "from brain_tumor.imaging.phantoms import phantom; import hashlib; print(hashlib.sha256(phantom('glioma', 'coronal', 3, 128).pixels.tobytes()).hexdigest())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
     assert out == sha256(phantom("glioma", "coronal", 3, 128).pixels.tobytes()).hexdigest()
 
@@ -191,7 +192,7 @@ def test_wrong_words_and_numbers_are_refused(wrong):
 
 @drawing
 def test_missing_nilearn_names_the_remedy(monkeypatch):
-    from brain_tumor.phantom import _template
+    from brain_tumor.imaging.phantoms import _template
     _template.cache_clear()
     for name in ("nilearn", "nilearn.datasets"): monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BrainTumorError, match=r'pip install "brain_tumor\[workbook\]"'):
@@ -224,7 +225,7 @@ def test_written_phantoms_can_be_trained_on(tmp_path):
 
 @drawing
 def test_sets_never_use_the_samples_seeds():
-    from brain_tumor.phantom import _NIFTI, _SAMPLES
+    from brain_tumor.imaging.samples import _NIFTI, _SAMPLES
     assert all(s[3] < 10_000 for s in (*_SAMPLES, _NIFTI))
     assert min(p.seed for p in phantoms(4, size=64)) >= 10_000
 
@@ -255,7 +256,7 @@ def test_samples_are_what_samples_json_says(entry):
 
 def test_samples_need_no_nilearn():
     code = ("import sys; sys.modules['nilearn'] = None\n"
-            "from brain_tumor.phantom import samples, sample_truth\n"
+            "from brain_tumor.imaging.samples import samples, sample_truth\n"
             "print(len(samples()), sample_truth(samples()[0]).tumor, 'matplotlib' in sys.modules, 'tensorflow' in sys.modules)")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert out == ["8", "glioma", "False", "False"]

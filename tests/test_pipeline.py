@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brain_tumor.augmentation import ThesisAugmentation
-from brain_tumor.data import index, read_grey
-from brain_tumor.pipeline import (balance_on_disk, balanced_rows, record_small_tumours, small_tumours, stream, torn_copies, with_copies)
-from brain_tumor.preprocessing import load_pictures
-from brain_tumor.scan import CLASSES, BrainTumorError
-from brain_tumor.splits import read_data, read_set, split_hash, thesis_segmentation
+from brain_tumor.imaging.augmentation import ThesisAugmentation
+from brain_tumor.data.datasets import index_folder, read_pixels_8bit
+from brain_tumor.data.loading import balance_by_copies, balanced_rows, epoch_stream, leaked_copies, record_small_tumours, smallest_tumours, with_copies
+from brain_tumor.data.loading import load_images
+from brain_tumor.io.scan import CLASSES
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.data.splits import read_data, read_set, split_hash, thesis_segmentation
 
 needs_keras = pytest.mark.skipif(find_spec("keras") is None, reason="Keras comes with the extra `workbook`")
 
@@ -32,7 +33,7 @@ def folder_of(folder, counts):
     for name, count in counts.items():
         for number in range(count):
             picture(folder / name / f"{number}.png", [CLASSES.index(name), number])
-    return index(folder)[0].assign(group=lambda t: "g " + t["image"], role="train")
+    return index_folder(folder)[0].assign(group=lambda t: "g " + t["image"], role="train")
 
 
 def files(folder):
@@ -43,47 +44,47 @@ def files(folder):
 
 def test_every_class_is_filled_and_every_original_comes_up_equally_often(tmp_path):
     table = folder_of(tmp_path / "mri", {"glioma": 3, "meningioma": 8, "no_tumor": 5})
-    whole, unread = balance_on_disk(table, tmp_path / "more", target=7, seed=4)
+    whole, unread = balance_by_copies(table, tmp_path / "more", target=7, seed=4)
     assert whole["class"].value_counts().to_dict() == {"glioma": 7, "meningioma": 8, "no_tumor": 7} and unread.empty
     copies = whole[whole["original"].notna()]
     assert len(copies) == 6 and whole[:len(table)]["path"].tolist() == table["path"].tolist()
     assert copies[copies["class"] == "glioma"]["original"].value_counts().tolist() == [2, 1, 1]
     assert (copies["group"] == "g " + copies["original"]).all() and (copies["role"] == "train").all()
-    assert all(read_grey(path).shape == (150, 150) for path in copies["path"]) and copies["width"].eq(150).all()
+    assert all(read_pixels_8bit(path).shape == (150, 150) for path in copies["path"]) and copies["width"].eq(150).all()
     assert all(f"{image.split('/')[1].split('.')[0]}" == original.split("/")[1].split(".")[0] for image, original in zip(copies["image"], copies["original"]))
 
 
 def test_a_copy_is_a_disturbed_picture_of_its_original(tmp_path):
     table = folder_of(tmp_path / "mri", {"glioma": 2})
     still = ThesisAugmentation(rotation=0, shift=0, zoom=0, flip=0, brightness=0)
-    whole, _ = balance_on_disk(table, tmp_path / "still", target=4, how=still)
-    moved, _ = balance_on_disk(table, tmp_path / "moved", target=4)
+    whole, _ = balance_by_copies(table, tmp_path / "still", target=4, how=still)
+    moved, _ = balance_by_copies(table, tmp_path / "moved", target=4)
     for (_, copy), path in zip(whole[2:].iterrows(), moved["path"][2:]):
         original = table["path"][table["image"] == copy["original"]].item()
-        wanted = cv2.resize(read_grey(original), (150, 150))
-        assert cv2.PSNR(read_grey(copy["path"]), wanted) > 30 > cv2.PSNR(read_grey(path), wanted)
+        wanted = cv2.resize(read_pixels_8bit(original), (150, 150))
+        assert cv2.PSNR(read_pixels_8bit(copy["path"]), wanted) > 30 > cv2.PSNR(read_pixels_8bit(path), wanted)
     assert len({path.read_bytes() for path in (tmp_path / "moved").rglob("*.jpg")}) == 2
 
 
 def test_same_seed_same_bytes_and_another_seed_others(tmp_path):
     table = folder_of(tmp_path / "mri", {"glioma": 3, "pituitary": 2})
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        balance_on_disk(table, tmp_path / name, target=5, seed=seed)
+        balance_by_copies(table, tmp_path / name, target=5, seed=seed)
     assert files(tmp_path / "a") == files(tmp_path / "b")
     assert not set(files(tmp_path / "a").values()) & set(files(tmp_path / "c").values())
 
 
 def test_the_folder_is_a_set_that_can_be_read(tmp_path):
     table = folder_of(tmp_path / "mri", {"glioma": 2, "no_tumor": 4})
-    balance_on_disk(table, tmp_path / "more", target=4)
+    balance_by_copies(table, tmp_path / "more", target=4)
     read = read_set(tmp_path / "more" / "manifest.csv")
     assert len(read) == 2 and (read["role"] == "train").all() and read["group"].str.startswith("g glioma/").all()
-    assert "original" in pd.read_csv(tmp_path / "more" / "manifest.csv") and read_grey(read["path"][0]).shape == (150, 150)
+    assert "original" in pd.read_csv(tmp_path / "more" / "manifest.csv") and read_pixels_8bit(read["path"][0]).shape == (150, 150)
 
 
 def test_nothing_to_add_adds_nothing(tmp_path):
     table = folder_of(tmp_path / "mri", {"glioma": 2})
-    whole, unread = balance_on_disk(table, tmp_path / "more", target=2)
+    whole, unread = balance_by_copies(table, tmp_path / "more", target=2)
     assert len(whole) == 2 and unread.empty and not list((tmp_path / "more").rglob("*.jpg"))
 
 
@@ -94,7 +95,7 @@ def test_odd_names_do_not_get_into_each_others_way(tmp_path):
     names = [p.relative_to(tmp_path / "mri").as_posix() for p in sorted((tmp_path / "mri").rglob("*.png"))]
     table = pd.DataFrame({"source": "mri", "image": names, "path": [str(tmp_path / "mri" / n) for n in names], "class": "glioma", "group": names, "role": "train",
                           "mask": None, "width": 50, "height": 60})
-    whole, unread = balance_on_disk(table, tmp_path / "möre", target=12)
+    whole, unread = balance_by_copies(table, tmp_path / "möre", target=12)
     assert unread.empty and len(list((tmp_path / "möre").rglob("*.jpg"))) == 7 and whole["path"].is_unique
     assert all(os.path.isfile(path) for path in whole["path"])
 
@@ -104,10 +105,10 @@ def test_a_broken_file_is_listed_and_another_takes_its_turn(tmp_path):
     for name in ("0", "2"):
         (tmp_path / "mri" / "glioma" / f"{name}.png").write_bytes(b"\x89PNG nothing")
     os.remove(tmp_path / "mri" / "glioma" / "3.png")
-    whole, unread = balance_on_disk(table, tmp_path / "more", target=9)
+    whole, unread = balance_by_copies(table, tmp_path / "more", target=9)
     assert set(whole["original"].dropna()) == {"glioma/1.png"} and len(whole) == 18
     assert len(unread) == 3 and unread["reason"].str.contains("not a picture").all() and set(unread["path"]) == set(table["path"][[0, 2, 3]])
-    again, _ = balance_on_disk(table, tmp_path / "more", target=9)
+    again, _ = balance_by_copies(table, tmp_path / "more", target=9)
     assert again.equals(whole)
 
 
@@ -116,17 +117,17 @@ def test_a_class_without_a_readable_picture_is_an_error(tmp_path):
     for number in range(2):
         (tmp_path / "mri" / "glioma" / f"{number}.png").write_bytes(b"")
     with pytest.raises(BrainTumorError, match="glioma: none of its 2 pictures"):
-        balance_on_disk(table, tmp_path / "more", target=3)
+        balance_by_copies(table, tmp_path / "more", target=3)
 
 
 def test_another_request_for_the_same_folder_is_refused(tmp_path):
     table = folder_of(tmp_path / "mri", {"glioma": 2, "meningioma": 4})
-    balance_on_disk(table, tmp_path / "more", target=4)
+    balance_by_copies(table, tmp_path / "more", target=4)
     for other in (dict(seed=1), dict(target=5), dict(side=100), dict(how=ThesisAugmentation(rotation=5))):
         with pytest.raises(BrainTumorError, match="more.*other settings"):
-            balance_on_disk(table, tmp_path / "more", **{"target": 4} | other)
+            balance_by_copies(table, tmp_path / "more", **{"target": 4} | other)
     with pytest.raises(BrainTumorError, match="another table"):
-        balance_on_disk(table[1:], tmp_path / "more", target=4)
+        balance_by_copies(table[1:], tmp_path / "more", target=4)
 
 
 def test_a_folder_that_cannot_be_written_is_no_broken_picture(tmp_path):
@@ -134,14 +135,14 @@ def test_a_folder_that_cannot_be_written_is_no_broken_picture(tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "glioma").write_text("a file where a folder should be")
     with pytest.raises(BrainTumorError, match="could not be written"):
-        balance_on_disk(table, tmp_path / "more", target=4)
+        balance_by_copies(table, tmp_path / "more", target=4)
 
 
 KILLED = """
 import os, sys
 from pathlib import Path
 import pandas as pd
-from brain_tumor.pipeline import balance_on_disk
+from brain_tumor.data.loading import balance_by_copies
 write, calls = Path.write_bytes, []
 def write_bytes(self, data):
     calls.append(self)
@@ -160,18 +161,18 @@ def test_a_kill_in_the_middle_of_a_file_leaves_whole_files_and_the_next_call_goe
     words = [sys.executable, "-c", KILLED, str(tmp_path / "table.pkl"), str(tmp_path / "cut")]
     assert subprocess.run(words, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True).returncode == 9
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cut/*/[!.]*.jpg")}
-    assert len(done) == 24 and all(read_grey(path).shape == (150, 150) for path in done)
+    assert len(done) == 24 and all(read_pixels_8bit(path).shape == (150, 150) for path in done)
     assert not (tmp_path / "cut" / "manifest.csv").exists() and len(list(tmp_path.glob("cut/*/.*.jpg"))) == 1
-    resumed, _ = balance_on_disk(table, tmp_path / "cut", target=20, seed=1)
+    resumed, _ = balance_by_copies(table, tmp_path / "cut", target=20, seed=1)
     assert resumed["class"].value_counts().eq(20).all()
     assert all(path.stat().st_mtime_ns == then for path, then in done.items()), "nothing is made twice"
-    balance_on_disk(table, tmp_path / "once", target=20, seed=1)
+    balance_by_copies(table, tmp_path / "once", target=20, seed=1)
     assert files(tmp_path / "cut") == files(tmp_path / "once"), "the same to the byte, and no half file is left"
 
 
 def test_what_was_asked_for_is_noted_without_a_place(tmp_path):
     table = folder_of(tmp_path / "mri", {"glioma": 2, "meningioma": 3})
-    balance_on_disk(table, tmp_path / "more", target=3)
+    balance_by_copies(table, tmp_path / "more", target=3)
     note = (tmp_path / "more" / "balance.json").read_text(encoding="utf-8")
     assert json.loads(note)["augmentation"]["rotation"] == 10 and str(tmp_path) not in note
     assert str(tmp_path) not in (tmp_path / "more" / "manifest.csv").read_text(encoding="utf-8")
@@ -198,44 +199,44 @@ def full():
 
 
 def test_before_the_split_there_are_780_copies_and_the_thesis_counts(full):
-    whole = small_tumours(*full, when="before")
+    whole = smallest_tumours(*full, when="before")
     assert len(whole) == 3844 and (whole["copied"] != "").sum() == 780 and whole["role"].isna().all()
     assert whole["copied"][3064:].str.contains("before.*leak").all() and whole["image"].is_unique
     assert set(whole["original"][3064:]) == set(np.argsort(full[1])[:780])
     split = whole.assign(role=thesis_segmentation(whole.assign(mask="m.png")))
     assert split["role"].value_counts().to_dict() == {"train": 2308, "validation": 768, "test": 768}
-    assert 0.45 < torn_copies(split) / 780 < 0.65, "1 - (0.6² + 0.2² + 0.2²) = 0.56 by chance"
+    assert 0.45 < leaked_copies(split) / 780 < 0.65, "1 - (0.6² + 0.2² + 0.2²) = 0.56 by chance"
 
 
 def test_after_the_split_only_training_rows_are_copied(full):
-    whole = small_tumours(*full)
+    whole = smallest_tumours(*full)
     copies = whole[whole["copied"] != ""]
     train = np.flatnonzero(full[0]["role"] == "train")
-    assert len(copies) == round(len(train) * 780 / 3064) and (copies["role"] == "train").all() and torn_copies(whole) == 0
+    assert len(copies) == round(len(train) * 780 / 3064) and (copies["role"] == "train").all() and leaked_copies(whole) == 0
     assert set(copies["original"]) == set(train[np.argsort(full[1][train])[:len(copies)]])
     assert whole["role"][:3064].equals(full[0]["role"]) and (copies["copied"] == "after the split").all()
 
 
 def test_rows_without_a_tumour_are_never_copied_and_wrong_requests_are_refused(full):
     table, area = full[0][:20], np.r_[np.zeros(15), np.full(5, 0.1)]
-    assert set(small_tumours(table, area, when="before", copies=5)["original"][20:]) == set(range(15, 20))
+    assert set(smallest_tumours(table, area, when="before", copies=5)["original"][20:]) == set(range(15, 20))
     with pytest.raises(BrainTumorError, match="6 copies, but only 5"):
-        small_tumours(table, area, copies=6, when="before")
+        smallest_tumours(table, area, copies=6, when="before")
     with pytest.raises(BrainTumorError, match="when='during'"):
-        small_tumours(table, area, when="during")
+        smallest_tumours(table, area, when="during")
 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory):
     pytest.importorskip("nilearn", reason="phantoms are made with nilearn")
-    from brain_tumor.phantom import write_phantoms
+    from brain_tumor.imaging.phantoms import write_phantoms
     folder = tmp_path_factory.mktemp("phantoms")
     write_phantoms(folder / "set", n=17, seed=3, size=96)
-    return load_pictures(read_data(folder), 64)  # `table` says where they lie
+    return load_images(read_data(folder), 64)  # `table` says where they lie
 
 
 def test_copies_of_pictures_follow_the_table_and_a_foreign_table_is_refused(phantoms):
-    extended = small_tumours(phantoms.table, phantoms.masks.mean((1, 2)), copies=3, when="before")
+    extended = smallest_tumours(phantoms.table, phantoms.masks.mean((1, 2)), copies=3, when="before")
     first, second = (with_copies(phantoms, extended, seed=seed) for seed in (1, 1))
     assert len(first.labels) == 20 and np.array_equal(first.pictures, second.pictures) and np.array_equal(first.masks, second.masks)
     assert (first.labels[17:] == phantoms.labels[extended["original"][17:]]).all() and first.outlined.all() and first.table is extended
@@ -260,7 +261,7 @@ def test_the_record_counts_what_is_torn(phantoms):
 
 @needs_keras
 def test_batches_hold_every_row_once_and_the_last_one_is_smaller(phantoms):
-    data = stream(phantoms.pictures, phantoms.labels, how=None, batch=6, seed=3)
+    data = epoch_stream(phantoms.pictures, phantoms.labels, how=None, batch=6, seed=3)
     sizes = [len(data[i][0]) for i in range(len(data))]
     assert sizes == [6, 6, 5]
     seen = np.concatenate([data[i][0][..., 0] for i in range(3)])
@@ -273,7 +274,7 @@ def test_batches_hold_every_row_once_and_the_last_one_is_smaller(phantoms):
 @needs_keras
 def test_outlines_go_where_their_pictures_go(phantoms):
     inside = np.where(phantoms.masks > 0, 255, 0).astype(np.uint8)
-    x, y = stream(inside, inside, "segmentation", how=ThesisAugmentation(brightness=0), batch=17)[0]
+    x, y = epoch_stream(inside, inside, "segmentation", how=ThesisAugmentation(brightness=0), batch=17)[0]
     assert x.shape == (17, 64, 64, 3) and y.shape == (17, 64, 64, 1) and set(np.unique(y)) == {0, 1}
     for one, outline in zip(x[..., :1] > 0.5, y > 0.5):
         assert (one & outline).sum() >= 0.8 * (one | outline).sum()
@@ -283,7 +284,7 @@ def test_outlines_go_where_their_pictures_go(phantoms):
 @needs_keras
 def test_colour_and_scaling_reach_the_network(phantoms):
     colour = np.stack([phantoms.pictures, 0 * phantoms.pictures, 0 * phantoms.pictures], -1)
-    x, _ = stream(colour, phantoms.labels, "ResNet50", "imagenet", rows=np.arange(4), how=None)[0]
+    x, _ = epoch_stream(colour, phantoms.labels, "ResNet50", "imagenet", rows=np.arange(4), how=None)[0]
     assert np.abs(x[..., 2] - (phantoms.pictures[:4] - 123.68)).max() < 1e-4 and np.abs(x[..., 0] + 103.939).max() < 1e-4
 
 
@@ -293,12 +294,12 @@ def test_colour_and_scaling_reach_the_network(phantoms):
     (lambda p, t: (p, np.zeros((17, 32, 32), np.uint8)), r"\(32, 32\).*\(64, 64\)"), (lambda p, t: (p[:0], t[:0]), "no rows")])
 def test_wrong_arrays_are_refused_before_the_first_step(phantoms, spoil, words):
     with pytest.raises(BrainTumorError, match=words):
-        stream(*spoil(phantoms.pictures, phantoms.labels))
+        epoch_stream(*spoil(phantoms.pictures, phantoms.labels))
 
 
 BATCHES = """
 import hashlib, sys, numpy as np, keras
-from brain_tumor.pipeline import balanced_rows, stream
+from brain_tumor.data.loading import balanced_rows, epoch_stream
 held = np.load(sys.argv[1])
 digest = hashlib.sha256()
 for epoch in range(2):

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from bench.thesis import BACKBONES
-from brain_tumor.preprocessing import (SIDES, Frame, frame, head_box, head_piece, known_outlines, load_pictures, mask_into_square, nearest, record_crops,
-                                       restore, restore_mask, scale, side_of, squeeze)
-from brain_tumor.scan import BrainTumorError
-from brain_tumor.splits import read_data
+from brain_tumor.imaging.preprocessing import INPUT_SIDES, SquareFrame, head_box, input_side, largest_component_box, mask_into_square, nearest_indices, plan_square, restore, restore_mask, scale_pixels, squeeze_square
+from brain_tumor.data.loading import known_masks, load_images, record_crops
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.data.splits import read_data
 
 
 def write(path, pixels):
@@ -27,7 +27,7 @@ def test_the_largest_piece_with_its_margin_and_nothing_else():
     framed = np.zeros((400, 300), np.float32)
     framed[80:280, 60:210] = 0.4
     framed[5:25, 5:60] = framed[390:398] = 1.0  # letters, a bar
-    top, bottom, left, right = head_piece(framed)
+    top, bottom, left, right = largest_component_box(framed)
     assert abs(top - (80 - 4)) <= 1 and abs(bottom - (280 + 4)) <= 1 and abs(left - (60 - 4)) <= 1 and abs(right - (210 + 4)) <= 1
     assert head_box(framed) == (0, 400, 0, 300), "the shipped network's crop takes the bar and the letters in"
 
@@ -36,20 +36,20 @@ def test_a_thread_does_not_tie_letters_to_the_head():
     framed = head(200, 200, (100, 120), (50, 60)) / np.float32(255)
     framed[10:30, 10:50] = 0.5
     framed[30:120, 30:32] = framed[118:120, 30:60] = 0.5
-    top, _, left, _ = head_piece(framed)
+    top, _, left, _ = largest_component_box(framed)
     assert top > 50 and left > 40
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((40, 30)), np.ones((40, 30)), np.full((40, 30), 0.2), np.ones((3, 200)), np.zeros((1, 1)),
                                     np.pad([[1.0]], 20)])
 def test_where_nothing_stands_out_or_all_does_the_picture_stays(pixels):
-    assert head_piece(pixels.astype(np.float32)) == (0, pixels.shape[0], 0, pixels.shape[1])
+    assert largest_component_box(pixels.astype(np.float32)) == (0, pixels.shape[0], 0, pixels.shape[1])
 
 
 @pytest.mark.parametrize("exposure", [0.05, 0.3, 1.0])
 def test_exposure_does_not_move_the_crop(exposure):
     pixels = head() / np.float32(255)
-    assert head_piece(pixels * np.float32(exposure)) == head_piece(pixels)
+    assert largest_component_box(pixels * np.float32(exposure)) == largest_component_box(pixels)
 
 
 def sets(folder):
@@ -81,7 +81,7 @@ def test_cut_outlines_are_counted_pixel_by_pixel(tmp_path):
 def test_a_copy_gets_the_outline_scaled_and_mirrored_as_it_is(tmp_path):
     table = read_data(sets(tmp_path), copies=True)
     path = table["path"][table["image"].str.endswith("/2.png") & (table["source"] == "kaggle")].item()
-    (_, _, _), (_, _, _), (_, small, spot), (source, pixels, outline) = known_outlines(table, {path})
+    (_, _, _), (_, _, _), (_, small, spot), (source, pixels, outline) = known_masks(table, {path})
     assert source == "kaggle, copies of figshare" and outline.shape == (120, 100) and set(np.flatnonzero(outline.any(0))) == set(range(92, 97))
     assert small.shape == spot.shape == (60, 50)
     assert np.abs(np.argwhere(spot).mean(0) - [34.75, 29.75]).max() < 0.3, "half of (70, 60), by pixel centres"
@@ -95,9 +95,9 @@ def test_no_crop_cuts_an_outline_of_the_public_sets(shared_data, root):
     mirrored = {str(shared_data / "kaggle" / image) for image in flags["image"][flags["mirrored"] == 1]}
     copies = table.index[table["copy_of"].notna()]
     table, counted = table.drop(copies.difference(copies[::10])), {}
-    for source, pixels, inside in known_outlines(table, mirrored):
+    for source, pixels, inside in known_masks(table, mirrored):
         counted[source] = counted.get(source, 0) + 1
-        for crop in (head_box, head_piece):
+        for crop in (head_box, largest_component_box):
             top, bottom, left, right = crop(pixels)
             assert inside[top:bottom, left:right].sum() == inside.sum() > 0
     recorded = pd.read_csv(root / "runs" / "preprocessing" / "crop.csv").drop_duplicates("set").set_index("set")["outlines"]
@@ -115,7 +115,7 @@ def random_frame(rng, smaller):
     size = int(rng.integers(3, 6)) if smaller else int(rng.integers(max(bottom - top, right - left), 300))
     inner_height, inner_width = (size, size) if smaller else (rng.integers(bottom - top, size + 1), rng.integers(right - left, size + 1))
     y, x = rng.integers(0, size - inner_height + 1), rng.integers(0, size - inner_width + 1)
-    return Frame((int(height), int(width)), *(tuple(map(int, box)) for box in ((top, bottom, left, right), (y, y + inner_height, x, x + inner_width))), size)
+    return SquareFrame((int(height), int(width)), *(tuple(map(int, box)) for box in ((top, bottom, left, right), (y, y + inner_height, x, x + inner_width))), size)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -144,12 +144,12 @@ def test_what_is_drawn_in_the_square_lands_in_the_box_and_nowhere_else(seed):
 @pytest.mark.parametrize("size, wanted", [(7, 7), (7, 14), (14, 7), (299, 512), (512, 299), (1, 9), (9, 1)])
 def test_each_pixel_takes_the_one_its_middle_falls_on(size, wanted):
     middles = (np.arange(wanted) + 0.5) * size / wanted
-    assert np.array_equal(nearest(size, wanted), np.floor(middles + 1e-9).astype(int))
+    assert np.array_equal(nearest_indices(size, wanted), np.floor(middles + 1e-9).astype(int))
 
 
 def test_squeezed_probabilities_and_outlines_come_back_to_the_same_place():
     pixels = head(300, 240, (120, 150), (70, 110)) / np.float32(255)
-    square, plan = squeeze(pixels, 64)
+    square, plan = squeeze_square(pixels, 64)
     spot = np.zeros((64, 64), np.float32)
     spot[30:34, 20:24] = 1
     y, x = (plan.box[0] + 32 / 64 * (plan.box[1] - plan.box[0]) - 0.5, plan.box[2] + 22 / 64 * (plan.box[3] - plan.box[2]) - 0.5)
@@ -158,7 +158,7 @@ def test_squeezed_probabilities_and_outlines_come_back_to_the_same_place():
 
 
 def test_masks_of_another_size_are_refused():
-    plan = frame(head() / np.float32(255), 64)
+    plan = plan_square(head() / np.float32(255), 64)
     with pytest.raises(BrainTumorError, match="(119, 100).*same size"):
         mask_into_square(np.zeros((119, 100), bool), plan)
     with pytest.raises(BrainTumorError, match="(120, 100).*(64, 64).*unscaled"):
@@ -172,53 +172,53 @@ def test_scaling_is_keras_own(network, module):
     applications = pytest.importorskip("keras").applications
     pictures = np.random.default_rng(0).integers(0, 256, (2, 9, 8, 3)).astype(np.uint8)
     wanted = getattr(applications, module).preprocess_input(pictures.astype(np.float32))
-    found = scale(pictures, network, "imagenet")
+    found = scale_pixels(pictures, network, "imagenet")
     assert found.dtype == np.float32 and np.abs(found - wanted).max() < 1e-4 and np.ptp(found) > 1
-    assert np.array_equal(scale(pictures, network), pictures / np.float32(255))
-    grey = scale(pictures[..., 0], network, "imagenet")
-    assert np.array_equal(grey, scale(np.repeat(pictures[..., :1], 3, -1), network, "imagenet"))
-    assert BACKBONES[network] == SIDES[network]
+    assert np.array_equal(scale_pixels(pictures, network), pictures / np.float32(255))
+    grey = scale_pixels(pictures[..., 0], network, "imagenet")
+    assert np.array_equal(grey, scale_pixels(np.repeat(pictures[..., :1], 3, -1), network, "imagenet"))
+    assert BACKBONES[network] == INPUT_SIDES[network]
 
 
 def test_scaling_leaves_its_input_alone_and_refuses_what_it_does_not_know():
     pictures = np.full((4, 4), 200, np.float32)
-    scale(pictures, "VGG19", "imagenet"), scale(pictures, "VGG19")
+    scale_pixels(pictures, "VGG19", "imagenet"), scale_pixels(pictures, "VGG19")
     assert (pictures == 200).all()
     with pytest.raises(BrainTumorError, match="AlexNet.*known are Xception"):
-        side_of("AlexNet")
+        input_side("AlexNet")
     with pytest.raises(BrainTumorError, match="'tf' for VGG19"):
-        scale(pictures, "VGG19", "tf")
+        scale_pixels(pictures, "VGG19", "tf")
     with pytest.raises(BrainTumorError, match="no ImageNet weights"):
-        scale(pictures, "segmentation", "imagenet")
+        scale_pixels(pictures, "segmentation", "imagenet")
 
 
 def test_squeeze_without_crop_or_scaling_changes_nothing():
     pixels = np.random.default_rng(0).random((64, 64)).astype(np.float32)
-    square, plan = squeeze(pixels, 64, crop=False)
+    square, plan = squeeze_square(pixels, 64, crop=False)
     assert np.array_equal(square, pixels) and plan.box == plan.inner == (0, 64, 0, 64)
     with pytest.raises(BrainTumorError, match="one grey slice"):
-        squeeze(np.zeros((4, 4, 3), np.float32))
+        squeeze_square(np.zeros((4, 4, 3), np.float32))
 
 
 # ---- a whole set
 
 def test_pictures_under_both_protocols_and_odd_names(tmp_path):
     table = read_data(sets(tmp_path), copies=True)
-    honest, thesis = (load_pictures(table, 64, protocol) for protocol in ("honest", "thesis"))
+    honest, thesis = (load_images(table, 64, protocol) for protocol in ("honest", "thesis"))
     assert honest.pictures.shape == thesis.pictures.shape == (4, 64, 64)
     assert honest.pictures.max() > 180 > thesis.pictures.max(), "the thesis leaves the exposure as it is"
     assert set(np.unique(thesis.masks)) == {0, 255}
     wide = [np.ptp(np.flatnonzero(one.pictures[0].max(0) > 20)) for one in (thesis, honest)]
     assert wide[0] > wide[1] + 5, "squeezed to the full width"
     with pytest.raises(BrainTumorError, match="protocol 'Thesis'"):
-        load_pictures(table, 64, "Thesis")
+        load_images(table, 64, "Thesis")
 
 
 def test_a_broken_picture_and_a_mask_of_another_size_are_named(tmp_path):
     table = read_data(sets(tmp_path), copies=True)
     write(tmp_path / "figshare" / "masks" / "2.png", np.zeros((60, 100), np.uint8))
     with pytest.raises(BrainTumorError, match=r"2\.png.*\(60, 100\).*same size"):
-        load_pictures(table, 64)
+        load_images(table, 64)
     (tmp_path / "figshare" / "images" / "1.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(BrainTumorError, match=r"1\.png.*restore"):
-        load_pictures(table, 64, "thesis")
+        load_images(table, 64, "thesis")

@@ -28,9 +28,10 @@ from pydicom.tag import Tag
 
 from dicoms import dicom, in_bytes
 from mutations import encapsulated, head, pillow
-from brain_tumor import BrainTumorError, analyze, decoder, scan
-from brain_tumor.result import report
-from brain_tumor.session import KINDS, Session, as_file
+from brain_tumor import BrainTumorError, analyze
+from brain_tumor.io import read, scan
+from brain_tumor.inference.result import write_result_page
+from brain_tumor.app.session import DOWNLOAD_KINDS, Session, result_file
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "ZQ7K"                                    # all that is text begins with it
@@ -139,7 +140,7 @@ def opened(data):
 def leaks(data):
     """Markers in it."""
     data = data.encode("utf-8", "replace") if isinstance(data, str) else data
-    return [mark for part in opened(data) for mark in set(MARKERS.findall(part))]
+    return [provenance for part in opened(data) for provenance in set(MARKERS.findall(part))]
 
 
 def leaking(folder):
@@ -161,7 +162,7 @@ def scans(tmp_path_factory):
 def test_the_files_are_full_of_markers(scans):
     data = full_dicom()
     assert len(MARKERS.findall(data)) > 2500
-    assert {MARK.encode(), UID.encode(), NUMBER.encode(), b"101010.177123"} <= set(leaks(data)) and any(mark.startswith(b"1688") for mark in leaks(data))
+    assert {MARK.encode(), UID.encode(), NUMBER.encode(), b"101010.177123"} <= set(leaks(data)) and any(provenance.startswith(b"1688") for provenance in leaks(data))
     for path in scans.iterdir():
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
@@ -179,7 +180,7 @@ def test_no_marker_is_in_what_a_result_says_shows_and_saves(scans, tmp_path, cap
         result.save(tmp_path / "saved")
         if result.status != "refused":
             assert leaks(repr(result.explain())) == []
-    report(results, tmp_path / "saved" / "report.html")
+    write_result_page(results, tmp_path / "saved" / "report.html")
     assert leaking(tmp_path / "saved") == {} and len(list((tmp_path / "saved").iterdir())) > 30
     assert leaks("".join(capfd.readouterr()) + caplog.text + "".join(str(w.message) for w in recwarn)) == []
 
@@ -197,8 +198,8 @@ def test_no_marker_is_in_what_the_page_gives_away(scans, tmp_path):
         view = session.open(path)
         assert view.error is None and leaks(repr(view.scan)) == []
         result = session.keep(analyze(view.scan, gate=False), view).result
-        for kind in KINDS:
-            name, _, data = as_file(result, kind)
+        for kind in DOWNLOAD_KINDS:
+            name, _, data = result_file(result, kind)
             assert leaks(name) + leaks(data) == []
 
 
@@ -216,7 +217,7 @@ def test_no_marker_is_in_what_the_command_line_prints_and_writes(scans, tmp_path
 def quiet(data, **options):
     """The refusal of a damaged file, with the whole traceback as a programmer would see it; '' where it was read."""
     try:
-        decoder.read(data, **options)
+        read.read(data, **options)
     except BrainTumorError:
         return traceback.format_exc().split("BrainTumorError: ")[-1] + traceback.format_exc()
     return ""
@@ -251,7 +252,7 @@ def test_no_marker_is_in_the_refusal_of_a_tag_that_holds_a_name(tag, vr):
     length = struct.pack("<HI", 0, 10) if vr == "UN" else struct.pack("<H", 10)
     at = raw.index(b"\xe0\x7f\x10\0")
     raw = raw[:at] + struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr.encode() + length + f"{MARK}^NAME ".encode() + raw[at:]
-    for read in (decoder.read, scan.read):
+    for read in (read.read, scan.read):
         try:
             read(raw)
         except BrainTumorError as error:
@@ -267,7 +268,7 @@ def test_no_marker_is_in_the_refusal_of_other_formats(scans):
             for _ in range(int(rng.integers(1, 4))):
                 data[int(rng.integers(0, min(len(data), 700)))] = int(rng.integers(256))
             try:
-                decoder.read(bytes(data), slice=choice(path))
+                read.read(bytes(data), slice=choice(path))
             except BrainTumorError as error:
                 assert leaks(str(error)) == []
 

@@ -11,13 +11,13 @@ import pytest
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="reports need the extra `workbook`")
 
-from brain_tumor.metrics import calibration_error, interval  # noqa: E402
-from brain_tumor.report_page import (NETWORKS, STAGES, add_report_arguments, difference, final_table, part_scores, stage_of, steps, table_3_3, table_3_4, turned,  # noqa: E402
-                                     write_report)
-from brain_tumor.reports import (auc_table, class_scores, confusion, confusion_figure, curves_beside, map_figure, mcnemar, readable,  # noqa: E402
-                                 reliability, reliability_figure, roc_figure, save, told_apart, write_map)
-from brain_tumor.runs import PROBABILITIES, load_run, thesis_log, write_example  # noqa: E402
-from brain_tumor.scan import CLASSES, INTENDED_USE, BrainTumorError  # noqa: E402
+from brain_tumor.metrics import calibration_error, mean_interval  # noqa: E402
+from brain_tumor.classification.thesis_report import NETWORK_TITLES, REPORT_STAGES, accuracy_difference, add_report_arguments, changed_switches, final_table, part_scores, recipe_steps, run_stage, thesis_table_3_3, thesis_table_3_4, write_classification_report
+from brain_tumor.classification.report import auc_table, class_scores, confusion_counts, confusion_figure, curves_with_thesis, distinct_titles, feature_map_figure, mcnemar, reliability_bins, reliability_figure, roc_figure, save_output, write_feature_map
+from brain_tumor.io.pages import format_intervals
+from brain_tumor.training.runs import PROBABILITY_COLUMNS, load_run, thesis_log, write_example_run  # noqa: E402
+from brain_tumor.io.scan import CLASSES, INTENDED_USE
+from brain_tumor.io.errors import BrainTumorError  # noqa: E402
 
 SCORES = ["precision", "recall", "f1"]
 
@@ -31,7 +31,7 @@ def refused(action, *words):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return load_run(write_example(tmp_path_factory.mktemp("runs") / "A", patients=64, distance=1.5))
+    return load_run(write_example_run(tmp_path_factory.mktemp("runs") / "A", patients=64, distance=1.5))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_scores_are_those_of_scikit_learn(seed):
 def test_intervals_are_over_groups(tested):
     found = class_scores(tested).iloc[-1]
     right = tested.predictions["class"] == tested.predictions["predicted"]
-    assert np.allclose(found[["accuracy", "accuracy_low", "accuracy_high"]].astype(float), interval(right, tested.predictions["group"]))
+    assert np.allclose(found[["accuracy", "accuracy_low", "accuracy_high"]].astype(float), mean_interval(right, tested.predictions["group"]))
     label, p, group = arrays(0, 400, groups=400)
     twins = [np.repeat(some, 9, axis=0) for some in (label, p, np.arange(400))]
     wide, narrow = class_scores(tuple(twins)).iloc[0], class_scores((twins[0], twins[1])).iloc[0]
@@ -84,7 +84,7 @@ def test_recall_of_a_class_is_the_mean_over_its_pictures():
     p = np.random.default_rng(3).dirichlet(np.ones(4), 1200) + 0.4 * np.eye(4)[label]
     found = class_scores((label, p / p.sum(1, keepdims=True), group)).iloc[2]
     own = label == 2
-    value, low, high = interval(p[own].argmax(1) == 2, group[own])
+    value, low, high = mean_interval(p[own].argmax(1) == 2, group[own])
     assert np.isclose(found["recall"], value) and abs(found["recall_low"] - low) < 0.02 and abs(found["recall_high"] - high) < 0.02
 
 
@@ -93,17 +93,17 @@ def test_a_class_that_never_occurs_is_left_empty():
     found = class_scores((label, np.eye(4)[said], np.arange(20))).set_index("of")
     assert np.isnan(found.loc["glioma", "recall"]) and found.loc["glioma", "precision"] == 0 and np.isnan(found.loc["pituitary", SCORES].astype(float)).all()
     assert found.loc["all", "accuracy"] == found.loc["all", "recall"] == 0.5 and found.loc["all", "precision"] == 1
-    assert readable(found).loc["pituitary", "f1"] == "" and readable(found).loc["all", "accuracy"].startswith("0.500 (0.")
+    assert format_intervals(found).loc["pituitary", "f1"] == "" and format_intervals(found).loc["all", "accuracy"].startswith("0.500 (0.")
 
 
 def test_readable_writes_what_it_is_given():
     table = pd.DataFrame({"a": [0.12345, np.nan], "a_low": [0.1, np.nan], "a_high": [0.2, np.nan], "b": [0.00001, 2.0], "n": pd.array([3, None], "Int64"), "c": ["x", None]})
-    assert readable(table).values.tolist() == [["0.123 (0.100 to 0.200)", "<0.001", 3, "x"], ["", "2.000", "", ""]] and list(readable(table)) == ["a", "b", "n", "c"]
-    assert readable(table, 1)["a"][0] == "0.1 (0.1 to 0.2)"
+    assert format_intervals(table).values.tolist() == [["0.123 (0.100 to 0.200)", "<0.001", 3, "x"], ["", "2.000", "", ""]] and list(format_intervals(table)) == ["a", "b", "n", "c"]
+    assert format_intervals(table, 1)["a"][0] == "0.1 (0.1 to 0.2)"
 
 
 def test_confusion_counts_and_draws(tested):
-    table = confusion(tested)
+    table = confusion_counts(tested)
     judge = sklearn_metrics.confusion_matrix(tested.predictions["class"], tested.predictions["predicted"], labels=CLASSES)
     assert np.array_equal(table[list(CLASSES)], judge) and table["pictures"].tolist() == judge.sum(1).tolist()
     words = [text.get_text() for text in confusion_figure([tested, like(tested, "B")]).axes[1].texts]
@@ -123,7 +123,7 @@ def test_areas_are_those_of_scikit_learn_with_ties(digits):
 
 
 def test_weighted_areas_are_those_of_drawn_rows():
-    from brain_tumor.reports import _auc
+    from brain_tumor.classification.report import _auc
     label, p, _ = arrays(7, 60)
     times = np.random.default_rng(0).integers(0, 3, (5, 60))
     drawn = [sklearn_metrics.roc_auc_score(np.repeat(label == 1, row), np.repeat(p[:, 1].round(1), row)) for row in times]
@@ -142,7 +142,7 @@ def test_a_missing_class_has_no_area():
 
 def test_reliability_adds_up_to_the_calibration_error():
     label, p, group = arrays(2)
-    table = reliability((label, p, group))
+    table = reliability_bins((label, p, group))
     assert np.isclose((table["pictures"] * (table["right"] - table["confidence"]).abs()).sum() / len(label), calibration_error(p, label))
     assert (table["calibration_error"] == calibration_error(p, label)).all() and table["pictures"].sum() == len(label)
     assert "calibration error" in reliability_figure((label, p, group)).axes[0].get_title()
@@ -167,7 +167,7 @@ def test_mcnemar_is_exact(a, b):
 
 
 def test_runs_are_compared_picture_by_picture(tested, whole):
-    other = like(tested, "B", lambda t: t.assign(predicted=t["predicted"].to_numpy()[::-1], **{n: t[n].to_numpy()[::-1] for n in PROBABILITIES}))
+    other = like(tested, "B", lambda t: t.assign(predicted=t["predicted"].to_numpy()[::-1], **{n: t[n].to_numpy()[::-1] for n in PROBABILITY_COLUMNS}))
     found = mcnemar(tested, other)
     assert mcnemar(like(tested, "A", lambda t: t.sample(frac=1, random_state=1)), other).equals(found) and found["difference"][0] > 0.2
     same = mcnemar(tested, tested).iloc[0]
@@ -180,20 +180,20 @@ def test_runs_are_compared_picture_by_picture(tested, whole):
 # ---- marks, plain arrays, refusals
 
 def test_every_output_carries_the_mark(tested, tmp_path):
-    mark = "made up, no scan behind it (protocol honest); test: 96 pictures of 32 groups"
-    for table in (class_scores(tested, 5), confusion(tested), auc_table(tested, 5), reliability(tested), mcnemar(tested, tested)):
-        assert (table["mark"] == mark).all()
-    other = like(tested, "B", title="other", mark="another protocol")
-    mapped = write_map(tested.predictions, np.random.default_rng(0).normal(size=(96, 5)), tmp_path / "map.csv")
-    for figure in (confusion_figure(tested), roc_figure(tested), reliability_figure(tested), map_figure(tested, mapped)):
-        assert figure.get_supxlabel().replace("\n", " ") == mark
+    provenance = "made up, no scan behind it (protocol honest); test: 96 pictures of 32 groups"
+    for table in (class_scores(tested, 5), confusion_counts(tested), auc_table(tested, 5), reliability_bins(tested), mcnemar(tested, tested)):
+        assert (table["provenance"] == provenance).all()
+    other = like(tested, "B", title="other", provenance="another protocol")
+    mapped = write_feature_map(tested.predictions, np.random.default_rng(0).normal(size=(96, 5)), tmp_path / "map.csv")
+    for figure in (confusion_figure(tested), roc_figure(tested), reliability_figure(tested), feature_map_figure(tested, mapped)):
+        assert figure.get_supxlabel().replace("\n", " ") == provenance
     both = roc_figure([tested, other]).get_supxlabel().replace("\n", " ")
-    assert f"A: {mark}" in both and "other: another protocol" in both
-    assert "plain arrays: the protocol is not known" in set(class_scores(arrays(0), 5)["mark"])
+    assert f"A: {provenance}" in both and "other: another protocol" in both
+    assert "plain arrays: the protocol is not known" in set(class_scores(arrays(0), 5)["provenance"])
 
 
 def test_titles_that_stand_twice_are_told_apart(tested):
-    pair = told_apart([tested, like(tested, "B"), like(tested, "C", title="other")])
+    pair = distinct_titles([tested, like(tested, "B"), like(tested, "C", title="other")])
     assert [run.title for run in pair] == ["A (A)", "A (B)", "other"] and tested.title == "A"
     assert [axis.get_title() for axis in confusion_figure([tested, like(tested, "B")] * 2).axes] == ["A (A)", "A (B)"] * 2
 
@@ -210,22 +210,22 @@ def test_arrays_that_do_not_fit_are_refused(label, p, word):
 
 
 def test_sides_are_not_mixed_and_logs_are_not_judged(whole):
-    for report in (class_scores, confusion, auc_table, reliability, roc_figure, confusion_figure):
+    for report in (class_scores, confusion_counts, auc_table, reliability_bins, roc_figure, confusion_figure):
         refused(lambda: report(whole), "test and validation", "only(role")
         refused(lambda: report(thesis_log("vgg19")), "vgg19", "predictions.csv")
     refused(lambda: confusion_figure([]), "no run")
 
 
 def test_tables_and_figures_are_saved_the_same_each_time(tested, tmp_path):
-    for name, make in (("a.csv", lambda: confusion(tested)), ("a.png", lambda: roc_figure(tested)), ("a.svg", lambda: roc_figure(tested)), ("a.pdf", lambda: roc_figure(tested))):
-        once = save(make(), tmp_path / "deep" / name).read_bytes()
-        assert save(make(), tmp_path / "again" / name).read_bytes() == once and len(once) > 100
-    refused(lambda: save(roc_figure(tested), tmp_path / "a.csv"), ".png", "a.csv")
-    refused(lambda: save(confusion(tested), tmp_path / "a"), ".csv")
+    for name, make in (("a.csv", lambda: confusion_counts(tested)), ("a.png", lambda: roc_figure(tested)), ("a.svg", lambda: roc_figure(tested)), ("a.pdf", lambda: roc_figure(tested))):
+        once = save_output(make(), tmp_path / "deep" / name).read_bytes()
+        assert save_output(make(), tmp_path / "again" / name).read_bytes() == once and len(once) > 100
+    refused(lambda: save_output(roc_figure(tested), tmp_path / "a.csv"), ".png", "a.csv")
+    refused(lambda: save_output(confusion_counts(tested), tmp_path / "a"), ".csv")
 
 
 def test_curves_stand_beside_the_thesis_on_one_scale(whole):
-    axes = curves_beside(whole, thesis_log("vgg19")).axes
+    axes = curves_with_thesis(whole, thesis_log("vgg19")).axes
     assert [axis.get_title() for axis in axes] == ["A, here", "A, here", "VGG-19, thesis", "VGG-19, thesis"]
     assert axes[0].get_xlim() == axes[2].get_xlim() and axes[1].get_ylim() == axes[3].get_ylim()
     assert axes[0].get_ylim()[0] < whole.history["accuracy"].min() and axes[1].get_ylim()[1] > thesis_log("vgg19").history["loss"].max()
@@ -250,12 +250,12 @@ def test_parts_are_counted_apart(whole):
 
 def test_our_rows_stand_below_the_printed_ones(whole, root):
     printed = pd.read_csv(root / "runs" / "thesis" / "table_3_3.csv")
-    table = table_3_3([mixed(whole), thesis_log("vgg19")])
+    table = thesis_table_3_3([mixed(whole), thesis_log("vgg19")])
     assert table[list(printed)][: len(printed)].astype(str).equals(printed.astype(str)) and len(table) == len(printed) + 5
-    assert table["mark"].iloc[-1].endswith("test, kaggle: 90 pictures of 30 groups") and table["mark"].str.len().min() > 0
-    less = table_3_3([mixed(whole)], disputed=False)
-    assert less["mark"].iloc[-1].endswith("without disputed: 84 pictures of 28 groups")
-    last = table_3_4([mixed(whole)]).iloc[-1]
+    assert table["provenance"].iloc[-1].endswith("test, kaggle: 90 pictures of 30 groups") and table["provenance"].str.len().min() > 0
+    less = thesis_table_3_3([mixed(whole)], disputed=False)
+    assert less["provenance"].iloc[-1].endswith("without disputed: 84 pictures of 28 groups")
+    last = thesis_table_3_4([mixed(whole)]).iloc[-1]
     assert last["data"] == "90 test pictures of 30 groups" and last["accuracy_percent_low"] < last["accuracy_percent"] < last["accuracy_percent_high"] <= 100
     assert np.isclose(last["accuracy_percent"], 100 * table["accuracy"].iloc[-1])
 
@@ -285,15 +285,15 @@ def staged(whole):
 
 def test_stages_follow_from_the_settings(whole):
     runs = staged(whole)
-    assert [stage_of(run) for run in runs] == list(STAGES[1:]) and turned(runs[2]) == ["scaling"] and turned(runs[0]) == []
+    assert [run_stage(run) for run in runs] == list(REPORT_STAGES[1:]) and changed_switches(runs[2]) == ["scaling"] and changed_switches(runs[0]) == []
 
 
 def test_the_final_table_has_a_row_for_what_is_missing(whole):
     table = final_table(staged(whole), stacking=None)
-    assert table["stage"].drop_duplicates().tolist() == list(STAGES)
-    assert table["network"][table["stage"] == STAGES[1]].tolist() == [title for title in NETWORKS.values() if title != "ResNet50V2"]
+    assert table["stage"].drop_duplicates().tolist() == list(REPORT_STAGES)
+    assert table["network"][table["stage"] == REPORT_STAGES[1]].tolist() == [title for title in NETWORK_TITLES.values() if title != "ResNet50V2"]
     second = final_table([like(whole, "v2", network="resnet50_v2", title="ResNet50V2", protocol="honest", recipe=AS_THESIS | {"scaling": "imagenet"})], stacking=None)
-    assert second["network"][second["stage"] == STAGES[3]].tolist()[2] == "ResNet50V2" and "ResNet-50" not in second["network"][second["stage"] == STAGES[3]].tolist()
+    assert second["network"][second["stage"] == REPORT_STAGES[3]].tolist()[2] == "ResNet50V2" and "ResNet-50" not in second["network"][second["stage"] == REPORT_STAGES[3]].tolist()
     empty = table[table["run"] == "not recorded yet"]
     assert len(empty) == 5 + 5 and empty["accuracy"].isna().all()
     ours = table.set_index("run").loc[["vgg19_thesis", "vgg19_honest", "vgg19_mended", "shuffled_labels"]]
@@ -304,10 +304,10 @@ def test_the_final_table_has_a_row_for_what_is_missing(whole):
 
 
 def test_recorded_stacking_takes_its_place(tmp_path):
-    table = pd.DataFrame({"method": ["vgg19", "average", "network", "network"], "protocol": ["member", "unfitted", "thesis", "honest"], "accuracy": [0.8, 0.85, 0.99, 0.84], "low": 0.7, "high": 1.0, "pictures": 9, "groups": 3, "mark": "m"})
+    table = pd.DataFrame({"method": ["vgg19", "average", "network", "network"], "protocol": ["member", "unfitted", "thesis", "honest"], "accuracy": [0.8, 0.85, 0.99, 0.84], "low": 0.7, "high": 1.0, "pictures": 9, "groups": 3, "provenance": "m"})
     table.to_csv(tmp_path / "honest.csv", index=False)
     found = final_table([], None, tmp_path).query("network == 'Stacking'")
-    assert found["accuracy"].fillna(0).tolist() == [0, 0.85, 0.84] and found["stage"].tolist() == [STAGES[1], STAGES[3], STAGES[3]]
+    assert found["accuracy"].fillna(0).tolist() == [0, 0.85, 0.84] and found["stage"].tolist() == [REPORT_STAGES[1], REPORT_STAGES[3], REPORT_STAGES[3]]
     table.to_csv(tmp_path / "thesis.csv", index=False)
     assert final_table([], None, tmp_path).query("network == 'Stacking'")["accuracy"].tolist() == [0.99, 0.85, 0.84]
     table.drop(columns="low").to_csv(tmp_path / "thesis.csv", index=False)
@@ -325,34 +325,34 @@ def test_claims_are_read_not_typed(tmp_path, root):
 
 
 def test_steps_name_what_changed(whole):
-    found = steps(staged(whole))
+    found = recipe_steps(staged(whole))
     assert found["step"].tolist() == ["split", "split, scaling", "scaling"] and found["paired"].all() and (found["difference"] == 0).all()
     assert set(found["part"]) == {"Kaggle's test"}
-    assert steps(staged(whole)[:1]).empty and steps([like(whole, "x", side=128), *staged(whole)[1:]])["after"].tolist() == ["vgg19_mended"]
+    assert recipe_steps(staged(whole)[:1]).empty and recipe_steps([like(whole, "x", side=128), *staged(whole)[1:]])["after"].tolist() == ["vgg19_mended"]
 
 
 def test_a_step_that_shows_on_healthy_persons_alone(whole):
     some = lambda t: t.assign(set=np.where((t["class"] == "no_tumor") & (t["group"].str[-1] < "5"), "healthy", "kaggle"))
-    wrong = lambda t: some(t).assign(predicted=lambda t: np.where(t["set"] == "healthy", "glioma", t["predicted"]), **{n: np.where(some(t)["set"] == "healthy", float(n == "p_glioma"), t[n]) for n in PROBABILITIES})
+    wrong = lambda t: some(t).assign(predicted=lambda t: np.where(t["set"] == "healthy", "glioma", t["predicted"]), **{n: np.where(some(t)["set"] == "healthy", float(n == "p_glioma"), t[n]) for n in PROBABILITY_COLUMNS})
     recipe = {"balance": "draws", "healthy": True}
     without, within = (like(whole, name, change, recipe=recipe | {"healthy": name == "within"}) for name, change in (("without", wrong), ("within", some)))
-    found = steps([], [within, without]).set_index("part")
+    found = recipe_steps([], [within, without]).set_index("part")
     assert set(found["step"]) == {"phase 1 alone: healthy, False to True"} and found.loc["Kaggle's test", "difference"] == 0
     assert found.loc["healthy persons", "accuracy_before"] == 0 < found.loc["healthy persons", "difference_low"]
     drawn = like(whole, "drawn", some, recipe=recipe | {"balance": "none"})
-    assert set(steps([], [within, drawn])["step"]) == {"phase 1 alone: balance, none to draws"}, "two values that are both not the thesis' differ all the same"
+    assert set(recipe_steps([], [within, drawn])["step"]) == {"phase 1 alone: balance, none to draws"}, "two values that are both not the thesis' differ all the same"
 
 
 def test_unpaired_differences_cover_the_truth_and_paired_ones_are_narrower(tmp_path):
     within = []
     for seed in range(12):
-        a, b, c = (load_run(write_example(tmp_path / f"{seed}_{turn}", patients, 2.0, 3 * seed + turn)).only(role="test") for turn, patients in enumerate((160, 160, 240)))
-        one, two = difference(a, b), difference(a, c)
-        assert (one[3], two[3]) == (True, False) and difference(a, c) == two
+        a, b, c = (load_run(write_example_run(tmp_path / f"{seed}_{turn}", patients, 2.0, 3 * seed + turn)).only(role="test") for turn, patients in enumerate((160, 160, 240)))
+        one, two = accuracy_difference(a, b), accuracy_difference(a, c)
+        assert (one[3], two[3]) == (True, False) and accuracy_difference(a, c) == two
         within += [one[1] <= 0 <= one[2], two[1] <= 0 <= two[2]]
     assert 20 <= sum(within) <= 24, "networks of the same worth: zero lies in 95 of 100 intervals"
-    worse = like(a, "w", lambda t: t.assign(predicted=np.where(t["group"] == t["group"].iloc[0], "glioma", t["predicted"]), **{n: np.where(t["group"] == t["group"].iloc[0], float(n == "p_glioma"), t[n]) for n in PROBABILITIES}))
-    paired, apart = difference(a, worse), difference(a, like(worse, "v", lambda t: t.assign(source="elsewhere")))
+    worse = like(a, "w", lambda t: t.assign(predicted=np.where(t["group"] == t["group"].iloc[0], "glioma", t["predicted"]), **{n: np.where(t["group"] == t["group"].iloc[0], float(n == "p_glioma"), t[n]) for n in PROBABILITY_COLUMNS}))
+    paired, apart = accuracy_difference(a, worse), accuracy_difference(a, like(worse, "v", lambda t: t.assign(source="elsewhere")))
     assert np.isclose(paired[0], apart[0]) and paired[2] - paired[1] < 0.5 * (apart[2] - apart[1])
 
 
@@ -362,7 +362,7 @@ def test_unpaired_differences_cover_the_truth_and_paired_ones_are_narrower(tmp_p
 def page(whole, tmp_path_factory):
     out = tmp_path_factory.mktemp("page")
     runs = [like(run, run.name, title=title) for run, title in zip([*staged(whole)[:2], mixed(whole)], ("VGG19", "<VGG19>", "mixed"))]
-    return runs, write_report(runs, out / "one"), write_report(runs, out / "two")
+    return runs, write_classification_report(runs, out / "one"), write_classification_report(runs, out / "two")
 
 
 def test_the_page_is_whole_and_needs_nothing_else(page):
@@ -372,7 +372,7 @@ def test_the_page_is_whole_and_needs_nothing_else(page):
     assert not re.search(r'(src|href)="(?!data:)', text) and "<script" not in text and "<VGG19>" not in text and "&lt;VGG19&gt;" in text
     pictures = re.findall(r"<img [^>]*>", text)
     assert len(pictures) == 3 + len(runs) and all(re.search(r'alt="[^"]{10,}"', picture) for picture in pictures)
-    assert all(run.settings["mark"] in text for run in runs)
+    assert all(run.settings["provenance"] in text for run in runs)
     for words in ("From claim to mended run", "What each step changed", "without the disputed groups", "Table 3.3", "Table 3.4", "Area under the ROC curve", "not recorded yet"):
         assert words in text, words
 
@@ -393,7 +393,7 @@ def test_the_page_parses_and_its_tables_lie_beside_it(page):
     names = {path.stem for path in page[1].parent.glob("*.csv")}
     assert names == {"parts", "scores", "scores_without_disputed", "auc", "reliability", "compared", "epochs", "table_3_3", "table_3_4", "steps", "final"}
     for name in names:
-        assert "mark" in pd.read_csv(page[1].parent / f"{name}.csv"), name
+        assert "provenance" in pd.read_csv(page[1].parent / f"{name}.csv"), name
 
 
 def test_the_page_is_the_same_each_time(page):
@@ -401,22 +401,22 @@ def test_the_page_is_the_same_each_time(page):
 
 
 def test_an_interrupted_report_leaves_the_old_page(page, tmp_path, monkeypatch):
-    import brain_tumor.report_page as room
+    import brain_tumor.classification.thesis_report as room
     (tmp_path / "report.html").write_text("before")
 
     def fail(*_):
         raise KeyboardInterrupt
     monkeypatch.setattr(room, "_figures", fail)
     with pytest.raises(KeyboardInterrupt):
-        write_report(page[0], tmp_path)
+        write_classification_report(page[0], tmp_path)
     assert (tmp_path / "report.html").read_text() == "before"
 
 
 def test_without_the_repository_the_page_lacks_the_thesis(whole, tmp_path):
-    text = write_report([whole], tmp_path, tmp_path / "nowhere").read_text(encoding="utf-8")
+    text = write_classification_report([whole], tmp_path, tmp_path / "nowhere").read_text(encoding="utf-8")
     assert "Table 3.3" not in text and "thesis claims" not in text and "Scores by class" in text
-    refused(lambda: write_report([], tmp_path), "no run")
-    refused(lambda: table_3_3(thesis=tmp_path / "nowhere"), "table_3_3.csv")
+    refused(lambda: write_classification_report([], tmp_path), "no run")
+    refused(lambda: thesis_table_3_3(thesis=tmp_path / "nowhere"), "table_3_3.csv")
 
 
 def told(words):
@@ -427,7 +427,7 @@ def told(words):
 
 
 def test_the_command_writes_and_tells(tmp_path):
-    folder = write_example(tmp_path / "made", patients=16)
+    folder = write_example_run(tmp_path / "made", patients=16)
     status, lines = told([folder, "--out", tmp_path / "out"])
     assert status == 0 and (tmp_path / "out" / "report.html").is_file()
     assert lines[0][0].startswith("made, Kaggle's test: 0.") and any("made up, no scan" in line for line, _ in lines) and lines[-1][0].startswith("report: ")
@@ -440,7 +440,7 @@ def test_the_command_writes_and_tells(tmp_path):
 
 
 def test_the_rooms_are_light_to_import(root):
-    code = "import brain_tumor.report_page, sys; print([name for name in ('keras', 'tensorflow', 'sklearn', 'matplotlib', 'pandas') if name in sys.modules])"
+    code = "import brain_tumor.classification.thesis_report, sys; print([name for name in ('keras', 'tensorflow', 'sklearn', 'matplotlib', 'pandas') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
@@ -448,5 +448,5 @@ def test_the_rooms_are_light_to_import(root):
 def test_a_control_with_other_labels_stands_beside_its_run(whole, tmp_path):
     table = whole.predictions.assign(**{"class": np.random.default_rng(0).permutation(whole.predictions["class"])})
     control = replace(whole, path=tmp_path / "control", predictions=table, settings=whole.settings | {"recipe": {"shuffled_labels": True}})
-    page = write_report([whole, control], tmp_path / "out").read_text(encoding="utf-8")
+    page = write_classification_report([whole, control], tmp_path / "out").read_text(encoding="utf-8")
     assert "control: shuffled labels" in page and not (tmp_path / "out" / "compared.csv").exists(), "on other labels there is nothing to compare"

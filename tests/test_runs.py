@@ -5,16 +5,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brain_tumor.runs import (LOG, LOGS, PREDICTIONS, PROBABILITIES, RUNS, epoch_table, figure_pixels, find_runs, load_run, pictures_of, read_log,
-                              read_predictions, thesis_log, write_example, write_predictions)
-from brain_tumor.scan import CLASSES, BrainTumorError
+from brain_tumor.training.runs import LOG_COLUMNS, PREDICTION_COLUMNS, PROBABILITY_COLUMNS, THESIS_LOGS, epoch_table, find_runs, infer_image_count, load_run, read_log, read_predictions, thesis_log, write_example_run, write_predictions
+from brain_tumor.io.files import RUNS
+from brain_tumor.io.pages import figure_pixels
+from brain_tumor.io.scan import CLASSES
+from brain_tumor.io.errors import BrainTumorError
 
 pytest.importorskip("matplotlib")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_example(tmp_path / "example", patients=16)
+    return write_example_run(tmp_path / "example", patients=16)
 
 
 def refused(action, *words):
@@ -27,9 +29,9 @@ def refused(action, *words):
 def test_a_run_comes_back_as_it_was_written(folder):
     run = load_run(folder)
     assert (run.name, run.chosen, run.second, run.epochs) == ("example", 7, 5, 8)
-    assert tuple(run.predictions) == PREDICTIONS and len(run.predictions) == 48 and run.mark.startswith("made up")
+    assert tuple(run.predictions) == PREDICTION_COLUMNS and len(run.predictions) == 48 and run.provenance.startswith("made up")
     assert set(zip(run.predictions["role"], run.predictions["class"])) == {(role, name) for role in ("validation", "test") for name in CLASSES}
-    assert np.allclose(run.predictions[list(PROBABILITIES)].sum(axis=1), 1, atol=3e-5)
+    assert np.allclose(run.predictions[list(PROBABILITY_COLUMNS)].sum(axis=1), 1, atol=3e-5)
 
 
 def test_a_group_stands_on_one_side_and_has_one_class(folder):
@@ -38,7 +40,7 @@ def test_a_group_stands_on_one_side_and_has_one_class(folder):
 
 
 def test_the_same_example_is_written_twice(folder, tmp_path):
-    again = write_example(tmp_path / "again" / "example", patients=16)
+    again = write_example_run(tmp_path / "again" / "example", patients=16)
     for name in ("run.json", "history.csv", "predictions.csv"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
@@ -105,7 +107,7 @@ def test_a_stack_may_come_without_a_log(folder):
 def test_predictions_in_another_order_are_refused_both_ways(folder):
     path = folder / "predictions.csv"
     whole = pd.read_csv(path)
-    whole[[*PREDICTIONS[:8], *reversed(PROBABILITIES)]].to_csv(path, index=False)
+    whole[[*PREDICTION_COLUMNS[:8], *reversed(PROBABILITY_COLUMNS)]].to_csv(path, index=False)
     refused(lambda: load_run(folder), "order", "p_pituitary, p_no_tumor")
     whole.assign(p_glioma=whole["p_pituitary"], p_pituitary=whole["p_glioma"]).to_csv(path, index=False)
     refused(lambda: load_run(folder), "another order", "not the likeliest")
@@ -129,7 +131,7 @@ def pictures(n=4, **more):
 def test_predictions_are_written_with_five_decimals_and_words_stay_words(tmp_path):
     p = np.random.default_rng(0).dirichlet(np.ones(4), 4)
     back = read_predictions(write_predictions(pictures(), p, tmp_path / "deep" / "predictions.csv"))
-    assert np.array_equal(back[list(PROBABILITIES)], p.round(5)) and (back["predicted"] == np.array(CLASSES)[p.argmax(1)]).all()
+    assert np.array_equal(back[list(PROBABILITY_COLUMNS)], p.round(5)) and (back["predicted"] == np.array(CLASSES)[p.argmax(1)]).all()
     assert back["group"].tolist() == ["NA"] * 4 and back["set"].tolist() == ["kaggle"] * 4 and back["disputed"].dtype == bool
     back = read_predictions(write_predictions(pictures(set="healthy", disputed=True), p, tmp_path / "again.csv"))
     assert set(back["set"]) == {"healthy"} and back["disputed"].all()
@@ -152,8 +154,8 @@ def test_a_tie_is_nobodys_fault(tmp_path):
 def test_only_keeps_what_is_asked_for_and_says_so(folder):
     run = load_run(folder)
     part = run.only(role="test").only(**{"class": ("glioma", "pituitary")})
-    assert set(part.predictions["class"]) == {"glioma", "pituitary"} and part.mark.endswith("test, glioma or pituitary: 12 pictures of 4 groups")
-    assert len(run.predictions) == 48 and run.mark == run.settings["mark"]
+    assert set(part.predictions["class"]) == {"glioma", "pituitary"} and part.provenance.endswith("test, glioma or pituitary: 12 pictures of 4 groups")
+    assert len(run.predictions) == 48 and run.provenance == run.settings["provenance"]
     refused(lambda: run.only(side="test"), "side", "role")
     refused(lambda: run.only(set="healthy"), "healthy", "sets kaggle")
 
@@ -172,7 +174,7 @@ def test_curves_carry_the_mark_the_phase_and_the_kept_epoch(folder):
 
 def test_the_html_is_escaped_and_tells_what_it_shows(folder):
     said = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(said | {"mark": "<script>", "title": '"x"'}))
+    (folder / "run.json").write_text(json.dumps(said | {"provenance": "<script>", "title": '"x"'}))
     html = load_run(folder)._repr_html_()
     assert "<script>" not in html and "&lt;script&gt;" in html and 'alt="Accuracy and loss of &quot;x&quot;' in html
 
@@ -187,16 +189,16 @@ def test_runs_are_found_by_their_task(folder, tmp_path):
 
 def test_recorded_runs_can_be_opened():
     for run in find_runs():
-        assert run.mark and (run.chosen is None or 1 <= run.chosen <= run.epochs)
+        assert run.provenance and (run.chosen is None or 1 <= run.chosen <= run.epochs)
         assert run.predictions is None or set(run.predictions["role"]) <= {"validation", "test"}
 
 
 # ---- the thesis' logs
 
-@pytest.mark.parametrize("name", LOGS)
+@pytest.mark.parametrize("name", THESIS_LOGS)
 def test_every_log_of_the_thesis_is_read_and_drawn(name):
     run = thesis_log(name)
-    assert run.settings["network"] == name and "figure 3." in run.mark and run.predictions is None
+    assert run.settings["network"] == name and "figure 3." in run.provenance and run.predictions is None
     assert len(run.curves().axes) == (3 if run.settings["task"] == "segmentation" else 2)
 
 
@@ -215,20 +217,20 @@ def test_which_epochs_the_thesis_kept():
 
 def test_shares_tell_how_many_pictures_there_were():
     for n in (7, 653, 1307, 8000):
-        assert pictures_of(np.float32(np.random.default_rng(n).integers(0, n, 12) / n)) == n
-    assert pictures_of([0.5, 0.25]) == 4 and pictures_of([1.0]) == 1
-    refused(lambda: pictures_of(np.sqrt([0.2, 0.3, 0.5])), "no number")
+        assert infer_image_count(np.float32(np.random.default_rng(n).integers(0, n, 12) / n)) == n
+    assert infer_image_count([0.5, 0.25]) == 4 and infer_image_count([1.0]) == 1
+    refused(lambda: infer_image_count(np.sqrt([0.2, 0.3, 0.5])), "no number")
 
 
 def test_logs_have_the_columns_of_the_thesis(root):
     for name in ("xception", "inception_v3", "resnet50", "vgg19"):
-        assert tuple(read_log(root / "runs" / "thesis" / f"{name}.csv")) == LOG
+        assert tuple(read_log(root / "runs" / "thesis" / f"{name}.csv")) == LOG_COLUMNS
     assert RUNS == root / "runs"
 
 
 @pytest.mark.parametrize("phase", [1, 2])
 def test_a_run_of_one_phase_has_no_second(tmp_path, phase):
-    folder = write_example(tmp_path / "one")
+    folder = write_example_run(tmp_path / "one")
     history = pd.read_csv(folder / "history.csv").assign(phase=phase)
     history.to_csv(folder / "history.csv", index=False)
     run = load_run(folder)

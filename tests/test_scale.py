@@ -15,21 +15,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import brain_tumor.analysis as analysis
-from brain_tumor import executors
-from brain_tumor.analysis import analyze
-from brain_tumor.drawing import png
-from brain_tumor.executors import processes, spread
-from brain_tumor.features import MODELS
-from brain_tumor.journal import Journal, read_lines
-from brain_tumor.phantom import samples
-from brain_tumor.result import COLUMNS
-from brain_tumor.scan import CLASSES, BrainTumorError, read
+import brain_tumor.inference.analyze as analysis
+from brain_tumor.inference import workers
+from brain_tumor.inference.analyze import analyze
+from brain_tumor.io.pages import png_bytes
+from brain_tumor.inference.workers import map_groups, process_pool
+from brain_tumor.io.files import MODELS
+from brain_tumor.inference.resume import Journal, complete_lines
+from brain_tumor.imaging.samples import samples
+from brain_tumor.inference.result import RESULT_COLUMNS
+from brain_tumor.io.scan import CLASSES
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.decode import read_in_process
 from jobs import kill_after
 
 ROOT = Path(__file__).resolve().parent.parent
-STATUS = COLUMNS.index("status")
-NUMBERS = [place for place, name in enumerate(COLUMNS) if name.startswith("p_") or name == "confidence"]
+STATUS = RESULT_COLUMNS.index("status")
+NUMBERS = [place for place, name in enumerate(RESULT_COLUMNS) if name.startswith("p_") or name == "confidence"]
 
 
 # ---------------------------------------------------------------- engines that travel
@@ -91,7 +93,7 @@ def picture(number, size=64):
 
 def write(path, values):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(values))
+    path.write_bytes(png_bytes(values))
     return path
 
 
@@ -129,7 +131,7 @@ def client(cluster):
 @pytest.fixture(scope="module")
 def pool():
     """Two processes that nobody kills."""
-    with processes(2) as pool:
+    with process_pool(2) as pool:
         yield pool
 
 
@@ -166,7 +168,7 @@ def test_rows_pixels_and_files_are_those_of_one_process(archive, tmp_path, execu
 def test_everything_that_can_be_read_can_travel(tmp_path, pool):
     from PIL import Image
     values, path = picture(3), write(tmp_path / "a.png", picture(3))
-    kinds = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), values, values / 255, read(path, spacing=0.5), Image.fromarray(values), None]
+    kinds = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), values, values / 255, read_in_process(path, spacing=0.5), Image.fromarray(values), None]
     alone = many([*kinds, open(path, "rb")]).all_rows()
     assert many([*kinds, open(path, "rb")], executor=pool).all_rows() == alone
     assert [values[STATUS] for values in alone] == ["ok"] * 8 + ["refused", "ok"]
@@ -225,10 +227,10 @@ def test_a_scan_that_kills_is_refused_by_name_and_the_others_come_through(tmp_pa
     sources = [write(tmp_path / f"{number}.png", picture(number, 80 if number == 4 else 64)) for number in range(12)]
     alone = many([path for path in sources if path.name != "4.png"]).all_rows()
     for name in ("processes", "dask"):
-        with processes(2) as pool:
+        with process_pool(2) as pool:
             rows = many(sources, engine=deadly, executor=pool if name == "processes" else client.get_executor()).all_rows()
         assert [values[STATUS] for values in rows] == ["refused" if number == 4 else "ok" for number in range(12)], name
-        assert "4.png: every process that worked on it ended" in rows[4][COLUMNS.index("error")]
+        assert "4.png: every process that worked on it ended" in rows[4][RESULT_COLUMNS.index("error")]
         assert [values[2:10] for values in rows[:4] + rows[5:]] == [values[2:10] for values in alone]
 
 
@@ -244,14 +246,14 @@ def test_a_worker_killed_with_a_scan_in_its_hands_loses_nothing(tmp_path, client
     engine = HeldOnce(tmp_path / "flag")
     killer = threading.Thread(target=kill_holder, args=(engine.flag,), daemon=True)
     killer.start()
-    with processes(2) as pool:
+    with process_pool(2) as pool:
         rows = many(sources, engine=engine, executor=pool if name == "processes" else client.get_executor()).all_rows()
     assert not killer.is_alive() and rows == many(sources, engine=engine).all_rows()
 
 
 def test_a_scan_that_is_lost_with_others_and_once_alone_is_not_given_up(tmp_path):
     engine = Unlucky(tmp_path / "tally")
-    with processes(2) as pool:
+    with process_pool(2) as pool:
         rows = many([picture(number, 80 if number == 4 else 64) for number in range(9)], engine=engine, executor=pool).all_rows()
     assert [values[STATUS] for values in rows] == ["ok"] * 9 and engine.tally.read_text() == "xxx"
 
@@ -270,33 +272,33 @@ class Noting:
 
 
 def test_only_the_group_of_what_kills_is_taken_apart(tmp_path):
-    with processes(2) as pool:
-        found = list(spread(Noting(tmp_path), range(40), pool, size=4, give_up=lambda number, problem: None))
+    with process_pool(2) as pool:
+        found = list(map_groups(Noting(tmp_path), range(40), pool, size=4, give_up=lambda number, problem: None))
     assert found == [number * number if number != 13 else None for number in range(40)]
     notes = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
     assert notes.count("4 True") == 2 and notes.count("1 True") == 2 and notes.count("1 False") == 3
 
 
 def test_a_pool_that_a_scan_broke_serves_the_next_batch(archive):
-    with processes(1) as pool:
+    with process_pool(1) as pool:
         assert many([picture(1, 80)], engine=deadly, executor=pool).all_rows()[0][STATUS] == "refused"
         assert many(archive, executor=pool).all_rows() == many(archive).all_rows()
 
 
 def test_an_error_that_cannot_travel_is_told_and_is_no_dead_worker(archive):
-    with processes(1) as pool, pytest.raises(RuntimeError, match=r"Fussy: .*\.png: no"):
+    with process_pool(1) as pool, pytest.raises(RuntimeError, match=r"Fussy: .*\.png: no"):
         many(archive, engine=fussy, executor=pool).to_frame()
     with ThreadPoolExecutor(1) as pool, pytest.raises(Fussy):
         many(archive, engine=fussy, executor=pool).to_frame()
 
 
 def test_a_broken_pool_from_the_start_and_one_that_cannot_live(tmp_path):
-    with processes(1) as pool:
+    with process_pool(1) as pool:
         with pytest.raises(BrainTumorError, match="ended before they had done anything"):
-            executors.first_answer(pool, os._exit, 1)
-    with processes(1) as pool:
+            workers.first_answer(pool, os._exit, 1)
+    with process_pool(1) as pool:
         with pytest.raises(BrainTumorError, match="die, whatever they are given"):
-            list(spread(Hopeless(), range(5), pool))
+            list(map_groups(Hopeless(), range(5), pool))
 
 
 class Hopeless:
@@ -323,7 +325,7 @@ def test_an_executor_that_is_shut_down_is_said_at_once_and_keeps_what_is_done(ar
             if count == 1:
                 pool.shutdown(wait=False)
     assert 2 <= len(batch.rows) < 22 and not (tmp_path / "t.csv").exists()
-    done = len(read_lines(tmp_path / "t.csv.partial")) - 1
+    done = len(complete_lines(tmp_path / "t.csv.partial")) - 1
     assert done == len(batch.rows)
     with pytest.raises(BrainTumorError, match="takes no work"):
         many(archive, executor=pool).to_frame()
@@ -376,11 +378,11 @@ def test_a_worker_without_the_model_or_with_another_says_so(archive, tmp_path, c
 def test_another_version_and_none_at_all(monkeypatch, archive):
     with ThreadPoolExecutor(1) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr(executors, "__version__", "9.9")
+            patch.setattr(workers, "__version__", "9.9")
             with pytest.raises(BrainTumorError, match=r"the workers have brain_tumor \d.*and 9.9 is asking"):
                 many(archive, executor=pool).to_frame()
         with monkeypatch.context() as patch:
-            patch.setattr(executors, "resolve_name", lambda name: __import__("brain_tumour"))
+            patch.setattr(workers, "resolve_name", lambda name: __import__("brain_tumour"))
             with pytest.raises(BrainTumorError, match="the workers have no brain_tumour: install brain_tumor"):
                 many(archive, executor=pool).to_frame()
 
@@ -393,13 +395,13 @@ def test_an_engine_that_cannot_travel_and_things_that_are_no_executors(archive, 
             many(archive, executor=wrong)
     for wrong in (0, "4", 1.5):
         with pytest.raises(BrainTumorError, match=f"{wrong!r} workers"):
-            processes(wrong)
+            process_pool(wrong)
 
 
 def test_windows_takes_no_more_processes_than_it_can_wait_for(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(BrainTumorError, match="64 workers.*61"):
-        processes(64)
+        process_pool(64)
 
 
 @pytest.mark.skipif("fork" not in __import__("multiprocessing").get_all_start_methods(), reason="this system copies no processes")
@@ -446,7 +448,7 @@ def test_a_killed_run_is_gone_on_with_from_its_table(archive, tmp_path):
     table = tmp_path / "t.csv"
     begun(archive, tmp_path, f"to_csv({str(table)!r}, resume=True)")
     assert not table.exists()
-    done = len(read_lines(tmp_path / "t.csv.partial")) - 1
+    done = len(complete_lines(tmp_path / "t.csv.partial")) - 1
     assert 3 <= done < 22
     with open(tmp_path / "t.csv.partial", "a", encoding="utf-8") as stream:
         stream.write("deep/torn.png,ok,gli")
@@ -489,7 +491,7 @@ def stopped(archive, table, count):
 
 def test_what_changed_since_is_done_again_and_what_came_is_done_too(archive, tmp_path):
     stopped(archive, tmp_path / "t.csv", 10)
-    known = [line[0] for line in read_lines(tmp_path / "t.csv.partial")[1:]]
+    known = [line[0] for line in complete_lines(tmp_path / "t.csv.partial")[1:]]
     write(archive / known[2], picture(30, 70))
     write(archive / "00b.png", picture(31))
     (archive / known[5]).unlink()
@@ -529,7 +531,7 @@ def test_a_journal_torn_at_any_byte_gives_whole_rows_only(archive, tmp_path):
     stopped(archive, tmp_path / "t.csv", 4)
     partial = tmp_path / "t.csv.partial"
     text, rows = partial.read_bytes(), many(archive).all_rows()
-    run = read_lines(partial)[0][-1]
+    run = complete_lines(partial)[0][-1]
     start = text.index(b"\n", len(text) // 2) if text.count(b"\n") < 4 else text[: text.rindex(b"\n", 0, -1)].rindex(b"\n")
     for end in range(start, len(text)):
         partial.write_bytes(text[:end])
@@ -592,7 +594,7 @@ def test_a_finished_batch_leaves_no_journal_behind(archive, tmp_path):
 
 # ---------------------------------------------------------------- what else may lie there
 
-@pytest.mark.parametrize("content", ["source,status,p_glioma,a run\na.png,ok,1,\n", "somebody's own", ",".join(COLUMNS) + "\n"])
+@pytest.mark.parametrize("content", ["source,status,p_glioma,a run\na.png,ok,1,\n", "somebody's own", ",".join(RESULT_COLUMNS) + "\n"])
 def test_a_file_that_is_no_journal_is_refused_and_left_alone(archive, tmp_path, content):
     partial = tmp_path / "t.csv.partial"
     partial.write_text(content)
@@ -605,17 +607,17 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(archive, tmp_path, 
 def test_zeros_of_a_power_cut_cost_one_row_at_most(archive, tmp_path, zeros):
     stopped(archive, tmp_path / "t.csv", 6)
     partial = tmp_path / "t.csv.partial"
-    text, count = partial.read_bytes(), len(read_lines(partial))
+    text, count = partial.read_bytes(), len(complete_lines(partial))
     for end, kept in ((len(text), count), (len(text) - 2, count - 1), (len(text) - 9, count - 1), (0, 0)):
         partial.write_bytes(text[:end] + b"\0" * zeros)
-        assert len(read_lines(partial)) == kept
+        assert len(complete_lines(partial)) == kept
     hole = text.rindex(b",", 0, -60)
     partial.write_bytes(text[:hole] + b"\0" * zeros + text[hole:])
     if zeros < 10_000:
-        assert len(read_lines(partial)) == count - 1
+        assert len(complete_lines(partial)) == count - 1
     else:
         with pytest.raises(BrainTumorError, match="damaged .field larger than field limit"):
-            read_lines(partial)
+            complete_lines(partial)
 
 
 def test_of_two_runs_on_a_table_the_later_goes_on(archive, tmp_path):
@@ -655,21 +657,21 @@ def test_a_full_disk_is_said_in_words(archive, tmp_path, monkeypatch):
     opened = Journal._open
     batch = many(archive).results(resume=tmp_path / "t.csv")
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "_append", lambda self, path, lines: path.write_text(",".join(COLUMNS) + ",run\n"))
+        patch.setattr(Journal, "_append", lambda self, path, lines: path.write_text(",".join(RESULT_COLUMNS) + ",run\n"))
         patch.setattr(Journal, "_open", lambda self, path: Full(opened(self, path)))
         with pytest.raises(BrainTumorError, match="Make room and resume"):
             list(batch)
 
 
 def test_odd_names_are_noted_and_half_a_letter_costs_only_its_mark(tmp_path):
-    values = ("a\ud800.png", *[None] * (len(COLUMNS) - 1))
+    values = ("a\ud800.png", *[None] * (len(RESULT_COLUMNS) - 1))
     journal = Journal(tmp_path / "t.csv", "a run")
     journal.add(values, "file 1 1")
     for name in ("b.png", "c\rb.png", "d\nb.png"):
         journal.add((name, *values[1:]), "file 1 1")
     journal.close()
     journal = Journal(tmp_path / "t.csv", "a run")
-    assert [name for name, _ in journal.known] == ["b.png", "c\rb.png", "d\nb.png"] and len(read_lines(journal.path)) == 5
+    assert [name for name, _ in journal.known] == ["b.png", "c\rb.png", "d\nb.png"] and len(complete_lines(journal.path)) == 5
     journal.close()
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 keras = pytest.importorskip("keras")
-from brain_tumor.scan import BrainTumorError  # noqa: E402
+from brain_tumor.io.errors import BrainTumorError  # noqa: E402
 from brain_tumor.segmentation.attention_unet import ATTENTION_UNET, attention_maps, attention_unet  # noqa: E402
-from brain_tumor.segmentation.common import FILTERS, check_input, draw_levels, level_table, untouched  # noqa: E402
+from brain_tumor.segmentation.architecture import UNET_FILTERS, check_architecture_input, draw_levels, level_table, untrained_weights  # noqa: E402
 from brain_tumor.segmentation.resunet import RESUNET, RESUNET_PUBLISHED, resunet_published  # noqa: E402
 from brain_tumor.segmentation.unet import UNET, unet  # noqa: E402
-from brain_tumor.segmentation.unet_plus_plus import UNET_PLUS_PLUS, pruned, unet_plus_plus  # noqa: E402
-from brain_tumor.training import load_weights, save_weights  # noqa: E402
+from brain_tumor.segmentation.unet_plus_plus import UNET_PLUS_PLUS, prune_unet_plus_plus, unet_plus_plus  # noqa: E402
+from brain_tumor.training.weights import load_weights, save_weights  # noqa: E402
 
 ALL = (UNET, ATTENTION_UNET, RESUNET, RESUNET_PUBLISHED, UNET_PLUS_PLUS)
 SMALL = (4, 8, 16)
@@ -86,7 +86,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 @each
 def test_a_gradient_reaches_every_weight(network, scans):
-    assert untouched(seeded(network), scans, scans[..., 0] > 0.5) == []
+    assert untrained_weights(seeded(network), scans, scans[..., 0] > 0.5) == []
 
 
 @each
@@ -154,7 +154,7 @@ def test_widths_and_channels_that_do_not_fit_are_refused(network, filters, chann
 
 
 def test_numbers_of_numpy_are_numbers():
-    check_input("unet", np.int64(256), tuple(np.array(FILTERS)), np.int32(1))
+    check_architecture_input("unet", np.int64(256), tuple(np.array(UNET_FILTERS)), np.int32(1))
 
 
 @pytest.mark.parametrize("first", [0, 4, "1"])
@@ -175,12 +175,12 @@ def test_a_branch_says_alone_what_it_said_in_the_whole(models, scans):
     model = models[UNET_PLUS_PLUS.name]
     answers = said(model, scans)
     for branch in (1, 2):
-        alone = pruned(model, branch)
+        alone = prune_unet_plus_plus(model, branch)
         assert alone.count_params() < model.count_params()
         np.testing.assert_allclose(said(alone, scans)[..., 0], answers[..., branch - 1], atol=1e-6)
     for wrong in (0, 3, "1x"):
         with pytest.raises(BrainTumorError, match="no branch"):
-            pruned(model, wrong)
+            prune_unet_plus_plus(model, wrong)
 
 
 # ---- another backend
@@ -188,8 +188,8 @@ def test_a_branch_says_alone_what_it_said_in_the_whole(models, scans):
 OTHER = """
 import importlib, json, sys
 import keras, numpy as np
-from brain_tumor.speed import through_torch
-from brain_tumor.training import load_weights
+from brain_tumor.training.acceleration import through_torch
+from brain_tumor.training.weights import load_weights
 
 folder, scans, found = sys.argv[1], np.load(sys.argv[1] + "/scans.npy"), {}
 for module, name in (line.split(":") for line in sys.argv[2:]):

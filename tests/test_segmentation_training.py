@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from jobs import finished, kill_after
 
-from brain_tumor.phantom import write_phantoms
-from brain_tumor.scan import BrainTumorError
-from brain_tumor.segmentation.comparison import read_outlines, recorded_outliner, write_example_outlines
-from brain_tumor.segmentation.metrics import FIGURES
-from brain_tumor.segmentation.training import COLUMNS, recipe, run_pictures
-from brain_tumor.training import save_weights
+from brain_tumor.imaging.phantoms import write_phantoms
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.segmentation.comparison import read_mask_scores, rebuild_segmentation_network, write_example_segmentation_run
+from brain_tumor.segmentation.metrics import MASK_METRICS
+from brain_tumor.segmentation.training import SEGMENTATION_HISTORY, run_images, segmentation_recipe
+from brain_tumor.training.weights import save_weights
 
 SMALL = {"side": 32, "filters": (2, 4, 8, 16, 32), "batch": 8}
 
@@ -42,8 +42,8 @@ def whole(data, tmp_path_factory):
 
 
 def test_a_run_folder_is_whole(whole):
-    about, history, outlines = json.loads((whole / "run.json").read_text()), pd.read_csv(whole / "history.csv"), read_outlines(whole)
-    assert list(history) == list(COLUMNS) and len(history) == about["epochs_done"] == 4 and about["finished"] and about["cut"] is None
+    about, history, outlines = json.loads((whole / "run.json").read_text()), pd.read_csv(whole / "history.csv"), read_mask_scores(whole)
+    assert list(history) == list(SEGMENTATION_HISTORY) and len(history) == about["epochs_done"] == 4 and about["finished"] and about["cut"] is None
     assert about["chosen_epoch"] == history["val_dice"].idxmax() + 1 and about["task"] == "segmentation" and len(about["split_sha256"]) == 64
     assert outlines["role"].value_counts().to_dict() == {role: about["pictures"][role] for role in ("validation", "test")}
     options = pd.read_csv(whole / "options.csv")
@@ -52,14 +52,14 @@ def test_a_run_folder_is_whole(whole):
 
 
 def test_the_outlines_are_the_chosen_epochs(data, whole):
-    from brain_tumor.segmentation.answers import look
-    from brain_tumor.segmentation.training import judge_said
-    model, about = recorded_outliner(whole)
-    held = run_pictures(data, recipe(**SMALL))[0].table.query("role == 'test'").reset_index(drop=True)
-    again = judge_said(look(model, held, "honest", about["outline"]["mirror"]), held, about["outline"])
-    said = read_outlines(whole).query("role == 'test'")
+    from brain_tumor.segmentation.postprocessing import predict_scan_masks
+    from brain_tumor.segmentation.training import score_probabilities
+    model, about = rebuild_segmentation_network(whole)
+    held = run_images(data, segmentation_recipe(**SMALL))[0].table.query("role == 'test'").reset_index(drop=True)
+    again = score_probabilities(predict_scan_masks(model, held, "honest", about["outline"]["mirror"]), held, about["outline"])
+    said = read_mask_scores(whole).query("role == 'test'")
     assert again["image"].tolist() == said["image"].tolist()
-    np.testing.assert_allclose(again[list(FIGURES)], said[list(FIGURES)], atol=1e-3)
+    np.testing.assert_allclose(again[list(MASK_METRICS)], said[list(MASK_METRICS)], atol=1e-3)
 
 
 def test_killed_and_taken_up_again(data, whole, tmp_path):
@@ -75,14 +75,14 @@ def test_another_backend(data, tmp_path):
     if importlib.util.find_spec("torch") is None:
         pytest.skip("PyTorch is not installed")
     finished(begin(data, tmp_path, 1, KERAS_BACKEND="torch"))
-    assert json.loads((tmp_path / "run.json").read_text())["backend"] == "torch" and np.isfinite(read_outlines(tmp_path)["dice"]).all()
+    assert json.loads((tmp_path / "run.json").read_text())["backend"] == "torch" and np.isfinite(read_mask_scores(tmp_path)["dice"]).all()
 
 
 # ---- who stands where
 
 def test_copies_before_the_split_tear_what_belongs_together(data):
-    honest, said, _ = run_pictures(data, recipe(copies="after", **SMALL))
-    letter, torn, _ = run_pictures(data, recipe("thesis", **SMALL))
+    honest, said, _ = run_images(data, segmentation_recipe(copies="after", **SMALL))
+    letter, torn, _ = run_images(data, segmentation_recipe("thesis", **SMALL))
     sides = letter.table.groupby(letter.table["image"].str.removesuffix(" (copy)"))["role"].nunique()
     assert "no group on two sides" in said and "stand on two sides" in torn and (sides > 1).any()
     assert (honest.table.loc[honest.table["copied"] != "", "role"] == "train").all()
@@ -107,15 +107,15 @@ def test_labels_and_other_sizes_are_refused_by_name(data, tmp_path):
     labels = np.zeros((96, 96), np.uint8)
     labels[20:40, 20:40], labels[40:60, 20:40] = 1, 2
     with pytest.raises(BrainTumorError, match="odd.png: a mask with the labels 0, 1, 2"):
-        run_pictures(with_one_mask(data, tmp_path / "labels", labels), recipe(**SMALL))
+        run_images(with_one_mask(data, tmp_path / "labels", labels), segmentation_recipe(**SMALL))
     with pytest.raises(BrainTumorError, match=r"odd.png: a mask of \(48, 48\), but its picture is \(96, 96\)"):
-        run_pictures(with_one_mask(data, tmp_path / "small", labels[:48, :48] // 2 * 255), recipe(**SMALL))
+        run_images(with_one_mask(data, tmp_path / "small", labels[:48, :48] // 2 * 255), segmentation_recipe(**SMALL))
 
 
 def test_a_set_without_outlines_is_refused(tmp_path):
     write_phantoms(tmp_path / "kaggle", n=12, seed=1, size=64)
     with pytest.raises(BrainTumorError, match="no set named figshare with outlines"):
-        run_pictures(tmp_path, recipe(**SMALL))
+        run_images(tmp_path, segmentation_recipe(**SMALL))
 
 
 def test_batches_of_empty_masks_have_a_finite_loss():
@@ -129,22 +129,22 @@ def test_batches_of_empty_masks_have_a_finite_loss():
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    from brain_tumor.segmentation.comparison import NETWORKS
-    run = write_example_outlines(tmp_path / "run", "unet")
-    save_weights(run / "best.weights.npz", NETWORKS["resunet"].build(side=128, filters=(16, 32)))
+    from brain_tumor.segmentation.comparison import SEGMENTATION_NETWORKS
+    run = write_example_segmentation_run(tmp_path / "run", "unet")
+    save_weights(run / "best.weights.npz", SEGMENTATION_NETWORKS["resunet"].build(side=128, filters=(16, 32)))
     with pytest.raises(BrainTumorError, match="belongs to another network"):
-        recorded_outliner(run)
+        rebuild_segmentation_network(run)
 
 
 @pytest.mark.parametrize("damage, cry", [(lambda t: t.drop(columns="hd95"), "no column hd95"), (lambda t: pd.concat([t, t[:1]]), "stands there twice"),
                                          (lambda t: t.assign(dice=t["dice"].where(t.index > 0)), "no number"), (lambda t: t.assign(dice=1.2), "outside 0 to 1"), (lambda t: t[:0], "no slice in it")])
 def test_damaged_outlines_are_refused(tmp_path, damage, cry):
-    run = write_example_outlines(tmp_path / "run")
+    run = write_example_segmentation_run(tmp_path / "run")
     damage(pd.read_csv(run / "outlines.csv")).to_csv(run / "outlines.csv", index=False)
     with pytest.raises(BrainTumorError, match=cry):
-        read_outlines(run)
+        read_mask_scores(run)
     with pytest.raises(BrainTumorError, match="can't be read"):
-        read_outlines(tmp_path)
+        read_mask_scores(tmp_path)
 
 
 @pytest.mark.parametrize("words, rising", [([], False), (["--rising"], True), (["--no-rising"], False)])

@@ -6,16 +6,18 @@ import cv2
 import numpy as np
 import pytest
 
-from brain_tumor.features import MODELS, embed
-from brain_tumor.phantom import write_phantoms
-from brain_tumor.scan import BrainTumorError, CLASSES
-from brain_tumor.splits import group_folds, read_data
+from brain_tumor.io.files import MODELS
+from brain_tumor.data.embeddings import embed
+from brain_tumor.imaging.phantoms import write_phantoms
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.scan import CLASSES
+from brain_tumor.data.splits import group_folds, read_data
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("sklearn")
-from brain_tumor.shortcuts import (QUESTIONS, STRENGTH, TUMOURS, ask, balanced_accuracy, border, choose_patches, correlating, draw_probes,  # noqa: E402
-                                   file_facts, find_outlines, leak, nearest_in_training, outline_squares, paint_out, patches, probe, sharpness, shortcuts, shuffle_labels, views)
-from brain_tumor.data import read_grey, read_mask  # noqa: E402
+from brain_tumor.data.shortcuts import PROBE_QUESTIONS, PROBE_STRENGTH, TUMOUR_CLASSES, balanced_accuracy, choose_masks, draw_probes, file_facts, find_masks, inpaint, leakage_scores, mask_patches, mask_squares, nearest_in_training, probe_view, question_labels, sharpness, shortcut_views, shortcuts, shuffle_labels, thumbnail_border
+from brain_tumor.data.duplicates import normalise_vectors
+from brain_tumor.data.datasets import read_mask, read_pixels_8bit  # noqa: E402
 
 RUN = Path(__file__).parent.parent / "runs" / "shortcuts"
 PLACE = {"glioma": (24, 22), "meningioma": (42, 24), "pituitary": (32, 42)}  # column, row: each kind has its own
@@ -55,7 +57,7 @@ def heads(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shown(heads):
-    return views(heads)
+    return shortcut_views(heads)
 
 
 # ---- painting out
@@ -72,36 +74,36 @@ def test_copies_take_the_outline_of_their_original(tmp_path):
     common = {"class": "glioma", "group": "P1", "role": "train"}
     pd.DataFrame([{"image": "images/7.png", "mask": "masks/7.png"} | common]).to_csv(tmp_path / "figshare" / "manifest.csv", index=False)
     pd.DataFrame([{"image": f"Training/glioma/{n}.png", "figshare_id": "7"} | common for n in "ab"]).to_csv(tmp_path / "kaggle" / "manifest.csv", index=False)
-    known = find_outlines(read_data(tmp_path, copies=True))
+    known = find_masks(read_data(tmp_path, copies=True))
     assert known["mirrored"].tolist() == [False, False, True] and known["outline"].nunique() == 1
-    for row, square in enumerate(outline_squares(known)):
-        grey = read_grey(known["path"][row])
-        region = patches(grey, square)
+    for row, square in enumerate(mask_squares(known)):
+        grey = read_pixels_8bit(known["path"][row])
+        region = mask_patches(grey, square)
         assert (region[grey > 200] > 0).all(), "the tumour is where the outline says"
 
 
 def test_patches_are_one_of_each_kind_and_of_strangers(heads):
-    known = find_outlines(heads)
-    squares = outline_squares(known)
+    known = find_masks(heads)
+    squares = mask_squares(known)
     fold = group_folds(known).to_numpy()
-    chosen = choose_patches(known, squares, fold)
+    chosen = choose_masks(known, squares, fold)
     assert (fold[chosen] == fold[:, None]).all()
     for row in range(len(known)):
-        assert known["class"].iloc[chosen[row]].tolist() == list(TUMOURS)
-        for kind, donor in zip(TUMOURS, chosen[row]):
+        assert known["class"].iloc[chosen[row]].tolist() == list(TUMOUR_CLASSES)
+        for kind, donor in zip(TUMOUR_CLASSES, chosen[row]):
             own = kind == known["class"][row]
             assert (donor == row) if own else known["group"][donor] != known["group"][row]
-    assert np.array_equal(choose_patches(known, squares, fold), chosen) and not np.array_equal(choose_patches(known, squares, fold, seed=1), chosen)
+    assert np.array_equal(choose_masks(known, squares, fold), chosen) and not np.array_equal(choose_masks(known, squares, fold, seed=1), chosen)
     assert not squares[(known["class"] == "no_tumor").to_numpy()].any()
 
 
 def test_the_tumour_is_covered_and_nothing_else_touched(heads):
-    known = find_outlines(heads)
-    squares = outline_squares(known)
+    known = find_masks(heads)
+    squares = mask_squares(known)
     for row in range(0, len(known), 5):
-        grey = read_grey(known["path"][row])
-        region = patches(grey, squares[row])
-        filled = paint_out(grey, region)
+        grey = read_pixels_8bit(known["path"][row])
+        region = mask_patches(grey, squares[row])
+        filled = inpaint(grey, region)
         assert (region[read_mask(known["mask"][row]) > 0] > 0).all()
         assert np.array_equal(filled[region == 0], grey[region == 0])
         assert filled[region > 0].max(initial=0) < 200, "no rim of the tumour is smeared into the fill"
@@ -115,8 +117,8 @@ def test_painting_takes_the_tumour_away_and_does_not_tell_the_class(heads, shown
 
 
 def test_painting_the_own_tumour_alone_would_tell_the_class(heads, shown):
-    known = find_outlines(heads)
-    squares = outline_squares(known)
+    known = find_masks(heads)
+    squares = mask_squares(known)
     own = np.stack([cv2.resize(s.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA).ravel() for s in squares])
     found = shortcuts(known, {"own": own, "patches": shown["patches"]}, ["which of four"]).set_index("view")
     assert found["low"]["own"] > 0.8 and found["low"]["patches"] <= 0.25
@@ -124,7 +126,7 @@ def test_painting_the_own_tumour_alone_would_tell_the_class(heads, shown):
 
 def test_painting_needs_outlines_of_strangers(heads):
     with pytest.raises(BrainTumorError, match="no outline of a meningioma"):
-        views(heads[heads["class"].isin(["no_tumor", "glioma"])].reset_index(drop=True))
+        shortcut_views(heads[heads["class"].isin(["no_tumor", "glioma"])].reset_index(drop=True))
 
 
 # ---- probes
@@ -152,8 +154,8 @@ def test_the_probe_has_not_seen_its_group():
     group = np.repeat(np.arange(40), 5)
     table = pd.DataFrame({"group": group, "class": rng.permutation(np.repeat(["a", "b"], 20))[group], "source": "one"})
     name_tag = np.eye(40)[group]                                     # says who it is, and nothing about the class
-    honest = probe(name_tag, table["class"], group_folds(table), strength=1.0)
-    leaky = probe(name_tag, table["class"], rng.integers(0, 5, 200), strength=1.0)
+    honest = probe_view(name_tag, table["class"], group_folds(table), strength=1.0)
+    leaky = probe_view(name_tag, table["class"], rng.integers(0, 5, 200), strength=1.0)
     assert (leaky == table["class"]).mean() > 0.95 and (honest == table["class"]).mean() < 0.6
 
 
@@ -164,7 +166,7 @@ def test_a_table_that_cannot_be_probed_is_refused(heads, shown):
     with pytest.raises(BrainTumorError, match="groups"):
         shortcuts(heads.assign(group="one"), {"file": shown["file"]})
     with pytest.raises(BrainTumorError, match="one class only"):
-        probe(np.zeros((4, 2)), ["a", "a", "b", "b"], [1, 1, 2, 2])
+        probe_view(np.zeros((4, 2)), ["a", "a", "b", "b"], [1, 1, 2, 2])
 
 
 def test_balanced_accuracy_agrees_with_scikit_learn():
@@ -199,16 +201,16 @@ def test_the_border_holds_the_border_alone_and_sharpness_falls_with_blur():
     picture = rng.integers(0, 255, (320, 256)).astype(np.uint8)
     middle = picture.copy()
     middle[40:-40, 40:-40] = 0
-    assert np.array_equal(border(picture), border(middle)) and not np.array_equal(border(picture), border(255 - picture))
+    assert np.array_equal(thumbnail_border(picture), thumbnail_border(middle)) and not np.array_equal(thumbnail_border(picture), thumbnail_border(255 - picture))
     blurs = [sharpness(cv2.GaussianBlur(picture, (0, 0), s)) for s in (0.5, 1, 2, 4)]
     assert blurs == sorted(blurs, reverse=True) and sharpness(picture) > blurs[0]
 
 
 def test_questions(heads):
-    assert set(ask(heads, "which of four")) == set(CLASSES)
-    assert set(ask(heads, "tumour or not")) == {"tumour", "no_tumor"}
-    asked = ask(heads, "which tumour")
-    assert (pd.isna(asked) == (heads["class"] == "no_tumor")).all() and set(asked[~pd.isna(asked)]) == set(TUMOURS)
+    assert set(question_labels(heads, "which of four")) == set(CLASSES)
+    assert set(question_labels(heads, "tumour or not")) == {"tumour", "no_tumor"}
+    asked = question_labels(heads, "which tumour")
+    assert (pd.isna(asked) == (heads["class"] == "no_tumor")).all() and set(asked[~pd.isna(asked)]) == set(TUMOUR_CLASSES)
 
 
 # ---- labels that mean nothing
@@ -222,7 +224,7 @@ def test_every_group_gets_the_class_of_another():
 
 def test_a_random_split_beats_chance_on_meaningless_labels_and_a_split_by_group_does_not(tmp_path):
     table = write_heads(tmp_path, groups=14, slices=3, spot=False)
-    found = leak(embed(table, "pixels"), table, folds=4, seeds=range(3), network=True)
+    found = leakage_scores(embed(table, "pixels"), table, folds=4, seeds=range(3), network=True)
     assert len(found) == 2 * 2 * 4 and set(found["labels"]) == {"true", "shuffled"}
     mixed = found[found["labels"] == "shuffled"]
     near = mixed[mixed["judge"] == "nearest neighbour"].groupby("split")
@@ -242,7 +244,7 @@ def test_nearest_in_training_by_hand():
     wanted = [table["class"][max((r for r in (0, 2, 3, 5) if table["group"][r] != table["group"][row]), key=lambda r: others[row, r])] == table["class"][row] for row in (1, 4)]
     apart = found[found["protocol"].str.startswith("the same") & (found["of"] == "all")].iloc[0]
     assert apart["accuracy"] == np.mean(wanted) and apart["same_group"] == 0
-    assert np.allclose(correlating(vectors)[0], correlating(vectors)[1], atol=1e-5)
+    assert np.allclose(normalise_vectors(vectors)[0], normalise_vectors(vectors)[1], atol=1e-5)
     with pytest.raises(BrainTumorError, match="Training and Testing"):
         nearest_in_training(vectors, table.assign(image="images/x"))
 
@@ -263,13 +265,13 @@ def test_the_recorded_intervals_hold_their_means():
         table = recorded(name)
         assert ((table["low"] <= table[mean]) & (table[mean] <= table["high"])).all() and table[mean].between(0, 1).all()
     found = recorded("shortcuts")
-    assert np.allclose(found["chance"], 1 / found["classes"], atol=1e-4) and set(found["question"]) == set(QUESTIONS)
+    assert np.allclose(found["chance"], 1 / found["classes"], atol=1e-4) and set(found["question"]) == set(PROBE_QUESTIONS)
     assert not found[found["set"] != "all sets, validation and test"]["view"].str.contains("compact").any(), "it has learned from these"
 
 
 def test_the_penalty_is_near_the_best_that_was_tried():
     tried = recorded("strength").groupby("strength")["balanced"].mean()
-    assert tried.max() - tried[STRENGTH] < 0.02
+    assert tried.max() - tried[PROBE_STRENGTH] < 0.02
 
 
 def test_the_control_is_at_chance():
@@ -300,6 +302,6 @@ def test_mirrored_copies_are_told_on_real_slices(shared_data):
     table = read_data(shared_data, copies=True)
     ids = set(some["figshare_id"])
     part = table[table["image"].isin(some["image"]) | ((table["source"] == "figshare") & np.array([Path(i).stem in ids for i in table["image"]]))].reset_index(drop=True)
-    known = find_outlines(part).set_index("image")
+    known = find_masks(part).set_index("image")
     assert known["outline"].notna().all() and 0 < some["mirrored"].mean() < 1
     assert (known["mirrored"][some["image"]].to_numpy() == (some["mirrored"] == 1)).all()

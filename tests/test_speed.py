@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from brain_tumor import speed
-from brain_tumor.training import load_weights, save_weights
+from brain_tumor.training import acceleration
+from brain_tumor.training.weights import load_weights, save_weights
 
 COMPARE = """
 import json
 import keras, numpy as np
-from brain_tumor.compact import build, start_from
-from brain_tumor.speed import through_torch
+from brain_tumor.compact.network import build_compact, load_start_weights
+from brain_tumor.training.acceleration import through_torch
 
 keras.utils.set_random_seed(1)
 x = np.random.default_rng(0).random((4, 96, 128, 1), np.float32)
@@ -94,10 +94,10 @@ def compiled(model):
 
 @pytest.mark.parametrize("seconds, half", [({"float32": 1.0, "bfloat16": 0.5}, True), ({"float32": 0.5, "bfloat16": 1.0}, False)])
 def test_the_clock_decides(monkeypatch, seconds, half):
-    monkeypatch.setattr(speed, "seconds_a_step", lambda model, inputs, targets: seconds["bfloat16" if getattr(model, "half", False) else model.get_layer("conv").compute_dtype])
-    monkeypatch.setattr(speed, "through_torch", lambda model, half: model)
+    monkeypatch.setattr(acceleration, "seconds_a_step", lambda model, inputs, targets: seconds["bfloat16" if getattr(model, "half", False) else model.get_layer("conv").compute_dtype])
+    monkeypatch.setattr(acceleration, "through_torch", lambda model, half: model)
     model = small()
-    chosen, said = speed.quicker(model, compiled, None, None)
+    chosen, said = acceleration.quicker(model, compiled, None, None)
     assert said == {"half": half, "seconds_full": seconds["float32"], "seconds_half": seconds["bfloat16"]}
     assert chosen.optimizer is not None and all((a == b).all() for a, b in zip(model.get_weights(), chosen.get_weights()))
     if keras_backend() != "torch":
@@ -113,7 +113,7 @@ def test_a_timed_step_leaves_no_trace():
     model, rng = compiled(small()), np.random.default_rng(0)
     inputs, targets = rng.random((8, 16, 16, 3), np.float32), np.eye(4, dtype=np.float32)[np.arange(8) % 4]
     before = [np.array(v) for v in model.variables]
-    assert speed.seconds_a_step(model, inputs, targets, steps=1) > 0
+    assert acceleration.seconds_a_step(model, inputs, targets, steps=1) > 0
     assert all((old == np.array(v)).all() for old, v in zip(before, model.variables)) and all(not np.array(v).any() for v in model.optimizer.variables if "learning" not in v.path)
     model.train_on_batch(inputs, targets)
     assert any((old != np.array(v)).any() for old, v in zip(before, model.variables))
@@ -122,7 +122,7 @@ def test_a_timed_step_leaves_no_trace():
 def test_what_the_twin_learns_the_network_reads(tmp_path):
     model, rng = small(), np.random.default_rng(0)
     inputs, targets = rng.random((8, 16, 16, 3), np.float32), np.eye(4, dtype=np.float32)[np.arange(8) % 4]
-    twin = compiled(speed.half_twin(model))
+    twin = compiled(acceleration.half_twin(model))
     for _ in range(3):
         twin.train_on_batch(inputs, targets)
     save_weights(tmp_path / "twin.npz", twin)

@@ -5,17 +5,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brain_tumor.look import EDITIONS
-from brain_tumor.scan import CLASSES, BrainTumorError
-from brain_tumor.split_files import compare_splits, make_splits, read_split, write_split
-from brain_tumor.splits import ROLES, author_folds, check_split, disputed, fold_roles, group_folds, leaks, read_data, read_set, read_verdicts, split, split_hash
+from brain_tumor.data.overview import PUBLISHED_COUNTS
+from brain_tumor.io.scan import CLASSES
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.data.split_files import compare_splits, read_split, write_project_splits, write_split
+from brain_tumor.data.splits import ROLES, author_folds, check_split, count_leaks, fold_roles, group_folds, mark_disputed, read_data, read_set, read_verdicts, split_hash, split_table
 
 FILES = ("project", "thesis_classification", "thesis_segmentation", "honest_5_folds", "honest_author_folds")
 
 
 def kaggle(number, patients=40):
     """A table with the counts of an edition: 0 is the one of 7,023 pictures, 1 that of the thesis."""
-    edition = EDITIONS[list(EDITIONS)[number]]
+    edition = PUBLISHED_COUNTS[list(PUBLISHED_COUNTS)[number]]
     return pd.DataFrame([{"source": "kaggle", "image": f"{s}/{c}/{n}.jpg", "class": c, "split": s, "group": f"{c}{n % patients}", "mask": None}
                          for (s, c), count in edition.items() for n in range(count)])
 
@@ -37,7 +38,7 @@ def sides(table):
 @pytest.mark.parametrize("number, validation, test, by_class", [
     (0, 655, 656, [(150, 150), (153, 153), (202, 203), (150, 150)]), (1, 653, 654, [(148, 148), (153, 153), (202, 203), (150, 150)])])
 def test_testing_is_halved_by_class_in_both_editions(number, validation, test, by_class):
-    done = split(kaggle(number), "thesis")
+    done = split_table(kaggle(number), "thesis")
     tally = pd.crosstab(done["class"], done["role"])
     assert [tuple(row) for row in tally[["validation", "test"]].to_numpy().tolist()] == by_class
     assert tally["validation"].sum() == validation and tally["test"].sum() == test
@@ -47,21 +48,21 @@ def test_testing_is_halved_by_class_in_both_editions(number, validation, test, b
 
 def test_the_halves_depend_on_the_seed_and_not_on_the_order_of_the_rows():
     table = kaggle(1)
-    mixed = split(table.sample(frac=1, random_state=3), "thesis")
-    assert sides(split(table, "thesis")) == sides(mixed) != sides(split(table, "thesis", seed=1))
+    mixed = split_table(table.sample(frac=1, random_state=3), "thesis")
+    assert sides(split_table(table, "thesis")) == sides(mixed) != sides(split_table(table, "thesis", seed=1))
     pd.testing.assert_frame_equal(mixed[table.columns], table.sample(frac=1, random_state=3))
 
 
 def test_one_class_more_or_less_leaves_the_others_where_they_were():
     table = kaggle(1)
-    fewer = split(table[table["class"] != "glioma"], "thesis")
-    assert sides(fewer).items() <= sides(split(table, "thesis")).items()
+    fewer = split_table(table[table["class"] != "glioma"], "thesis")
+    assert sides(fewer).items() <= sides(split_table(table, "thesis")).items()
 
 
 def test_segmentation_is_what_two_calls_of_scikit_learn_give():
     from sklearn.model_selection import train_test_split
     table = slices().sample(frac=1, random_state=0)
-    done = split(table, "thesis", "segmentation")
+    done = split_table(table, "thesis", "segmentation")
     assert [(done["role"] == role).sum() for role in ROLES] == [2308, 768, 768]
     paths, size = sorted(table["image"]), int(0.2 * 3844)
     rest, validation = train_test_split(paths, test_size=size, random_state=42)
@@ -71,7 +72,7 @@ def test_segmentation_is_what_two_calls_of_scikit_learn_give():
 
 def test_segmentation_draws_as_numpy_does():
     """The judge's own arithmetic: a permutation of RandomState(42), its head is held out."""
-    done = sides(split(slices(3064, 0), "thesis", "segmentation"))
+    done = sides(split_table(slices(3064, 0), "thesis", "segmentation"))
     paths = sorted(done)
     assert paths[:4] == ["images/1.png", "images/10.png", "images/100.png", "images/1000.png"]
     drawn = np.random.RandomState(42).permutation(3064)
@@ -83,12 +84,12 @@ def test_segmentation_draws_as_numpy_does():
 
 def test_copies_made_before_the_split_leak_and_are_counted():
     table = slices()
-    found = leaks(split(table, "thesis", "segmentation"))
+    found = count_leaks(split_table(table, "thesis", "segmentation"))
     assert found["torn_groups"] > 200 and found["test_seen"] > 700
     original = table["image"].str.replace("_small", "")
-    alone = leaks(split(table.assign(group=original), "thesis", "segmentation"))  # a group is a slice and its copy
+    alone = count_leaks(split_table(table.assign(group=original), "thesis", "segmentation"))  # a group is a slice and its copy
     assert 0.45 < alone["torn_groups"] / 780 < 0.65
-    assert leaks(split(table, "honest"))["torn_groups"] == 0
+    assert count_leaks(split_table(table, "honest"))["torn_groups"] == 0
 
 
 @pytest.mark.parametrize("table, task, says", [
@@ -100,7 +101,7 @@ def test_copies_made_before_the_split_leak_and_are_counted():
     (pd.concat([slices(9, 0)] * 2), "segmentation", "listed twice: 9 of 18")])
 def test_what_the_thesis_split_needs_is_said(table, task, says):
     with pytest.raises(BrainTumorError, match=says):
-        split(table, "thesis", task)
+        split_table(table, "thesis", task)
 
 
 # ---- honest ways
@@ -108,12 +109,12 @@ def test_what_the_thesis_split_needs_is_said(table, task, says):
 @pytest.mark.parametrize("folds", [3, 5, "author"])
 def test_no_group_is_torn_and_every_picture_is_tested_once(folds):
     table = pd.concat([slices(600, 0), kaggle(1)[::5].assign(fold=None)], ignore_index=True)
-    turns = [split(table, "honest", folds=folds, test=number) for number in range(1, (5 if folds == "author" else folds) + 1)]
+    turns = [split_table(table, "honest", folds=folds, test=number) for number in range(1, (5 if folds == "author" else folds) + 1)]
     assert sum((turn["role"] == "test").astype(int) for turn in turns).eq(1).all()
     assert sum((turn["role"] == "validation").astype(int) for turn in turns).eq(1).all()
     for turn in turns:
         assert turn.groupby("group")["role"].nunique().eq(1).all() and (turn["side"] == turns[0]["side"]).all()
-        assert leaks(turn)["test_seen"] == leaks(turn)["torn_groups"] == 0 and check_split(turn).startswith("no group on two sides")
+        assert count_leaks(turn)["test_seen"] == count_leaks(turn)["torn_groups"] == 0 and check_split(turn).startswith("no group on two sides")
 
 
 def test_folds_have_their_share_of_every_class_and_source():
@@ -125,7 +126,7 @@ def test_folds_have_their_share_of_every_class_and_source():
 def test_the_seed_decides_and_the_last_fold_is_the_test():
     table = slices(600, 0)
     assert group_folds(table).equals(group_folds(table)) and not group_folds(table).equals(group_folds(table, seed=1))
-    done = split(table, "honest")
+    done = split_table(table, "honest")
     assert set(done["seed"]) == {0} and (done["role"].eq("test") == done["side"].eq("5")).all() and (done["role"].eq("validation") == done["side"].eq("4")).all()
 
 
@@ -163,9 +164,9 @@ def torn_folder(folder):
 
 
 def test_training_refuses_a_torn_table_before_it_begins(tmp_path):
-    from brain_tumor.compact import out_of_fold, train
+    from brain_tumor.compact.training import predict_out_of_fold, train_compact
     torn_folder(tmp_path / "data")
-    for teach in (train, out_of_fold):
+    for teach in (train_compact, predict_out_of_fold):
         with pytest.raises(BrainTumorError, match="on two sides of the split: 1 of 6 groups, such as g0.*protocol=.thesis"):
             teach(tmp_path / "data", tmp_path / "run", weights=None)
     assert not (tmp_path / "run").exists()
@@ -178,13 +179,13 @@ def test_so_does_the_command(tmp_path, capsys):
 
 
 def test_only_the_word_thesis_lets_a_torn_group_pass():
-    torn = split(kaggle(1), "thesis")
+    torn = split_table(kaggle(1), "thesis")
     with pytest.raises(BrainTumorError, match="160 of 160 groups"):
         check_split(torn)
     assert check_split(torn, protocol="thesis") == ("protocol thesis: 160 of 160 groups stand on two sides, "
                                                     "654 of 654 test pictures have their group in training")
     with pytest.raises(BrainTumorError):
-        split(torn.drop(columns="side"), "project")
+        split_table(torn.drop(columns="side"), "project")
 
 
 @pytest.mark.parametrize("change, says", [
@@ -196,19 +197,19 @@ def test_the_check_names_what_is_wrong(change, says):
 
 
 def test_a_fold_torn_inside_training_is_seen():
-    done = split(slices(600, 0), "honest")
+    done = split_table(slices(600, 0), "honest")
     row = done.index[done["side"] == "1"][0]
     done.loc[row, "side"] = "2"
-    assert done["role"].equals(split(slices(600, 0), "honest")["role"])
+    assert done["role"].equals(split_table(slices(600, 0), "honest")["role"])
     with pytest.raises(BrainTumorError, match="on two sides"):
         check_split(done)
 
 
 def test_a_table_without_groups_can_be_split_as_the_thesis_did_and_not_otherwise():
     table = kaggle(1).assign(group=None)
-    assert leaks(split(table, "thesis"))["groups"] == 0
+    assert count_leaks(split_table(table, "thesis"))["groups"] == 0
     with pytest.raises(BrainTumorError, match="7028 of 7028 pictures have no group"):
-        split(table, "honest")
+        split_table(table, "honest")
 
 
 # ---- files
@@ -219,8 +220,8 @@ def odd():
     return pd.DataFrame({"source": "s", "image": names, "class": "glioma", "group": [1, 1, 2, 2, 3, 3, 4, 4], "role": "train", "mask": "m"})
 
 
-@pytest.mark.parametrize("make", [lambda: split(odd()), lambda: split(odd(), "honest", folds=3), lambda: split(odd(), "thesis", "segmentation"),
-                                  lambda: split(kaggle(0), "thesis"), lambda: split(slices(99, 9), "honest", folds="author", seed=7)])
+@pytest.mark.parametrize("make", [lambda: split_table(odd()), lambda: split_table(odd(), "honest", folds=3), lambda: split_table(odd(), "thesis", "segmentation"),
+                                  lambda: split_table(kaggle(0), "thesis"), lambda: split_table(slices(99, 9), "honest", folds="author", seed=7)])
 def test_a_file_gives_back_what_was_written(tmp_path, make):
     done = make()
     facts = write_split(done, tmp_path / "new" / "split.csv")
@@ -234,7 +235,7 @@ def test_a_file_gives_back_what_was_written(tmp_path, make):
 
 
 def test_a_file_carries_seed_protocol_and_hashes(tmp_path):
-    done = split(slices(600, 0), "honest", seed=3)
+    done = split_table(slices(600, 0), "honest", seed=3)
     write_split(done, tmp_path / "s.csv")
     facts = json.loads((tmp_path / "s.csv").read_text().split("\n")[0].removeprefix("# "))
     assert facts["protocol"] == "honest, 5 folds" and facts["seed"] == 3 and facts["pictures"] == 600
@@ -247,14 +248,14 @@ def test_a_file_carries_seed_protocol_and_hashes(tmp_path):
     (lambda t: t.assign(group=["P9", *t["group"][1:]]), "in another group: 1, first figshare/images/1.png")])
 def test_a_file_of_another_table_is_refused_and_says_what_differs(tmp_path, change, says):
     table = slices(600, 0)
-    write_split(split(table, "honest"), tmp_path / "s.csv")
+    write_split(split_table(table, "honest"), tmp_path / "s.csv")
     with pytest.raises(BrainTumorError, match=f"s.csv: made for another table: pictures {says}"):
         read_split(tmp_path / "s.csv", change(table))
 
 
 def test_a_file_that_is_none_or_was_changed(tmp_path):
     table = slices(600, 0)
-    write_split(split(table, "honest"), tmp_path / "s.csv")
+    write_split(split_table(table, "honest"), tmp_path / "s.csv")
     whole = (tmp_path / "s.csv").read_text()
     for content in (whole.replace("P3,", "P4,", 1), whole[:-20], whole.replace("\nfigshare,images/1.png,P0", "", 1)):
         (tmp_path / "s.csv").write_text(content)
@@ -271,17 +272,17 @@ def test_a_file_that_is_none_or_was_changed(tmp_path):
 
 
 def test_an_interrupted_writing_keeps_the_old_file(tmp_path, monkeypatch):
-    done = split(slices(600, 0), "honest")
+    done = split_table(slices(600, 0), "honest")
     write_split(done, tmp_path / "s.csv")
     before = (tmp_path / "s.csv").read_bytes()
     monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        write_split(split(slices(600, 0), "honest", seed=1), tmp_path / "s.csv")
+        write_split(split_table(slices(600, 0), "honest", seed=1), tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_bytes() == before
 
 
 def test_two_splits_are_compared_by_picture_and_by_group():
-    one = split(slices(600, 0), "honest")
+    one = split_table(slices(600, 0), "honest")
     moved = one.copy()
     group = one["group"][one["role"] == "train"].iloc[0]
     moved.loc[moved["group"] == group, "role"] = "test"
@@ -299,7 +300,7 @@ def test_the_committed_splits_are_whole_and_are_those_of_the_table_of_leaks(root
         done, row = read_split(root / "runs" / "splits" / f"{name}.csv"), recorded.loc[f"{name}.csv"]
         assert (root / "runs" / "splits" / f"{name}.csv").stat().st_size < 500_000
         assert split_hash(done.assign(role=done["side"])) == row["split_sha256"] and set(done["protocol"]) == {row["split"]}
-        found = leaks(done)
+        found = count_leaks(done)
         assert all(found[key] == row[key] for key in ("pictures", "groups", "torn_groups", "test", "test_seen"))
         assert name.startswith("thesis") == (found["torn_groups"] > 0)
     assert recorded.loc["", ["test", "test_seen", "test_tumors", "test_tumors_seen"]].tolist() == [1145, 1126, 795, 786]
@@ -311,13 +312,13 @@ def test_the_project_split_is_still_the_one_that_the_shipped_network_was_trained
 
 
 def test_the_committed_splits_come_out_of_the_data_again(root, shared_data, tmp_path):
-    make_splits(shared_data, tmp_path)
+    write_project_splits(shared_data, tmp_path)
     for name in (*FILES, "leaks"):
         assert (tmp_path / f"{name}.csv").read_bytes() == (root / "runs" / "splits" / f"{name}.csv").read_bytes(), name
     table = read_data(shared_data, copies=True)
     run = json.loads((root / "runs" / "compact" / "run.json").read_text(encoding="utf-8"))
     assert split_hash(table) == run["split_sha256"]
-    author = split(table, "honest", folds="author")
+    author = split_table(table, "honest", folds="author")
     figshare = author["source"] == "figshare"
     assert (author.loc[figshare, "side"].astype(int) == author.loc[figshare, "fold"]).all()
     assert (author.loc[figshare & (author["role"] == "test"), "role"] == table.loc[figshare & (author["role"] == "test"), "role"]).all()
@@ -356,4 +357,4 @@ def test_verdicts_that_are_not_there_are_named(tmp_path):
 
 def test_no_verdicts_are_no_disputes():
     table = pd.DataFrame({"group": ["K0213", None], "class": "no_tumor"})
-    assert disputed(table).tolist() == [True, False] and not disputed(table, read_verdicts()[:0]).any()
+    assert mark_disputed(table).tolist() == [True, False] and not mark_disputed(table, read_verdicts()[:0]).any()

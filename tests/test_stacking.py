@@ -9,10 +9,10 @@ import pytest
 pd = pytest.importorskip("pandas")
 pytest.importorskip("sklearn", reason="scikit-learn comes with the extra `workbook`")
 
-from brain_tumor.runs import pictures_of
-from brain_tumor.scan import BrainTumorError, CLASSES  # noqa: E402
-from brain_tumor.stacking import (MARKS, METHODS, best_member, check_arrays, choose_strength, combine, compare, fit, fit_logistic,  # noqa: E402
-                                  fit_weights, folds_of, hstack, log_loss, made_up, record, shapes, stack, verdict)
+from brain_tumor.training.runs import infer_image_count
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.scan import CLASSES  # noqa: E402
+from brain_tumor.classification.stacking import STACKING_MARKS, STACKING_METHODS, best_member, check_combiner, choose_strength, combine_predictions, combiner_shapes, compare_stacking, example_predictions, fit_combiner, fit_logistic, fit_weights, group_fold_indices, log_loss, record_stacking, stack_predictions, stack_runs, stacking_conclusion
 
 NAMES = [f"p_{name}" for name in CLASSES]
 FAST = ("vote", "average", "weighted", "logistic")
@@ -20,19 +20,19 @@ FAST = ("vote", "average", "weighted", "logistic")
 
 @pytest.fixture(scope="module")
 def apart():
-    return made_up("independent", members=3)
+    return example_predictions("independent", members=3)
 
 
 @pytest.fixture(scope="module")
 def joined(apart):
-    table, stacked = hstack(apart)
+    table, stacked = stack_predictions(apart)
     return table, stacked, table["class"].map(CLASSES.index).to_numpy(int)
 
 
 def write(folder, table, **settings):
     folder.mkdir()
     table.to_csv(folder / "predictions.csv", index=False)
-    (folder / "run.json").write_text(json.dumps({"protocol": "honest", "split_sha256": "0" * 64, "mark": "made up"} | settings))
+    (folder / "run.json").write_text(json.dumps({"protocol": "honest", "split_sha256": "0" * 64, "provenance": "made up"} | settings))
     return folder
 
 
@@ -40,7 +40,7 @@ def write(folder, table, **settings):
 
 def test_folders_and_tables_join_alike_in_any_order(apart, tmp_path, joined):
     folders = {name: write(tmp_path / name, table.sample(frac=1, random_state=1) if number else table) for number, (name, table) in enumerate(apart.items())}
-    table, stacked = hstack(folders)
+    table, stacked = stack_predictions(folders)
     assert (stacked == joined[1]).all() and (table["image"] == joined[0]["image"]).all()
     for number, said in enumerate(apart.values()):
         assert (stacked[:, 4 * number:4 * number + 4] == said[NAMES].to_numpy()).all()
@@ -62,19 +62,19 @@ def test_folders_and_tables_join_alike_in_any_order(apart, tmp_path, joined):
 def test_a_run_that_does_not_fit_is_named(apart, spoil, words):
     first, second = list(apart.values())[:2]
     with pytest.raises(BrainTumorError) as error:
-        hstack({"xception": first, "vgg19": spoil(second)})
+        stack_predictions({"xception": first, "vgg19": spoil(second)})
     assert str(error.value).startswith("run vgg19:") and all(word in str(error.value) for word in words)
 
 
 def test_missing_and_damaged_runs(apart, tmp_path):
     first = next(iter(apart.values()))
     with pytest.raises(BrainTumorError, match="run vgg19: .*predictions.csv: there is no such file"):
-        hstack({"xception": first, "vgg19": tmp_path})
+        stack_predictions({"xception": first, "vgg19": tmp_path})
     (tmp_path / "predictions.csv").write_bytes(b"")
     with pytest.raises(BrainTumorError, match="run vgg19: .*not a table"):
-        hstack({"xception": first, "vgg19": tmp_path})
+        stack_predictions({"xception": first, "vgg19": tmp_path})
     with pytest.raises(BrainTumorError, match="at least two"):
-        hstack({"xception": first})
+        stack_predictions({"xception": first})
 
 
 # ---- combining
@@ -83,7 +83,7 @@ def test_vote_is_a_vote_and_ties_go_by_mean_probability():
     rng = np.random.default_rng(0)
     stacked = rng.dirichlet(np.ones(4) * 0.5, (500, 4)).reshape(500, 16)
     ties = 0
-    for row, p in zip(stacked.reshape(500, 4, 4), combine("vote", {}, stacked)):
+    for row, p in zip(stacked.reshape(500, 4, 4), combine_predictions("vote", {}, stacked)):
         votes = np.bincount(row.argmax(1), minlength=4)
         first = np.flatnonzero(votes == votes.max())
         ties += len(first) > 1
@@ -93,9 +93,9 @@ def test_vote_is_a_vote_and_ties_go_by_mean_probability():
 
 def test_every_method_gives_probabilities(joined):
     rng = np.random.default_rng(0)
-    for method in METHODS:
-        arrays = {name: rng.normal(size=shape) for name, shape in shapes(method, 3).items()} if method != "weighted" else {"weights": np.array([0.2, 0.3, 0.5])}
-        p = combine(method, arrays, joined[1])
+    for method in STACKING_METHODS:
+        arrays = {name: rng.normal(size=shape) for name, shape in combiner_shapes(method, 3).items()} if method != "weighted" else {"weights": np.array([0.2, 0.3, 0.5])}
+        p = combine_predictions(method, arrays, joined[1])
         assert p.shape == (len(joined[0]), 4) and (p >= 0).all() and np.abs(p.sum(1) - 1).max() < 1e-4
 
 
@@ -103,19 +103,19 @@ def test_arrays_of_another_method_or_number_are_refused(joined):
     for method, arrays in (("weighted", {}), ("average", {"weights": np.ones(3)}), ("logistic", {"kernel": np.ones((8, 4)), "bias": np.ones(4)}),
                            ("weighted", {"weights": np.array([np.nan, 0, 1])}), ("weighted", {"weights": np.array(["a", "b", "c"])})):
         with pytest.raises(BrainTumorError, match=f"method {method}"):
-            check_arrays(method, arrays, 3)
+            check_combiner(method, arrays, 3)
     with pytest.raises(BrainTumorError, match="boosting"):
-        fit("boosting", joined[1], joined[2])
+        fit_combiner("boosting", joined[1], joined[2])
     with pytest.raises(BrainTumorError, match="shape"):
-        combine("average", {}, joined[1][0])
+        combine_predictions("average", {}, joined[1][0])
 
 
 def test_weights_are_the_best_on_a_grid(joined):
     _, stacked, labels = joined
     found = fit_weights(stacked, labels)
-    best = log_loss(combine("weighted", found, stacked), labels)
+    best = log_loss(combine_predictions("weighted", found, stacked), labels)
     grid = [np.array([a, b, 100 - a - b]) / 100 for a in range(101) for b in range(101 - a)]
-    assert best <= min(log_loss(combine("weighted", {"weights": w}, stacked), labels) for w in grid[::7]) + 1e-6
+    assert best <= min(log_loss(combine_predictions("weighted", {"weights": w}, stacked), labels) for w in grid[::7]) + 1e-6
     assert found["weights"].min() >= 0 and found["weights"].sum() == pytest.approx(1)
     flat = np.full(stacked.shape, 0.25)
     assert fit_weights(flat, labels)["weights"] == pytest.approx([1 / 3] * 3, abs=1e-6)
@@ -139,17 +139,17 @@ def test_logistic_is_scikit_learns_stacking(joined):
     _, stacked, labels = joined
     members = [(f"m{i}", Told(4 * i).fit(stacked, labels)) for i in range(3)]
     theirs = StackingClassifier(members, LogisticRegression(C=0.5, max_iter=5000), cv="prefit").fit(stacked, labels).predict_proba(stacked)
-    assert np.abs(combine("logistic", fit_logistic(stacked, labels, 0.5), stacked) - theirs).max() < 1e-9
+    assert np.abs(combine_predictions("logistic", fit_logistic(stacked, labels, 0.5), stacked) - theirs).max() < 1e-9
 
 
 def test_numpy_says_what_keras_says(joined):
     pytest.importorskip("keras", reason="Keras comes with the extra `workbook`")
-    from brain_tumor.stacking import fit_network
+    from brain_tumor.classification.stacking import fit_meta_network
     _, stacked, labels = joined
-    arrays, model = fit_network(stacked[:96], labels[:96], epochs=2, seed=3)
-    assert {name: np.shape(a) for name, a in arrays.items()} == shapes("network", 3)
+    arrays, model = fit_meta_network(stacked[:96], labels[:96], epochs=2, seed=3)
+    assert {name: np.shape(a) for name, a in arrays.items()} == combiner_shapes("network", 3)
     said = model.predict(stacked, verbose=0)
-    assert np.ptp(said, axis=0).max() > 0.05 and np.abs(combine("network", arrays, stacked) - said).max() < 1e-6
+    assert np.ptp(said, axis=0).max() > 0.05 and np.abs(combine_predictions("network", arrays, stacked) - said).max() < 1e-6
     rates = model.optimizer.learning_rate
     assert float(rates) == pytest.approx(1e-3) and len(model.history.history["loss"]) == 2
 
@@ -158,14 +158,14 @@ def test_numpy_says_what_keras_says(joined):
 
 def test_folds_keep_groups_whole(joined):
     table, _, labels = joined
-    for into, out in folds_of(labels, table["group"].to_numpy()):
+    for into, out in group_fold_indices(labels, table["group"].to_numpy()):
         assert not set(table["group"].iloc[into]) & set(table["group"].iloc[out]) and len(set(labels[out])) == 4
     with pytest.raises(BrainTumorError, match="1 group"):
-        folds_of(labels, np.full(len(labels), "P"))
+        group_fold_indices(labels, np.full(len(labels), "P"))
 
 
 def test_strength_is_chosen_without_looking_at_the_own_group():
-    table, stacked = hstack(made_up("chance", members=2))
+    table, stacked = stack_predictions(example_predictions("chance", members=2))
     label, group = table["class"].map(CLASSES.index).to_numpy(int), table["group"].to_numpy()
     assert choose_strength(stacked, label, group) == 0.01
 
@@ -175,9 +175,9 @@ def test_honest_never_sees_the_labels_of_the_test(joined):
     rng, test = np.random.default_rng(0), (table["role"] == "test").to_numpy()
     other = table.assign(**{"class": np.where(test, rng.permutation(table["class"]), table["class"])})
     for method in ("weighted", "logistic"):
-        once, twice = (stack(t, stacked, method, "honest")[0][NAMES].to_numpy() for t in (table, other))
+        once, twice = (stack_runs(t, stacked, method, "honest")[0][NAMES].to_numpy() for t in (table, other))
         assert (once == twice).all()
-        assert (stack(table, stacked, method, "thesis")[0][NAMES].to_numpy() != stack(other, stacked, method, "thesis")[0][NAMES].to_numpy()).any()
+        assert (stack_runs(table, stacked, method, "thesis")[0][NAMES].to_numpy() != stack_runs(other, stacked, method, "thesis")[0][NAMES].to_numpy()).any()
 
 
 def test_the_best_member_is_chosen_on_validation(joined):
@@ -189,18 +189,18 @@ def test_the_best_member_is_chosen_on_validation(joined):
 
 
 def test_every_row_is_marked_and_members_of_chance_are_not_flattered():
-    table = compare(made_up("chance", members=4), FAST, note="made up")
-    assert table["mark"].str.endswith("made up").all() and set(table["protocol"]) == {"member", "unfitted", "thesis", "honest"}
+    table = compare_stacking(example_predictions("chance", members=4), FAST, note="made up")
+    assert table["provenance"].str.endswith("made up").all() and set(table["protocol"]) == {"member", "unfitted", "thesis", "honest"}
     fitted = table.pivot(index="method", columns="protocol", values="accuracy").loc["logistic"]
     assert fitted["thesis"] > 0.35 and fitted["honest"] < 0.35
     assert (table.loc[table["protocol"] == "thesis", "says"] == "no evidence: scored on its own training rows").all()
-    assert verdict(table).startswith("Combining buys nothing")
-    assert table["mark"][table["protocol"] == "thesis"].str.startswith(MARKS["thesis"]).all() and "training accuracy" in MARKS["thesis"]
+    assert stacking_conclusion(table).startswith("Combining buys nothing")
+    assert table["provenance"][table["protocol"] == "thesis"].str.startswith(STACKING_MARKS["thesis"]).all() and "training accuracy" in STACKING_MARKS["thesis"]
 
 
 def test_independent_errors_cancel_and_shared_ones_do_not():
-    apart, alike = (compare(made_up(kind), ("average", "weighted")) for kind in ("independent", "shared"))
-    assert verdict(apart).startswith("Combining helps") and verdict(alike).startswith("Combining buys nothing")
+    apart, alike = (compare_stacking(example_predictions(kind), ("average", "weighted")) for kind in ("independent", "shared"))
+    assert stacking_conclusion(apart).startswith("Combining helps") and stacking_conclusion(alike).startswith("Combining buys nothing")
     average = apart[apart["method"] == "average"].iloc[0]
     assert average["over_average"] == average["average_low"] == average["average_high"] == 0
     best = apart[apart["says"].str.startswith("the best member")].iloc[0]
@@ -211,36 +211,36 @@ def test_a_side_that_is_missing_is_named(joined):
     table, stacked, _ = joined
     test = (table["role"] == "test").to_numpy()
     with pytest.raises(BrainTumorError, match="no rows of the validation side"):
-        stack(table[test], stacked[test], "weighted")
+        stack_runs(table[test], stacked[test], "weighted")
     with pytest.raises(BrainTumorError, match="no rows of the test side"):
-        stack(table[~test], stacked[~test], "average")
+        stack_runs(table[~test], stacked[~test], "average")
     with pytest.raises(BrainTumorError, match="honestly"):
-        verdict(pd.DataFrame({"protocol": ["thesis"], "method": ["network"]}))
+        stacking_conclusion(pd.DataFrame({"protocol": ["thesis"], "method": ["network"]}))
 
 
 def test_recording_is_repeatable_and_refuses_mixed_runs(apart, tmp_path):
     folders = [write(tmp_path / f"n{i}_honest", t) for i, t in enumerate(apart.values())]
     texts = []
     for _ in range(2):
-        record(folders, tmp_path / "t.csv", FAST)
+        record_stacking(folders, tmp_path / "t.csv", FAST)
         texts.append((tmp_path / "t.csv").read_bytes())
     found = pd.read_csv(tmp_path / "t.csv")
-    assert texts[0] == texts[1] and found["mark"].str.endswith("made up").all() and set(found["method"]) == {"n0_honest", "n1_honest", "n2_honest", *FAST}
+    assert texts[0] == texts[1] and found["provenance"].str.endswith("made up").all() and set(found["method"]) == {"n0_honest", "n1_honest", "n2_honest", *FAST}
     other = write(tmp_path / "other", next(iter(apart.values())), split_sha256="1" * 64)
     with pytest.raises(BrainTumorError, match="split_sha256.*other"):
-        record([*folders, other], tmp_path / "t.csv", FAST)
+        record_stacking([*folders, other], tmp_path / "t.csv", FAST)
     (other / "run.json").unlink()
     with pytest.raises(BrainTumorError, match="run other"):
-        record([*folders, other], tmp_path / "t.csv", FAST)
+        record_stacking([*folders, other], tmp_path / "t.csv", FAST)
 
 
 def test_the_thesis_headline_is_training_accuracy(root):
     log = pd.read_csv(root / "runs" / "thesis" / "stacking.csv")
-    rows = [pictures_of(log["accuracy"])]
+    rows = [infer_image_count(log["accuracy"])]
     assert rows[0] == 1307 and round(log["accuracy"].iloc[-1] * 1307) == 1302 and f"{1302 / 1307:.2%}" == "99.62%"
     assert not [name for name in log if name.startswith("val")]
 
 
 def test_combining_needs_no_training_library():
-    code = "import sys, numpy as np; from brain_tumor.stacking import combine; combine('average', {}, np.full((2, 8), .25)); print({'keras', 'tensorflow', 'sklearn', 'scipy', 'pandas'} & set(sys.modules))"
+    code = "import sys, numpy as np; from brain_tumor.classification.stacking import combine_predictions; combine('average', {}, np.full((2, 8), .25)); print({'keras', 'tensorflow', 'sklearn', 'scipy', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"

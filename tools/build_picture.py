@@ -10,8 +10,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from brain_tumor.phantom import sample_truth, samples  # noqa: E402
-from brain_tumor.preprocessing import head_box, stretch  # noqa: E402
+from brain_tumor.imaging.samples import sample_truth, samples  # noqa: E402
+from brain_tumor.imaging.preprocessing import head_box, stretch_intensity  # noqa: E402
 
 SIDE, GAP = 320, 12
 GREEN = (0, 215, 90)                                        # blue, green, red
@@ -22,7 +22,7 @@ def close_up(grey, mask):
     top, bottom, left, right = head_box(grey / np.float32(255), margin=0.03)
     half, row, column = max(bottom - top, right - left) // 2, (top + bottom) // 2, (left + right) // 2
     window = np.s_[max(row - half, 0):row + half, max(column - half, 0):column + half]
-    return (stretch(grey[window] / np.float32(255)) * 255).astype(np.uint8), mask[window]
+    return (stretch_intensity(grey[window] / np.float32(255)) * 255).astype(np.uint8), mask[window]
 
 
 def triptych(grey, mask):

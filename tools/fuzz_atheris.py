@@ -22,19 +22,20 @@ def search(runs: int, tally: Path) -> None:
     """In a process of its own, for libFuzzer doesn't come back."""
     import atheris
 
-    with atheris.instrument_imports(include=["brain_tumor.scan", "pydicom", "nibabel", "nrrd", "tifffile"]):
+    with atheris.instrument_imports(include=["brain_tumor.io.scan", "pydicom", "nibabel", "nrrd", "tifffile"]):
         import nibabel  # noqa: F401
         import nrrd  # noqa: F401
         import pydicom  # noqa: F401
         import tifffile  # noqa: F401
 
-        from brain_tumor.scan import BrainTumorError, read
+        from brain_tumor.io.errors import BrainTumorError
+        from brain_tumor.io.decode import read_in_process
     seen = Counter()
 
     def one(data: bytes) -> None:
         if len(data) > 1:
             try:
-                read(data[1:], slice=(None, 0, 1, (1, 0))[data[0] % 4])
+                read_in_process(data[1:], slice=(None, 0, 1, (1, 0))[data[0] % 4])
                 seen["read"] += 1
             except BrainTumorError:
                 seen["refused"] += 1
