@@ -1,4 +1,5 @@
 """Hands settings.ini to setuptools: nothing about the package is written down twice."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -10,7 +11,7 @@ config.read(HERE / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
 PYTHONS = ("3.11", "3.12", "3.13")
-pythons = PYTHONS[PYTHONS.index(cfg["min_python"]):PYTHONS.index(cfg["max_python"]) + 1]
+pythons = PYTHONS[PYTHONS.index(cfg["min_python"]) : PYTHONS.index(cfg["max_python"]) + 1]
 major, minor = cfg["max_python"].split(".")
 extras = {name: cfg[f"{name}_requirements"].split() for name in ("workbook", "dev")}
 readme = HERE / "README.md"

@@ -6,6 +6,7 @@
 Opening is measured in turns under one Voila, in one browser: from the request until the button Predict, or the one line, is seen.
 Memory and the time of a prediction are those of the process behind the page, which makes them without a browser.
 """
+
 import argparse
 import json
 import os
@@ -15,7 +16,10 @@ import time
 from pathlib import Path
 from statistics import median
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent.parent / "tests")]
+sys.path[:0] = [
+    str(Path(__file__).resolve().parent.parent),
+    str(Path(__file__).resolve().parent.parent / "tests"),
+]
 from bench.run import CACHE, ROOT, compare, judge, python, summary, surroundings  # noqa: E402
 
 EVERY = 20  # predictions between two looks at the memory
@@ -29,11 +33,16 @@ def opening(rounds: int) -> dict[str, list[float]] | None:
         return None
     from playwright.sync_api import sync_playwright
 
-    seconds, stands = {"page": [], "empty": []}, {"page": ".bt-predict", "empty": "text=nothing here"}
+    seconds, stands = (
+        {"page": [], "empty": []},
+        {"page": ".bt-predict", "empty": "text=nothing here"},
+    )
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
         notebook(Path(folder) / "page.ipynb", "from brain_tumor.app.app import App", "App()")
         notebook(Path(folder) / "empty.ipynb", "print('nothing here')")
-        browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = play.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         with voila(folder, Path(folder) / "voila.log") as address:
             for number in range(rounds + 1):
                 for name in seconds:
@@ -66,10 +75,13 @@ def predictions(count: int) -> dict:
     """Predict so many different slices with one page; seconds of each, and the memory on the way."""
     import cv2
     import numpy as np
+
     from brain_tumor.app.app import App
 
     app, seconds, memory = App(), [], []
-    drawn = [cv2.imread(str(path), 0) for name, path in app.samples.items() if name.endswith(".png")]
+    drawn = [
+        cv2.imread(str(path), 0) for name, path in app.samples.items() if name.endswith(".png")
+    ]
     for number in range(count):
         picture = np.roll(drawn[number % len(drawn)], (number // len(drawn)) - 12, axis=1)
         app.arrived(write(app, number, picture), f"{number}.png")
@@ -103,17 +115,41 @@ def main(argv: list[str] | None = None) -> None:
     about, opened = surroundings(), opening(rounds)
     made = json.loads(python(Path(__file__).resolve(), "--predict", count)[1].splitlines()[-1])
     memory, later = [value / 1e6 for value in made["memory"]], made["seconds"][1:]
-    table = [judge("the page opens, against an empty notebook", compare(opened["page"], opened["empty"]), most=2)] if opened else []
-    table.append(judge("a later prediction (the median), against the first", {"ratio": median(later) / made["seconds"][0]}, most=1))
+    table = (
+        [
+            judge(
+                "the page opens, against an empty notebook",
+                compare(opened["page"], opened["empty"]),
+                most=2,
+            )
+        ]
+        if opened
+        else []
+    )
+    table.append(
+        judge(
+            "a later prediction (the median), against the first",
+            {"ratio": median(later) / made["seconds"][0]},
+            most=1,
+        )
+    )
     half = memory[len(memory) // 2 - 1]
-    table.append(judge(f"memory after {count} predictions, against half of them", {"ratio": memory[-1] / half}, most=1.05))
+    table.append(
+        judge(
+            f"memory after {count} predictions, against half of them",
+            {"ratio": memory[-1] / half},
+            most=1.05,
+        )
+    )
     record = {"what": "the page", "surroundings": about, "table": table, "predictions": count, "memory_mb": {str(EVERY * (i + 1)): round(value, 1) for i, value in enumerate(memory)},
               "seconds": {"first prediction": made["seconds"][0], "later predictions": summary(later), **({name: summary(values) for name, values in opened.items()} if opened else {})}}  # fmt: skip
     path = (CACHE if args.quick else ROOT / "runs" / "bench") / "app.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for line in table:
-        print(f"{line['what']}: {line['ratio']:.2f}, at most {line['at_most']}: {'met' if line['met'] else 'MISSED'}")
+        print(
+            f"{line['what']}: {line['ratio']:.2f}, at most {line['at_most']}: {'met' if line['met'] else 'MISSED'}"
+        )
     print("memory in MB:", record["memory_mb"])
 
 

@@ -4,6 +4,7 @@
 
 The second word says what ran beside it; it goes into the record. TensorFlow on two threads.
 """
+
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ def networks() -> dict:
     """Each network with the thesis' head, as a compiled function, and its side."""
     import keras
     import tensorflow as tf
+
     from brain_tumor.classification.backbones import build_backbone
     from brain_tumor.classification.inception_v3 import INCEPTION_V3
     from brain_tumor.classification.mobilenet_v2 import MOBILENET_V2
@@ -29,7 +31,10 @@ def networks() -> dict:
     found = {}
     for backbone in (XCEPTION, INCEPTION_V3, RESNET50, VGG19, MOBILENET_V2, RESNET50_V2):
         model = build_backbone(backbone)
-        found[backbone.name] = tf.function(lambda x, model=model: model(x, training=False)), backbone.side
+        found[backbone.name] = (
+            tf.function(lambda x, model=model: model(x, training=False)),
+            backbone.side,
+        )
     return found
 
 
@@ -38,7 +43,10 @@ def measure(functions: dict, batch: int, rounds: int) -> dict[str, list[float]]:
     import tensorflow as tf
     from tqdm.auto import tqdm
 
-    pictures = {side: tf.constant(np.random.default_rng(side).random((batch, side, side, 3), np.float32)) for _, side in functions.values()}
+    pictures = {
+        side: tf.constant(np.random.default_rng(side).random((batch, side, side, 3), np.float32))
+        for _, side in functions.values()
+    }
     seconds = {name: [] for name in functions}
     for _ in tqdm(range(rounds + 1), desc=f"batch of {batch}", mininterval=2):
         for name, (function, side) in functions.items():
@@ -55,24 +63,41 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     for name, values in seconds.items():
         pairs = np.array(values) / np.array(seconds[fastest])
         low, middle, high = (round(float(value), 2) for value in np.percentile(pairs, (25, 50, 75)))
-        found[name] = {"milliseconds": round(1000 * float(np.median(values)), 1), "ratio": middle, "low": low, "high": high}
+        found[name] = {
+            "milliseconds": round(1000 * float(np.median(values)), 1),
+            "ratio": middle,
+            "low": low,
+            "high": high,
+        }
     return found
 
 
 def main(out: str, beside: str) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import tensorflow as tf
+
     tf.config.threading.set_intra_op_parallelism_threads(2)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    from brain_tumor.training.loop import describe_environment
     from brain_tumor.io.files import write_json
+    from brain_tumor.training.loop import describe_environment
 
     functions, about = networks(), describe_environment()
     found = {str(batch): ratios(measure(functions, batch, ROUNDS[batch])) for batch in BATCHES}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, {"what": "one forward pass with the thesis' head, random weights, each network at its own side; time of the whole batch",
-                     "beside": beside, "backend": "tensorflow", "threads": 2, "rounds": {str(batch): n for batch, n in ROUNDS.items()}, "seed": 0,
-                     "sides": {name: side for name, (_, side) in functions.items()}, "batches": found, "surroundings": about})
+    write_json(
+        out,
+        {
+            "what": "one forward pass with the thesis' head, random weights, each network at its own side; time of the whole batch",
+            "beside": beside,
+            "backend": "tensorflow",
+            "threads": 2,
+            "rounds": {str(batch): n for batch, n in ROUNDS.items()},
+            "seed": 0,
+            "sides": {name: side for name, (_, side) in functions.items()},
+            "batches": found,
+            "surroundings": about,
+        },
+    )
 
 
 if __name__ == "__main__":

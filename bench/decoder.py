@@ -1,7 +1,8 @@
 """Measure what decoding in a process of its own costs, as ratios, both ways in turns in one run (`make bench`).
 
-    python bench/decoder.py           a minute; the record is runs/bench/decoder.json
+python bench/decoder.py           a minute; the record is runs/bench/decoder.json
 """
+
 import json
 import statistics
 import sys
@@ -26,8 +27,12 @@ def files() -> dict:
 
     grey = phantom("glioma", size=512).pixels
     deep = grey.astype(np.uint16) * 16
-    return {"DICOM": in_bytes(dicom(deep)), "DICOM, JPEG 2000": compressed(JPEG2000Lossless, deep), "TIFF": pillow(grey, "TIFF"),
-            "TIFF, LZW": pillow(grey, "TIFF", compression="tiff_lzw")}
+    return {
+        "DICOM": in_bytes(dicom(deep)),
+        "DICOM, JPEG 2000": compressed(JPEG2000Lossless, deep),
+        "TIFF": pillow(grey, "TIFF"),
+        "TIFF, LZW": pillow(grey, "TIFF", compression="tiff_lzw"),
+    }
 
 
 def took(work) -> float:
@@ -56,12 +61,21 @@ def measure(rounds: int = 60) -> dict:
         for _ in range(rounds):
             here.append(took(lambda: scan.read(data)))
             there.append(took(lambda: read.read(data)))
-        found[name] = {"bytes": len(data), "apart_against_here": compare(there, here),
-                       "milliseconds": {"apart": statistics.median(there) * 1e3, "here": statistics.median(here) * 1e3}}
+        found[name] = {
+            "bytes": len(data),
+            "apart_against_here": compare(there, here),
+            "milliseconds": {
+                "apart": statistics.median(there) * 1e3,
+                "here": statistics.median(here) * 1e3,
+            },
+        }
     data = files()["DICOM"]
     begin = first(data, 7)
     following = [took(lambda: read.read(data)) for _ in range(7)]
-    found["the first file"] = {"first_against_following": compare(begin, following), "milliseconds": statistics.median(begin) * 1e3}
+    found["the first file"] = {
+        "first_against_following": compare(begin, following),
+        "milliseconds": statistics.median(begin) * 1e3,
+    }
     return found
 
 
@@ -71,7 +85,9 @@ def main() -> None:
     for name, line in record["files"].items():
         for what, value in line.items():
             if isinstance(value, dict) and "ratio" in value:
-                print(f"{name:18} {what.replace('_', ' '):26} {value['ratio']:8.1f}  ({value['lowest']:.1f} to {value['highest']:.1f})")
+                print(
+                    f"{name:18} {what.replace('_', ' '):26} {value['ratio']:8.1f}  ({value['lowest']:.1f} to {value['highest']:.1f})"
+                )
     path = ROOT / "runs" / "bench" / "decoder.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -6,6 +6,7 @@ reading files, at 299 x 299 in batches of 32, every picture disturbed. All ways 
 
 What counts is the ratio within a round, so that another program on the machine slows all sides alike.
 """
+
 import argparse
 import sys
 import time
@@ -25,6 +26,7 @@ OURS, THEIRS = "stream", "ImageDataGenerator, from files"
 @dataclass(frozen=True)
 class Settings:
     """How much is done."""
+
     rounds: int = 30
     pictures: int = 96  # files in the folder
     stored: int = 512  # their side
@@ -37,23 +39,37 @@ def make_pictures(folder: Path, how: Settings) -> "pd.DataFrame":
     """Phantoms as JPEG in colour, as Kaggle's pictures are; written once. Columns: filename, class."""
     import cv2
     import pandas as pd
+
     from brain_tumor.imaging.phantoms import phantoms
-    from brain_tumor.io.scan import CLASSES
     from brain_tumor.io.files import write_whole
+    from brain_tumor.io.scan import CLASSES
 
     names = [f"{number:03d}.jpg" for number in range(how.pictures)]
     if not all((folder / name).is_file() for name in names):
         for name, one in zip(names, phantoms(how.pictures, 1, how.stored)):
             with write_whole(folder / name) as beside:
                 cv2.imwrite(str(beside), cv2.merge([one.pixels] * 3))
-    return pd.DataFrame({"filename": names, "class": [CLASSES[number % len(CLASSES)] for number in range(how.pictures)]})
+    return pd.DataFrame(
+        {
+            "filename": names,
+            "class": [CLASSES[number % len(CLASSES)] for number in range(how.pictures)],
+        }
+    )
 
 
 def thesis_generator():
     """The thesis' generator, value by value (section 3.5), with its division by 255."""
     from tensorflow.keras.preprocessing.image import ImageDataGenerator
-    return ImageDataGenerator(rescale=1 / 255, rotation_range=10, width_shift_range=0.1, height_shift_range=0.1, zoom_range=0.1,
-                              horizontal_flip=True, brightness_range=[0.8, 1.2])
+
+    return ImageDataGenerator(
+        rescale=1 / 255,
+        rotation_range=10,
+        width_shift_range=0.1,
+        height_shift_range=0.1,
+        zoom_range=0.1,
+        horizontal_flip=True,
+        brightness_range=[0.8, 1.2],
+    )
 
 
 def ways(folder: Path, table: "pd.DataFrame") -> tuple[dict, float]:
@@ -64,14 +80,32 @@ def ways(folder: Path, table: "pd.DataFrame") -> tuple[dict, float]:
     from brain_tumor.io.scan import CLASSES
 
     begun = time.perf_counter()
-    grey = np.stack([np.round(255 * squeeze_square(read_pixels_8bit(folder / name) / np.float32(255), SIDE)[0]) for name in table["filename"]]).astype(np.uint8)
+    grey = np.stack(
+        [
+            np.round(
+                255 * squeeze_square(read_pixels_8bit(folder / name) / np.float32(255), SIDE)[0]
+            )
+            for name in table["filename"]
+        ]
+    ).astype(np.uint8)
     seconds = time.perf_counter() - begun
     colour, labels = np.repeat(grey[..., None], 3, -1), table["class"].map(CLASSES.index).to_numpy()
-    files = thesis_generator().flow_from_dataframe(table, folder, target_size=(SIDE, SIDE), batch_size=BATCH, shuffle=False, seed=0)
-    arrays = thesis_generator().flow(colour, np.eye(len(CLASSES))[labels], batch_size=BATCH, shuffle=False, seed=0)
-    made = {THEIRS: files, "ImageDataGenerator, from memory": arrays, OURS: epoch_stream(grey, labels, batch=BATCH),
-            "stream, one thread": epoch_stream(grey, labels, batch=BATCH, threads=1), "stream, colour": epoch_stream(colour, labels, batch=BATCH)}
-    return {name: lambda number, data=data: data[number % len(data)] for name, data in made.items()}, seconds
+    files = thesis_generator().flow_from_dataframe(
+        table, folder, target_size=(SIDE, SIDE), batch_size=BATCH, shuffle=False, seed=0
+    )
+    arrays = thesis_generator().flow(
+        colour, np.eye(len(CLASSES))[labels], batch_size=BATCH, shuffle=False, seed=0
+    )
+    made = {
+        THEIRS: files,
+        "ImageDataGenerator, from memory": arrays,
+        OURS: epoch_stream(grey, labels, batch=BATCH),
+        "stream, one thread": epoch_stream(grey, labels, batch=BATCH, threads=1),
+        "stream, colour": epoch_stream(colour, labels, batch=BATCH),
+    }
+    return {
+        name: lambda number, data=data: data[number % len(data)] for name, data in made.items()
+    }, seconds
 
 
 def measure(how: Settings, made: dict) -> dict[str, list[float]]:
@@ -91,20 +125,45 @@ def measure(how: Settings, made: dict) -> dict[str, list[float]]:
 def ratios(above: list[float], below: list[float]) -> dict:
     """Median of the rounds' ratios, and the range of the middle 80 %."""
     pairs = np.divide(above, below)
-    return {"ratio": median(pairs.tolist()), "lowest": float(np.quantile(pairs, 0.1)), "highest": float(np.quantile(pairs, 0.9))}
+    return {
+        "ratio": median(pairs.tolist()),
+        "lowest": float(np.quantile(pairs, 0.1)),
+        "highest": float(np.quantile(pairs, 0.9)),
+    }
 
 
 def run(how: Settings, folder: Path) -> dict:
     """The whole record."""
-    record = {"settings": vars(how) | {"side": SIDE, "batch": BATCH}, "surroundings": surroundings()}
+    record = {
+        "settings": vars(how) | {"side": SIDE, "batch": BATCH},
+        "surroundings": surroundings(),
+    }
     made, seconds = ways(folder, make_pictures(folder, how))
     speed = measure(how, made)
-    table = [judge("images a second, times those of the thesis' way", ratios(speed[OURS], speed[THEIRS]), least=3, aim=6),
-             judge("  the same, its generator given arrays in memory, too", ratios(speed[OURS], speed["ImageDataGenerator, from memory"])),
-             judge("  the same, ours with one thread", ratios(speed["stream, one thread"], speed[THEIRS])),
-             judge("  the same, ours with pictures kept in colour", ratios(speed["stream, colour"], speed[THEIRS]))]
-    return record | {"images_a_second": {name: summary(values) for name, values in speed.items()},
-                     "reading_once_images_a_second": how.pictures / seconds, "table": table}
+    table = [
+        judge(
+            "images a second, times those of the thesis' way",
+            ratios(speed[OURS], speed[THEIRS]),
+            least=3,
+            aim=6,
+        ),
+        judge(
+            "  the same, its generator given arrays in memory, too",
+            ratios(speed[OURS], speed["ImageDataGenerator, from memory"]),
+        ),
+        judge(
+            "  the same, ours with one thread", ratios(speed["stream, one thread"], speed[THEIRS])
+        ),
+        judge(
+            "  the same, ours with pictures kept in colour",
+            ratios(speed["stream, colour"], speed[THEIRS]),
+        ),
+    ]
+    return record | {
+        "images_a_second": {name: summary(values) for name, values in speed.items()},
+        "reading_once_images_a_second": how.pictures / seconds,
+        "table": table,
+    }
 
 
 def main(words: list[str] | None = None) -> int:
@@ -115,7 +174,10 @@ def main(words: list[str] | None = None) -> int:
     how = QUICK if given.quick else Settings()
     record = run(how, CACHE / f"pictures-{how.pictures}-{how.stored}")
     from brain_tumor.io.files import write_json
-    write_json(given.out or (CACHE if given.quick else ROOT / "runs" / "bench") / "pipeline.json", record)
+
+    write_json(
+        given.out or (CACHE if given.quick else ROOT / "runs" / "bench") / "pipeline.json", record
+    )
     print("\n".join(map(shown, record["table"])))
     return 0
 

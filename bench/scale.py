@@ -6,6 +6,7 @@
 Time is told as ratios of runs that take turns; memory in MB and as ratios within one run. The scans of the memory's
 part are drawn from a few hundred phantoms in memory, so that ten thousand need no disk.
 """
+
 import argparse
 import json
 import os
@@ -27,6 +28,7 @@ WAYS = ("alone", "threads", "processes", "dask")
 @dataclass(frozen=True)
 class Settings:
     """How much is done."""
+
     many: int = 10_000  # scans of the memory's part, by one process
     shared: int = 4_000  # the same, by worker processes
     early: int = 1_000  # after how many memory is first looked at
@@ -41,12 +43,17 @@ QUICK = Settings(many=1_000, shared=500, early=200, distinct=20, rounds=1, scans
 
 # In a process of its own: `python bench/scale.py --work memory 10000 1000 300` and the like
 
+
 def pictures(count: int, distinct: int, size: int = 256):
     """Many pictures from few, as bytes of PNG files; one number in a corner makes each a picture of its own."""
     import cv2
+
     from bench.scans import drawn
 
-    few = [one.pixels if one.pixels.shape[0] == size else cv2.resize(one.pixels, (size, size)) for one in drawn(distinct)]
+    few = [
+        one.pixels if one.pixels.shape[0] == size else cv2.resize(one.pixels, (size, size))
+        for one in drawn(distinct)
+    ]
     for number in range(count):
         pixels = few[number % distinct].copy()
         pixels[0, :4] = [number >> shift & 255 for shift in (0, 8, 16, 24)]
@@ -63,15 +70,27 @@ def executor_of(way: str, workers: int):
     @contextmanager
     def dask():
         from distributed import Client, LocalCluster
-        with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster, Client(cluster) as client:
+
+        with (
+            LocalCluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
+            ) as cluster,
+            Client(cluster) as client,
+        ):
             yield client.get_executor()
 
-    return {"alone": nullcontext, "dask": dask, "threads": lambda: ThreadPoolExecutor(workers), "processes": lambda: process_pool(workers)}[way]()
+    return {
+        "alone": nullcontext,
+        "dask": dask,
+        "threads": lambda: ThreadPoolExecutor(workers),
+        "processes": lambda: process_pool(workers),
+    }[way]()
 
 
 def children() -> float:
     """Resident memory of the processes below this one, in MB."""
     import psutil
+
     total = 0
     for child in psutil.Process().children(recursive=True):
         try:
@@ -86,8 +105,8 @@ def memory_of(count: int, early: int, distinct: int, way: str, workers: int) -> 
     import gc
     import pickle
 
-    from brain_tumor import analyze
     from bench.workers import memory
+    from brain_tumor import analyze
 
     seen = []
 
@@ -103,7 +122,14 @@ def memory_of(count: int, early: int, distinct: int, way: str, workers: int) -> 
         table = batch.to_csv(Path(out) / "results.csv", resume=True)
         lines = table.read_text(encoding="utf-8").count("\n") - 1
     row = len(pickle.dumps(batch.rows)) / len(batch.rows)
-    return {"way": way, "scans": lines, "seen": seen, "peak": memory()[1], "row_bytes_pickled": row, "rows_MB": rows_size(batch.rows) / 1e6}
+    return {
+        "way": way,
+        "scans": lines,
+        "seen": seen,
+        "peak": memory()[1],
+        "row_bytes_pickled": row,
+        "rows_MB": rows_size(batch.rows) / 1e6,
+    }
 
 
 def rows_size(rows: list[tuple]) -> int:
@@ -122,13 +148,15 @@ def times_of(folder: str, rounds: int, workers: int, ways: list[str]) -> dict:
     """Seconds of each way over one folder, in turns, the executors kept open and warm; and whether the tables are equal."""
     from contextlib import ExitStack
 
-    from brain_tumor import analyze
     from bench.workers import timed
+    from brain_tumor import analyze
 
     with ExitStack() as stack, tempfile.TemporaryDirectory() as out:
         executors = {way: stack.enter_context(executor_of(way, workers)) for way in ways}
         tables = {way: Path(out) / f"{way}.csv" for way in ways}
-        work = lambda way: analyze(folder, progress=False, executor=executors[way]).to_csv(tables[way])
+        work = lambda way: analyze(folder, progress=False, executor=executors[way]).to_csv(
+            tables[way]
+        )
         for way in ways:
             work(way)
         seconds = {way: [] for way in ways}
@@ -140,6 +168,7 @@ def times_of(folder: str, rounds: int, workers: int, ways: list[str]) -> dict:
 
 
 # The parts
+
 
 def ask(*words) -> dict:
     """Run one piece of work in a fresh process."""
@@ -153,7 +182,10 @@ def one_value(value: float) -> dict:
 
 def flat(how: Settings) -> dict:
     """Memory over many scans, without an executor and with processes."""
-    runs = [ask("memory", count, how.early, how.distinct, way, how.workers) for count, way in ((how.many, "alone"), (how.shared, "processes"))]
+    runs = [
+        ask("memory", count, how.early, how.distinct, way, how.workers)
+        for count, way in ((how.many, "alone"), (how.shared, "processes"))
+    ]
     return {"runs": runs, "table": flat_table(runs, how)}
 
 
@@ -162,14 +194,34 @@ def flat_table(runs: list[dict], how: Settings) -> list[dict]:
     table, bound = [], 1.25 if how.many >= 10_000 else None
     for found in runs:
         first, last = found["seen"]
-        name = {"alone": "one process", "processes": f"{how.workers} worker processes"}[found["way"]]
-        table.append(bench.judge(f"{found['scans']} scans, {name}: memory at the end, times that after {how.early}",
-                                 one_value(last["here"] / first["here"]), most=bound))
+        name = {"alone": "one process", "processes": f"{how.workers} worker processes"}[
+            found["way"]
+        ]
+        table.append(
+            bench.judge(
+                f"{found['scans']} scans, {name}: memory at the end, times that after {how.early}",
+                one_value(last["here"] / first["here"]),
+                most=bound,
+            )
+        )
         if found["way"] == "processes":
-            table.append(bench.judge("  the same of the workers", one_value(last["below"] / first["below"]), most=bound))
-        table.append(bench.judge("  highest memory of the process that asks", one_value(found["peak"]), unit=" MB"))
+            table.append(
+                bench.judge(
+                    "  the same of the workers",
+                    one_value(last["below"] / first["below"]),
+                    most=bound,
+                )
+            )
+        table.append(
+            bench.judge(
+                "  highest memory of the process that asks", one_value(found["peak"]), unit=" MB"
+            )
+        )
     each = runs[0]["rows_MB"] * 1e6 / runs[0]["scans"]
-    return [*table, bench.judge("  of it a row of the table, a scan", one_value(each), unit=" bytes")]
+    return [
+        *table,
+        bench.judge("  of it a row of the table, a scan", one_value(each), unit=" bytes"),
+    ]
 
 
 def speed(how: Settings) -> dict:
@@ -179,10 +231,24 @@ def speed(how: Settings) -> dict:
     ways = [way for way in WAYS if way != "dask" or find_spec("distributed")]
     folder = make_folder(bench.CACHE / f"scans-{how.scans}-scale", how.scans, 20)
     found = ask("times", folder, how.rounds, how.workers, *ways)
-    table = [bench.judge(f"{how.scans} scans to a table: one process' time, times that of {how.workers} {way}",
-                         bench.compare(found["seconds"]["alone"], found["seconds"][way])) for way in ways[1:]]
-    skipped = {} if "dask" in ways else {"skipped": "distributed is not installed, so Dask's workers can't be timed"}
-    return {**found, **skipped, "seconds": {way: bench.summary(values) for way, values in found["seconds"].items()}, "table": table}
+    table = [
+        bench.judge(
+            f"{how.scans} scans to a table: one process' time, times that of {how.workers} {way}",
+            bench.compare(found["seconds"]["alone"], found["seconds"][way]),
+        )
+        for way in ways[1:]
+    ]
+    skipped = (
+        {}
+        if "dask" in ways
+        else {"skipped": "distributed is not installed, so Dask's workers can't be timed"}
+    )
+    return {
+        **found,
+        **skipped,
+        "seconds": {way: bench.summary(values) for way, values in found["seconds"].items()},
+        "table": table,
+    }
 
 
 PARTS = {"memory": flat, "speed": speed}
@@ -204,25 +270,48 @@ def work(words: list[str]) -> int:
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="1,000 scans, one round")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="renew these, and leave the others as they are")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        help="renew these, and leave the others as they are",
+    )
     parser.add_argument("--out", type=Path, help="the record to write")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args(words)
     if given.work:
         return work(given.work)
     how = QUICK if given.quick else Settings()
-    out = given.out or (bench.CACHE / "scale-quick.json" if given.quick else ROOT / "runs" / "bench" / "scale.json")
-    found = {name: {"settings": vars(how), "surroundings": bench.surroundings(), **PARTS[name](how)} for name in PARTS if name in given.parts}
-    kept = json.loads(out.read_text(encoding="utf-8"))["parts"] if out.is_file() and not given.quick else {}
-    record = {"parts": {name: {**kept, **found}[name] for name in PARTS if name in {**kept, **found}}}
+    out = given.out or (
+        bench.CACHE / "scale-quick.json" if given.quick else ROOT / "runs" / "bench" / "scale.json"
+    )
+    found = {
+        name: {"settings": vars(how), "surroundings": bench.surroundings(), **PARTS[name](how)}
+        for name in PARTS
+        if name in given.parts
+    }
+    kept = (
+        json.loads(out.read_text(encoding="utf-8"))["parts"]
+        if out.is_file() and not given.quick
+        else {}
+    )
+    record = {
+        "parts": {name: {**kept, **found}[name] for name in PARTS if name in {**kept, **found}}
+    }
     record["table"] = [row for part in record["parts"].values() for row in part["table"]]
     from brain_tumor.io.files import write_json
+
     write_json(out, record)
     print(f"\n{'':<76} {'measured':>9}  {'lowest to highest':<20} bound")
     print("\n".join(map(bench.shown, record["table"])))
-    load, processors = (next(iter(found.values()))["surroundings"][key] for key in ("load_before", "processors"))
+    load, processors = (
+        next(iter(found.values()))["surroundings"][key] for key in ("load_before", "processors")
+    )
     if load is not None and load > processors / 4:
-        print(f"The machine was busy before this began (load {load}): do not trust the times; memory doesn't mind.")
+        print(
+            f"The machine was busy before this began (load {load}): do not trust the times; memory doesn't mind."
+        )
     return 0
 
 

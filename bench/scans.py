@@ -1,4 +1,5 @@
 """A folder of many scans to time a batch on: phantoms in three formats and five sizes, made once and kept."""
+
 import json
 import shutil
 from pathlib import Path
@@ -28,13 +29,19 @@ def dicom(phantom) -> bytes:
 
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, MRImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[repr(phantom), phantom.pixels.tobytes().hex()[:4096]])
+    meta.MediaStorageSOPInstanceUID = generate_uid(
+        entropy_srcs=[repr(phantom), phantom.pixels.tobytes().hex()[:4096]]
+    )
     file = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
     file.SOPClassUID, file.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
     file.Modality, file.PatientName, file.PatientID = "MR", "Phantom", "phantom"
     file.Rows, file.Columns = phantom.pixels.shape
     file.PixelSpacing = [f"{side:.6f}" for side in phantom.spacing]
-    file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0
+    file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = (
+        1,
+        "MONOCHROME2",
+        0,
+    )
     file.BitsAllocated, file.BitsStored, file.HighBit = 16, 12, 11
     file.add_new("PixelData", "OW", (phantom.pixels.astype("<u2") * 16).tobytes())
     stream = BytesIO()

@@ -3,6 +3,7 @@
 Weights are random: time does not depend on them. Sources are figures and sections of L. I. Louai,
 *Artificial Intelligence in Malignant Brain Tumor Detection* (Tiaret, 2025).
 """
+
 import numpy as np
 
 # Sides of the square colour pictures each backbone takes [3.2].
@@ -20,7 +21,9 @@ def backbone(name: str, size: int | None = None):
     from keras import layers
 
     size = size or BACKBONES[name]
-    base = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3), pooling="max")
+    base = getattr(keras.applications, name)(
+        include_top=False, weights=None, input_shape=(size, size, 3), pooling="max"
+    )
     x = layers.Flatten()(base.output)
     x = layers.Dropout(0.3)(x)
     x = layers.Dense(128, activation="relu")(x)
@@ -81,12 +84,18 @@ class Thesis:
         import cv2
 
         def square(side):
-            return np.repeat(cv2.resize(grey, (side, side))[None, ..., None], 3, axis=-1).astype(np.float32)
+            return np.repeat(cv2.resize(grey, (side, side))[None, ..., None], 3, axis=-1).astype(
+                np.float32
+            )
 
         return [square(side) for side in BACKBONES.values()], square(256)
 
-    def analyse(self, pictures: list[np.ndarray], scan: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def analyse(
+        self, pictures: list[np.ndarray], scan: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Class first, by one `predict` after another, then the mask."""
-        answers = [model.predict(picture, verbose=0) for model, picture in zip(self.backbones, pictures)]
+        answers = [
+            model.predict(picture, verbose=0) for model, picture in zip(self.backbones, pictures)
+        ]
         probabilities = self.stacking.predict(np.hstack(answers), verbose=0)
         return probabilities[0], self.resunet.predict(scan, verbose=0)[0, ..., 0]

@@ -4,6 +4,7 @@
 
 Each way runs in a process of its own, the ways in turn, twice. PyTorch is needed beside the extra `workbook`.
 """
+
 import json
 import os
 import subprocess
@@ -13,7 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-WAYS = {"TensorFlow": "tensorflow", "Keras on PyTorch": "torch", "plain PyTorch, bfloat16 where it helps": "torch"}
+WAYS = {
+    "TensorFlow": "tensorflow",
+    "Keras on PyTorch": "torch",
+    "plain PyTorch, bfloat16 where it helps": "torch",
+}
 SIDES, BATCH, STEPS = (192, 256), 16, 8
 
 
@@ -26,14 +31,19 @@ def measure(way: str) -> dict[str, float]:
 
     seed_everything(0)
     model, found = build_compact(), {}
-    freeze_encoder(model)  # as in training; how long a step takes doesn't depend on what the weights are
+    freeze_encoder(
+        model
+    )  # as in training; how long a step takes doesn't depend on what the weights are
     compile_compact(model, 1e-3)
     if way.startswith("plain"):
         through_torch(model)
     for side in SIDES:
         rng = np.random.default_rng(side)
         pictures = rng.random((BATCH, side, side, 1), np.float32)
-        truth = np.eye(4, dtype=np.float32)[rng.integers(0, 4, BATCH)], (pictures > 0.9).astype(np.float32)
+        truth = (
+            np.eye(4, dtype=np.float32)[rng.integers(0, 4, BATCH)],
+            (pictures > 0.9).astype(np.float32),
+        )
         model.train_function, seconds = None, []
         for _ in range(STEPS + 2):
             begun = time.perf_counter()
@@ -44,19 +54,34 @@ def measure(way: str) -> dict[str, float]:
 
 
 def main(out: str) -> None:
-    from brain_tumor.training.loop import describe_environment
     from brain_tumor.io.files import write_json
+    from brain_tumor.training.loop import describe_environment
 
     rounds = {way: [] for way in WAYS}
     for _ in range(2):
         for way, backend in WAYS.items():
-            child = [sys.executable, "-c", f"import json; from bench.training import measure; print(json.dumps(measure({way!r})))"]
-            done = subprocess.run(child, env=os.environ | {"KERAS_BACKEND": backend}, capture_output=True, text=True, check=True)
+            child = [
+                sys.executable,
+                "-c",
+                f"import json; from bench.training import measure; print(json.dumps(measure({way!r})))",
+            ]
+            done = subprocess.run(
+                child,
+                env=os.environ | {"KERAS_BACKEND": backend},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             rounds[way].append(json.loads(done.stdout.splitlines()[-1]))
             print(way, rounds[way][-1], flush=True)
-    best = {way: {side: round(min(r[side] for r in some), 1) for side in some[0]} for way, some in rounds.items()}
+    best = {
+        way: {side: round(min(r[side] for r in some), 1) for side in some[0]}
+        for way, some in rounds.items()
+    }
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, {"milliseconds_an_image": best, "batch": BATCH, "surroundings": describe_environment()})
+    write_json(
+        out, {"milliseconds_an_image": best, "batch": BATCH, "surroundings": describe_environment()}
+    )
 
 
 if __name__ == "__main__":

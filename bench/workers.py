@@ -3,6 +3,7 @@
 `analyse` and `thesis` stay alive, get ready, and then answer each line they are sent with seconds. `folder` and
 `network` do one piece of work and report. Only `thesis` imports TensorFlow.
 """
+
 import json
 import sys
 import time
@@ -46,7 +47,10 @@ def memory() -> tuple[float, float]:
     if sys.platform == "win32":
         return now.rss / 1e6, now.peak_wset / 1e6
     import resource
-    return now.rss / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+    return now.rss / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1e6 if sys.platform == "darwin" else 1e3
+    )
 
 
 def long_way(engine) -> tuple[str, object]:
@@ -60,8 +64,8 @@ def long_way(engine) -> tuple[str, object]:
 def analyse(model: str) -> None:
     """One scan by `analyze`, reading included; and the parts of it: the network alone, reading, measuring."""
     from brain_tumor import analyze, measure
-    from brain_tumor.inference.engines import load_engine
     from brain_tumor.imaging.preprocessing import prepare, restore
+    from brain_tumor.inference.engines import load_engine
     from brain_tumor.io.decode import read_in_process
 
     engine = load_engine(model)
@@ -70,14 +74,25 @@ def analyse(model: str) -> None:
     square, frame = prepare(scan.pixels, engine.manifest["size"])
     given = {engine.input: square[None, ..., None]}
     outline = engine.session.run(None, given)[1][0]
-    jobs = {"analyze": lambda: analyze(path, engine=model), "network": lambda: engine.session.run(None, given),
-            "read": lambda: read_in_process(path), "prepare": lambda: prepare(scan.pixels, engine.manifest["size"]),
-            "restore": lambda: restore(outline, frame)}
+    jobs = {
+        "analyze": lambda: analyze(path, engine=model),
+        "network": lambda: engine.session.run(None, given),
+        "read": lambda: read_in_process(path),
+        "prepare": lambda: prepare(scan.pixels, engine.manifest["size"]),
+        "restore": lambda: restore(outline, frame),
+    }
     if result.features:
         jobs["measure"] = lambda: measure(result.mask, scan.spacing)
     loaded = any(name in sys.modules for name in ("tensorflow", "keras"))
-    say(sample=path.name, predicted_class=result.predicted_class, measured=bool(result.features), size=scan.pixels.shape,
-        jobs=list(jobs), tensorflow=loaded, model={key: engine.info[key] for key in ("version", "sha256")})
+    say(
+        sample=path.name,
+        predicted_class=result.predicted_class,
+        measured=bool(result.features),
+        size=scan.pixels.shape,
+        jobs=list(jobs),
+        tensorflow=loaded,
+        model={key: engine.info[key] for key in ("version", "sha256")},
+    )
     serve(jobs)
 
 
@@ -90,7 +105,10 @@ def thesis(sample: str) -> None:
     networks = Thesis()
     path = next(path for path in samples() if path.name == sample)
     pictures, scan = networks.inputs(read_in_process(path).pixels)
-    jobs = {"thesis": lambda: networks.analyse(pictures, scan), "resunet": lambda: networks.resunet.predict(scan, verbose=0)}
+    jobs = {
+        "thesis": lambda: networks.analyse(pictures, scan),
+        "resunet": lambda: networks.resunet.predict(scan, verbose=0),
+    }
     for _ in range(2):
         jobs["thesis"]()
     models = [*networks.backbones, networks.stacking, networks.resunet]
@@ -112,8 +130,17 @@ def folder(scans: str, out: str, model: str) -> None:
     batch.to_csv(Path(out) / "results.csv")
     seconds = time.perf_counter() - start
     now, peak = memory()
-    say(seconds=seconds, scans=len(statuses), refused=statuses.count("refused"), batch_size=batch.batch_size,
-        rss_early=early[0], peak_early=early[1], rss=now, peak=peak, tensorflow="tensorflow" in sys.modules)
+    say(
+        seconds=seconds,
+        scans=len(statuses),
+        refused=statuses.count("refused"),
+        batch_size=batch.batch_size,
+        rss_early=early[0],
+        peak_early=early[1],
+        rss=now,
+        peak=peak,
+        tensorflow="tensorflow" in sys.modules,
+    )
 
 
 def network(scans: str, count: str, batch_size: str, model: str) -> None:
@@ -126,15 +153,22 @@ def network(scans: str, count: str, batch_size: str, model: str) -> None:
 
     def run(step, part):
         for i in range(0, len(part), step):
-            engine.session.run(None, {engine.input: part[i:i + step]})
+            engine.session.run(None, {engine.input: part[i : i + step]})
 
     seconds, own = {}, int(batch_size)
     for step in dict.fromkeys((own, 1, 32)):
-        run(step, squares[:2 * step])
-        part = squares if step == own else squares[:max(len(squares) // 5, 1)]
+        run(step, squares[: 2 * step])
+        part = squares if step == own else squares[: max(len(squares) // 5, 1)]
         seconds[step] = timed(run, step, part) / len(part)
-    say(seconds=seconds[own] * len(squares), scans=len(squares), batch_size=own, seconds_per_scan=seconds)
+    say(
+        seconds=seconds[own] * len(squares),
+        scans=len(squares),
+        batch_size=own,
+        seconds_per_scan=seconds,
+    )
 
 
 if __name__ == "__main__":
-    {"analyse": analyse, "thesis": thesis, "folder": folder, "network": network}[sys.argv[1]](*sys.argv[2:])
+    {"analyse": analyse, "thesis": thesis, "folder": folder, "network": network}[sys.argv[1]](
+        *sys.argv[2:]
+    )

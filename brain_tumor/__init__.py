@@ -4,6 +4,7 @@
 (`brain_tumor.io`, `brain_tumor.imaging`, ...) and each chapter a module in it. Public names are imported
 when they are first used, so `import brain_tumor` itself is fast.
 """
+
 __version__ = "0.1.0"
 
 from importlib import import_module as _import_module

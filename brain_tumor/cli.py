@@ -23,6 +23,7 @@ from . import __version__
 # %% ../nbs/11_app/cli.ipynb #c010
 PLAIN_LETTERS = {"²": "2", "×": "x", "–": "-", "…": "..."}
 
+
 def printable(
     text: str,  # what is to be printed
     encoding: str | None,  # of the stream it is meant for
@@ -52,7 +53,8 @@ def text_table(
     widths = [max(len(line[place]) for line in [titles, *lines]) for place in range(len(titles))]
     rule = ["-" * width for width in widths]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in [titles, rule, *lines]
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
+        for line in [titles, rule, *lines]
     )
 
 # %% ../nbs/11_app/cli.ipynb #c016
@@ -68,6 +70,7 @@ def printable_name(
 # %% ../nbs/11_app/cli.ipynb #c015b
 TABLE_TITLES = ["scan", "class", "sure", "surface", "width x height", "circularity"]
 
+
 def table_line(
     result,  # an Analysis
 ) -> list[str]:  # cells under TITLES
@@ -82,8 +85,17 @@ def table_line(
         return [*cells, "", "", ""]
     digits = ".2f" if sizes.unit == "cm" else ".0f"
     extent = f"{sizes.width:{digits}} x {sizes.height:{digits}} {sizes.unit}"
-    between = " ({:{d}} to {:{d}})".format(*result.surface_range, d=digits) if result.surface_range else ""
-    return [*cells, f"{sizes.surface:{digits}} {sizes.unit}²{between}", extent, f"{sizes.circularity:.2f}"]
+    between = (
+        " ({:{d}} to {:{d}})".format(*result.surface_range, d=digits)
+        if result.surface_range
+        else ""
+    )
+    return [
+        *cells,
+        f"{sizes.surface:{digits}} {sizes.unit}²{between}",
+        extent,
+        f"{sizes.circularity:.2f}",
+    ]
 
 # %% ../nbs/11_app/cli.ipynb #c019
 def expand_inputs(
@@ -106,7 +118,9 @@ def parse_spacing(
     except ValueError:
         numbers = ()
     if len(numbers) not in (1, 2) or not all(0 < number < float("inf") for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is no spacing: give mm as 0.49, or row,column as 0.49,0.6, or thesis")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no spacing: give mm as 0.49, or row,column as 0.49,0.6, or thesis"
+        )
     return numbers if len(numbers) == 2 else numbers[0]
 
 # %% ../nbs/11_app/cli.ipynb #c023
@@ -115,15 +129,21 @@ def parse_slice(
 ):  # a number, or a (slice, volume) pair
     "Read the slice a user typed."
     numbers = text.split(",")
-    if len(numbers) not in (1, 2) or not all(number.strip().lstrip("-").isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is no slice: give a number as 80, or slice,volume as 80,2")
+    if len(numbers) not in (1, 2) or not all(
+        number.strip().lstrip("-").isdecimal() for number in numbers
+    ):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no slice: give a number as 80, or slice,volume as 80,2"
+        )
     return int(text) if len(numbers) == 1 else tuple(map(int, numbers))
+
 
 def parse_axis(
     text: str,  # "2" or "axial"
 ):  # a number or a name
     "The number or the name of an axis."
     return int(text) if text.isdecimal() else text
+
 
 AXIS_NAMES = ("sagittal", "coronal", "axial")
 
@@ -138,6 +158,7 @@ def choose_engine(
 
     return load_engine(args.engine, segmenter=args.segmenter)
 
+
 def choose_workers(
     args: argparse.Namespace,  # with workers
 ):  # for a `with` statement: an executor, or nothing
@@ -148,6 +169,7 @@ def choose_workers(
 
     return process_pool(args.workers)
 
+
 def check_options(
     args: argparse.Namespace,  # as parsed
 ) -> None:
@@ -155,11 +177,18 @@ def check_options(
     from brain_tumor.io.errors import BrainTumorError
 
     if args.explain and not args.out:
-        raise BrainTumorError("--explain: a heat map is a picture; say with --out DIR where to put it")
+        raise BrainTumorError(
+            "--explain: a heat map is a picture; say with --out DIR where to put it"
+        )
     if args.resume and not args.out:
-        raise BrainTumorError("--resume: what was done before lies beside results.csv; say with --out DIR where that is")
+        raise BrainTumorError(
+            "--resume: what was done before lies beside results.csv; say with --out DIR where that is"
+        )
     if args.workers is not None and args.segmenter:
-        raise BrainTumorError("--workers: processes start their own engine and can't be given --segmenter; leave one of the two out")
+        raise BrainTumorError(
+            "--workers: processes start their own engine and can't be given --segmenter; leave one of the two out"
+        )
+
 
 def run_analyze(
     args: argparse.Namespace,  # as parsed
@@ -169,17 +198,30 @@ def run_analyze(
 
     check_options(args)
     sources, table = expand_inputs(args.paths), args.out and Path(args.out) / "results.csv"
-    options = {"slice": args.slice, "axis": args.axis, "spacing": args.spacing, "engine": choose_engine(args), "gate": args.gate}
+    options = {
+        "slice": args.slice,
+        "axis": args.axis,
+        "spacing": args.spacing,
+        "engine": choose_engine(args),
+        "gate": args.gate,
+    }
     with choose_workers(args) as executor:
         batch = analyze(sources, progress=args.resume, executor=executor, **options)
         show = {"json": JsonOutput, "csv": CsvOutput}.get(args.show, TableOutput)(batch)
-        results = batch.results(args.out, table) if args.resume else with_progress_bar(batch.results(args.out), len(sources))
+        results = (
+            batch.results(args.out, table)
+            if args.resume
+            else with_progress_bar(batch.results(args.out), len(sources))
+        )
         shown = write_results(show, results, args)
     if table and not args.resume:
         batch.to_csv(table)
     if args.resume and len(batch.rows) > shown:
-        print_line(f"{len(batch.rows) - shown} scans were done before; they are in {table}", sys.stderr)
+        print_line(
+            f"{len(batch.rows) - shown} scans were done before; they are in {table}", sys.stderr
+        )
     return 1 if any(values[1] == "refused" for values in batch.rows) else 0
+
 
 def write_results(
     show,  # TableOutput or one of its kind
@@ -197,7 +239,11 @@ def write_results(
     finally:
         show.end(args.out if whole else None)
         if args.out and not whole:
-            print_line(f"the files of {count} scans are in {args.out}, without a table" + ("; the same line again goes on" if args.resume else ""), sys.stderr)
+            print_line(
+                f"the files of {count} scans are in {args.out}, without a table"
+                + ("; the same line again goes on" if args.resume else ""),
+                sys.stderr,
+            )
     return count
 
 # %% ../nbs/11_app/cli.ipynb #c027
@@ -224,7 +270,9 @@ class TableOutput:
         self.lines.append(table_line(result))
         self.files += len(result.files)
         self.doubts += [f"{printable_name(result)}: {doubt}" for doubt in result.doubts]
-        for note in filter(lambda note: note and note not in result.doubts, (*result.notes, result.band_says)):
+        for note in filter(
+            lambda note: note and note not in result.doubts, (*result.notes, result.band_says)
+        ):
             self.notes[note] = self.notes.get(note, 0) + 1
         report_refused(self, result)
 
@@ -240,6 +288,7 @@ class TableOutput:
             print_line(f"\n{self.files} files and results.csv in {out}")
         print_line(f"\n{INTENDED_USE}")
 
+
 def report_refused(
     output,  # counts the refused
     result,  # an Analysis
@@ -248,7 +297,9 @@ def report_refused(
     if result.status != "refused":
         return
     output.refused += 1
-    reason = result.error.removeprefix(f"{result.source}: ").removeprefix(f"{printable_name(result, False)}: ")
+    reason = result.error.removeprefix(f"{result.source}: ").removeprefix(
+        f"{printable_name(result, False)}: "
+    )
     line = f"refused: {printable_name(result)}: {reason}"
     if "tqdm" in sys.modules:  # above the bar, not through it
         sys.modules["tqdm"].tqdm.write(printable(line, sys.stderr.encoding), file=sys.stderr)
@@ -271,6 +322,7 @@ class JsonOutput:
 
     def end(self, out: str | None) -> None:
         print_line("]" if self.count else "[]")
+
 
 class CsvOutput:
     "For spreadsheets: the same columns as `Batch.to_csv`."
@@ -310,7 +362,14 @@ def demo_line(
         return [result.source, truth.tumor.replace("_", " "), "refused", "-", true_size, "-", "-"]
     names = [name.replace("_", " ") for name in (truth.tumor, result.predicted_class)]
     names[1] += ", uncertain" if result.status == "uncertain" else ""
-    return [result.source, *names, f"{result.confidence:.0%}", true_size, size(result.features), f"{dice(result.mask, truth.mask):.2f}"]
+    return [
+        result.source,
+        *names,
+        f"{result.confidence:.0%}",
+        true_size,
+        size(result.features),
+        f"{dice(result.mask, truth.mask):.2f}",
+    ]
 
 # %% ../nbs/11_app/cli.ipynb #c034
 def run_demo(
@@ -324,25 +383,36 @@ def run_demo(
     out = Path(args.out)
     results, truths = zip(*demo_results(args.engine, out))
     lines = [demo_line(result, truth) for result, truth in zip(results, truths)]
-    remarks = {line[0]: f"Truth: {line[1]}, {line[4]}. Dice of the outlines: {line[6]}." for line in lines}
-    page = write_result_page(results, out / "report.html", "Bundled samples: phantoms of known truth", remarks)
+    remarks = {
+        line[0]: f"Truth: {line[1]}, {line[4]}. Dice of the outlines: {line[6]}." for line in lines
+    }
+    page = write_result_page(
+        results, out / "report.html", "Bundled samples: phantoms of known truth", remarks
+    )
     write_results_table([result_row(result) for result in results], out / "results.csv")
-    print_line(text_table(["sample", "truth", "answer", "sure", "true surface", "surface", "Dice"], lines))
+    print_line(
+        text_table(["sample", "truth", "answer", "sure", "true surface", "surface", "Dice"], lines)
+    )
     for result in results:
         if result.reason:
-            print_line(f"\n{result.status}: {result.source}: {result.reason.removeprefix(f'{result.source}: ')}")
-    print_line("\nThe samples are phantoms: drawn heads, not patients. They show that everything works, not how well.")
+            print_line(
+                f"\n{result.status}: {result.source}: {result.reason.removeprefix(f'{result.source}: ')}"
+            )
+    print_line(
+        "\nThe samples are phantoms: drawn heads, not patients. They show that everything works, not how well."
+    )
     print_line(f"\nOverlays, masks, JSON and results.csv are in {out}; the page to open is {page}")
     print_line(f"\n{INTENDED_USE}")
     return 0
+
 
 def demo_results(
     engine,  # name or folder of a model
     out: Path,  # where the files go
 ):
     "Each sample's result, saved, with its truth; a PNG knows no spacing and is told the true one."
-    from brain_tumor.inference.analyze import analyze
     from brain_tumor.imaging.samples import sample_truth, samples
+    from brain_tumor.inference.analyze import analyze
 
     for path in samples("all"):
         truth = sample_truth(path)
@@ -358,22 +428,40 @@ def add_train(
     from brain_tumor.compact import training
 
     models = parser.add_subparsers(dest="model", required=True, metavar="MODEL")
-    one = models.add_parser("compact", help="the small network that ships: class and outline in one pass")
+    one = models.add_parser(
+        "compact", help="the small network that ships: class and outline in one pass"
+    )
     training.add_train_arguments(one)
     one.set_defaults(run=run_train, train=training.train_from_args)
     add_backbones(models)
     add_segmentation_networks(models)
 
+
 def add_backbones(
     models,  # the parsers of `brain_tumor train`
 ) -> None:
     "One parser for each network of the thesis, and those beside them."
-    from brain_tumor.classification import fine_tuning, inception_v3, mobilenet_v2, resnet50, vgg19, xception
+    from brain_tumor.classification import (
+        fine_tuning,
+        inception_v3,
+        mobilenet_v2,
+        resnet50,
+        vgg19,
+        xception,
+    )
 
-    for backbone in (xception.XCEPTION, inception_v3.INCEPTION_V3, resnet50.RESNET50, vgg19.VGG19, resnet50.RESNET50_V2, mobilenet_v2.MOBILENET_V2):
+    for backbone in (
+        xception.XCEPTION,
+        inception_v3.INCEPTION_V3,
+        resnet50.RESNET50,
+        vgg19.VGG19,
+        resnet50.RESNET50_V2,
+        mobilenet_v2.MOBILENET_V2,
+    ):
         one = models.add_parser(backbone.name, help=f"{backbone.application}: {backbone.about}")
         fine_tuning.add_train_arguments(one)
         one.set_defaults(run=run_train, train=fine_tuning.train_from_args, backbone=backbone)
+
 
 def add_segmentation_networks(
     models,  # the parsers of `brain_tumor train`
@@ -382,18 +470,24 @@ def add_segmentation_networks(
     from brain_tumor.segmentation import comparison, training
 
     for architecture in comparison.NETWORKS.values():
-        one = models.add_parser(architecture.name, help=f"{architecture.title}: {architecture.about}")
+        one = models.add_parser(
+            architecture.name, help=f"{architecture.title}: {architecture.about}"
+        )
         training.add_train_arguments(one)
         one.set_defaults(run=run_train, train=training.train_from_args, architecture=architecture)
+
 
 def run_train(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
     "Hand over to the training chapter."
+
     def work() -> int:
         args.train(args)
         return 0
+
     return with_workbook("training", work)
+
 
 def with_workbook(
     what: str,  # needs the extra, in words
@@ -403,7 +497,10 @@ def with_workbook(
     try:
         return work()
     except ModuleNotFoundError as missing:
-        print_line(f"brain_tumor: {what} needs {missing.name}; install it with: pip install 'brain_tumor[workbook]'", sys.stderr)
+        print_line(
+            f"brain_tumor: {what} needs {missing.name}; install it with: pip install 'brain_tumor[workbook]'",
+            sys.stderr,
+        )
         return 2
 
 # %% ../nbs/11_app/cli.ipynb #c038b
@@ -415,6 +512,7 @@ def add_data(
 
     download.add_data_arguments(parser)
     parser.set_defaults(run=run_data)
+
 
 def run_data(
     args: argparse.Namespace,  # as parsed
@@ -431,6 +529,7 @@ def add_audit(
 
     add_audit_arguments(parser)
     parser.set_defaults(run=run_audit)
+
 
 def run_audit(
     args: argparse.Namespace,  # as parsed
@@ -449,6 +548,7 @@ def add_report(
     add_report_arguments(parser)
     parser.set_defaults(run=run_report, pages={"segmentation": report_segmentation})
 
+
 def run_report(
     args: argparse.Namespace,  # as parsed
 ) -> int:  # exit status
@@ -463,8 +563,14 @@ def add_evaluate(
     from brain_tumor.evaluation.evaluate import add_evaluate_arguments
 
     add_evaluate_arguments(parser)
-    parser.add_argument("--spacing", type=parse_spacing, metavar="MM", help="pixel size where neither the table nor the file says: 0.49, or row,column as 0.49,0.6")
+    parser.add_argument(
+        "--spacing",
+        type=parse_spacing,
+        metavar="MM",
+        help="pixel size where neither the table nor the file says: 0.49, or row,column as 0.49,0.6",
+    )
     parser.set_defaults(run=run_evaluate)
+
 
 def run_evaluate(
     args: argparse.Namespace,  # as parsed
@@ -477,28 +583,93 @@ def add_analyze(
     parser: argparse.ArgumentParser,  # of `brain_tumor analyze`
 ) -> None:
     "The options of `brain_tumor analyze`."
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="file, folder or pattern such as 'scans/*.png'")
-    parser.add_argument("--out", metavar="DIR", help="write overlay, mask and JSON of each scan, and results.csv, here")
-    parser.add_argument("--spacing", type=parse_spacing, metavar="MM", help="pixel size: 0.49, or row,column as 0.49,0.6, or thesis")
-    parser.add_argument("--slice", type=parse_slice, metavar="K", help="which slice, where a file holds many; K,V in volume V of a 4-D file")
-    parser.add_argument("--axis", type=parse_axis, choices=(*range(3), *AXIS_NAMES), help="of a volume: which way --slice counts")
-    parser.add_argument("--engine", default="compact", help="name of a model or folder of a trained one (default: compact)")
-    parser.add_argument("--segmenter", metavar="DIR", help="folder of a saved segmenter, to draw the outlines instead")
-    parser.add_argument("--no-gate", dest="gate", action="store_false", help="answer for pictures too that don't look like a T1-weighted slice of a brain")
-    parser.add_argument("--explain", action="store_true", help="with --out: write a heat map of what spoke for the class, too")
-    parser.add_argument("--resume", action="store_true", help="with --out: go on with a run that was stopped; only what is new is printed")
-    parser.add_argument("--workers", type=int, metavar="N", help="share the scans among N processes, for a folder of thousands")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="file, folder or pattern such as 'scans/*.png'"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="write overlay, mask and JSON of each scan, and results.csv, here",
+    )
+    parser.add_argument(
+        "--spacing",
+        type=parse_spacing,
+        metavar="MM",
+        help="pixel size: 0.49, or row,column as 0.49,0.6, or thesis",
+    )
+    parser.add_argument(
+        "--slice",
+        type=parse_slice,
+        metavar="K",
+        help="which slice, where a file holds many; K,V in volume V of a 4-D file",
+    )
+    parser.add_argument(
+        "--axis",
+        type=parse_axis,
+        choices=(*range(3), *AXIS_NAMES),
+        help="of a volume: which way --slice counts",
+    )
+    parser.add_argument(
+        "--engine",
+        default="compact",
+        help="name of a model or folder of a trained one (default: compact)",
+    )
+    parser.add_argument(
+        "--segmenter",
+        metavar="DIR",
+        help="folder of a saved segmenter, to draw the outlines instead",
+    )
+    parser.add_argument(
+        "--no-gate",
+        dest="gate",
+        action="store_false",
+        help="answer for pictures too that don't look like a T1-weighted slice of a brain",
+    )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="with --out: write a heat map of what spoke for the class, too",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="with --out: go on with a run that was stopped; only what is new is printed",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="share the scans among N processes, for a folder of thousands",
+    )
     show = parser.add_mutually_exclusive_group()
-    show.add_argument("--json", dest="show", action="store_const", const="json", help="print everything as one JSON list")
-    show.add_argument("--csv", dest="show", action="store_const", const="csv", help="print the table as CSV")
+    show.add_argument(
+        "--json",
+        dest="show",
+        action="store_const",
+        const="json",
+        help="print everything as one JSON list",
+    )
+    show.add_argument(
+        "--csv", dest="show", action="store_const", const="csv", help="print the table as CSV"
+    )
     parser.set_defaults(run=run_analyze)
+
 
 def add_demo(
     parser: argparse.ArgumentParser,  # of `brain_tumor demo`
 ) -> None:
     "The options of `brain_tumor demo`."
-    parser.add_argument("--out", default="brain_tumor_demo", metavar="DIR", help="where to write (default: %(default)s)")
-    parser.add_argument("--engine", default="compact", help="name of a model or folder of a trained one (default: compact)")
+    parser.add_argument(
+        "--out",
+        default="brain_tumor_demo",
+        metavar="DIR",
+        help="where to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--engine",
+        default="compact",
+        help="name of a model or folder of a trained one (default: compact)",
+    )
     parser.set_defaults(run=run_demo)
 
 # %% ../nbs/11_app/cli.ipynb #c041
@@ -508,22 +679,41 @@ USAGE = (
 )
 EXIT_STATUS = "exit status: 0 all analysed, 1 some refused, 2 wrong use, 130 stopped by Ctrl-C"
 
+
 def build_parser(
-    room: str | None = None,  # "train", "data", "audit", "report" or "evaluate": ask that chapter for its options, which loads more of the package
+    room: str
+    | None = None,  # "train", "data", "audit", "report" or "evaluate": ask that chapter for its options, which loads more of the package
 ) -> argparse.ArgumentParser:
     "The whole command line."
     parser = argparse.ArgumentParser(prog="brain_tumor", description=USAGE, epilog=EXIT_STATUS)
     parser.add_argument("--version", action="version", version=f"brain_tumor {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    about = {"analyze": "class, outline and sizes of scans", "demo": "analyse the bundled samples", "train": "train a network",
-             "data": "fetch a public set, or read a folder into a table",
-             "audit": "what a folder holds twice, and whether its test is one",
-             "report": "tables and figures of recorded runs as one page",
-             "evaluate": "how right the network is on labelled scans of your own, as one page"}
-    parts = {name: commands.add_parser(name, help=text, description=f"{text}. {USAGE}", epilog=EXIT_STATUS) for name, text in about.items()}
+    about = {
+        "analyze": "class, outline and sizes of scans",
+        "demo": "analyse the bundled samples",
+        "train": "train a network",
+        "data": "fetch a public set, or read a folder into a table",
+        "audit": "what a folder holds twice, and whether its test is one",
+        "report": "tables and figures of recorded runs as one page",
+        "evaluate": "how right the network is on labelled scans of your own, as one page",
+    }
+    parts = {
+        name: commands.add_parser(
+            name, help=text, description=f"{text}. {USAGE}", epilog=EXIT_STATUS
+        )
+        for name, text in about.items()
+    }
     add_analyze(parts["analyze"])
     add_demo(parts["demo"])
-    if room in (late := {"train": add_train, "data": add_data, "audit": add_audit, "report": add_report, "evaluate": add_evaluate}):
+    if room in (
+        late := {
+            "train": add_train,
+            "data": add_data,
+            "audit": add_audit,
+            "report": add_report,
+            "evaluate": add_evaluate,
+        }
+    ):
         late[room](parts[room])
     return parser
 
@@ -545,7 +735,9 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as problem:
-        from brain_tumor.io.errors import BrainTumorError  # here and not above: `--version` should not load OpenCV
+        from brain_tumor.io.errors import (
+            BrainTumorError,
+        )  # here and not above: `--version` should not load OpenCV
 
         if not isinstance(problem, BrainTumorError):
             raise

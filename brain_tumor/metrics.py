@@ -30,15 +30,21 @@ def mean_interval(
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(sums.sum() / counts.sum()), float(low), float(high)
 
+
 def _sums(values, groups) -> tuple[np.ndarray, np.ndarray]:
     "Sum and number of slices of each group."
     values, groups = np.asarray(values, float), np.asarray(groups)
     if values.size == 0 or values.shape != groups.shape:
-        raise BrainTumorError(f"{values.size} values and {groups.size} groups: give one group a value, and at least one")
+        raise BrainTumorError(
+            f"{values.size} values and {groups.size} groups: give one group a value, and at least one"
+        )
     _, which = np.unique(groups, return_inverse=True)
     return np.bincount(which, values), np.bincount(which).astype(float)
 
-def _means(sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:  # (draws,)
+
+def _means(
+    sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator, draws: int
+) -> np.ndarray:  # (draws,)
     "The mean of each bootstrap sample of groups."
     drawn = rng.integers(0, len(sums), (draws, len(sums)))
     return sums[drawn].sum(1) / counts[drawn].sum(1)
@@ -51,9 +57,15 @@ def statistic_interval(
     seed: int = 0,  # of the bootstrap
 ) -> tuple[float, float]:  # low, high
     "95 % percentile bootstrap interval over groups of any figure."
-    rng, (_, which) = np.random.default_rng(seed), np.unique(np.asarray(groups), return_inverse=True)
+    rng, (_, which) = (
+        np.random.default_rng(seed),
+        np.unique(np.asarray(groups), return_inverse=True),
+    )
     rows = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
-    drawn = (np.concatenate([rows[one] for one in rng.integers(0, len(rows), len(rows))]) for _ in range(draws))
+    drawn = (
+        np.concatenate([rows[one] for one in rng.integers(0, len(rows), len(rows))])
+        for _ in range(draws)
+    )
     low, high = np.quantile([figure(some) for some in drawn], [0.025, 0.975])
     return float(low), float(high)
 
@@ -113,6 +125,9 @@ def best_temperature(
 ) -> float:  # between 0.2 and 5
     "Find the temperature with the lowest cross-entropy."
     from scipy.optimize import minimize_scalar
+
     rows = np.arange(len(labels))
-    loss = lambda t: -np.average(np.log(softmax(logits, np.exp(t))[rows, labels] + 1e-12), weights=weights)
+    loss = lambda t: (
+        -np.average(np.log(softmax(logits, np.exp(t))[rows, labels] + 1e-12), weights=weights)
+    )
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.2), np.log(5)), method="bounded").x))

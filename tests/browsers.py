@@ -1,4 +1,5 @@
 """Servers and a browser for the tests of the page: Voila and JupyterLab as `make app` and `make lab` start them."""
+
 import json
 import os
 import shutil
@@ -24,7 +25,11 @@ def chromium():
 def settings():
     """The environment that the Makefile gives to `app` and `lab`, read from it."""
     lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
-    pairs = [line.split("export ")[1].split(" := ") for line in lines if line.startswith("app explore lab: export ")]
+    pairs = [
+        line.split("export ")[1].split(" := ")
+        for line in lines
+        if line.startswith("app explore lab: export ")
+    ]
     assert {name for name, _ in pairs} == {"JUPYTER_PATH", "JUPYTER_CONFIG_PATH"}
     return {name: value.replace("$(CURDIR)", str(ROOT)) for name, value in pairs}
 
@@ -40,11 +45,15 @@ def serving(words, alive, log):
     """A server for as long as the block runs; ready when `alive` answers, with whatever status."""
     environment = {**os.environ, **settings(), "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with open(log, "w", encoding="utf-8") as out:
-        server = subprocess.Popen([str(word) for word in words], env=environment, stdout=out, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            [str(word) for word in words], env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
     try:
         end = time.monotonic() + 90
         while not answers(alive):
-            assert server.poll() is None and time.monotonic() < end, Path(log).read_text(encoding="utf-8")[-3000:]
+            assert server.poll() is None and time.monotonic() < end, Path(log).read_text(
+                encoding="utf-8"
+            )[-3000:]
             time.sleep(0.1)
         yield server
     finally:
@@ -78,19 +87,41 @@ def voila(notebooks, log):
 def lab(notebooks, log):
     """JupyterLab over a folder of notebooks; gives the address of one notebook alone."""
     port, token = free_port(), "for-the-tests"
-    words = [BIN / "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-             "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={notebooks}",
-             "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    words = [
+        BIN / "jupyter",
+        "lab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={notebooks}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     with serving(words, f"http://127.0.0.1:{port}/api/status?token={token}", log):
         yield lambda name: f"http://127.0.0.1:{port}/doc/tree/{name}?token={token}&reset"
 
 
 def notebook(path, *sources):
     """A notebook with these cells."""
-    cells = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": text}
-             for i, text in enumerate(sources)]
+    cells = [
+        {
+            "cell_type": "code",
+            "id": f"c{i}",
+            "metadata": {},
+            "execution_count": None,
+            "outputs": [],
+            "source": text,
+        }
+        for i, text in enumerate(sources)
+    ]
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": cells}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": cells}),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -100,7 +131,9 @@ def run_all(page):
 
     page.locator(".jp-Notebook").wait_for(timeout=90_000)
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=90_000)
-    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=90_000)  # the indicator says idle before there is a kernel
+    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(
+        timeout=90_000
+    )  # the indicator says idle before there is a kernel
     for _ in range(20):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()

@@ -1,4 +1,5 @@
 """What all tests share."""
+
 import os
 import subprocess
 import sys
@@ -32,14 +33,34 @@ def shared_data():
 def tracked():
     """All files under version control, as paths; without git, all files that are not made from others."""
     try:
-        out = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, check=True,
-                             capture_output=True).stdout.decode()
+        out = subprocess.run(
+            ["git", "-c", "safe.directory=*", "ls-files", "-z"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        ).stdout.decode()
         found = [ROOT / name for name in out.split("\0") if name]
     except (OSError, subprocess.CalledProcessError):
-        made = {".git", ".venv", "_docs", "_docs_src", "_proc", "build", "dist", "out", "data", "__pycache__",
-                ".pytest_cache", ".ipynb_checkpoints"}
-        found = [path for path in ROOT.rglob("*") if not made & set(path.relative_to(ROOT).parts)
-                 and not any(part.endswith(".egg-info") for part in path.parts)]
+        made = {
+            ".git",
+            ".venv",
+            "_docs",
+            "_docs_src",
+            "_proc",
+            "build",
+            "dist",
+            "out",
+            "data",
+            "__pycache__",
+            ".pytest_cache",
+            ".ipynb_checkpoints",
+        }
+        found = [
+            path
+            for path in ROOT.rglob("*")
+            if not made & set(path.relative_to(ROOT).parts)
+            and not any(part.endswith(".egg-info") for part in path.parts)
+        ]
     return sorted(path for path in found if path.is_file())
 
 
@@ -48,12 +69,16 @@ def browser():
     """A headless Chromium; tests that ask for it are skipped where there is none."""
     pytest.importorskip("playwright", reason="needs playwright: pip install -e .[workbook,dev]")
     from browsers import chromium
+
     path = chromium()
     if path is None:
         pytest.skip("needs Chromium: apt-get install chromium, or set CHROMIUM to its path")
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = play.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield browser
         browser.close()
 
@@ -66,7 +91,14 @@ def visit(browser):
     def visit(address, width=1280, height=720):
         page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
         home = "/".join(address.split("/")[:3])
-        page.on("request", lambda request: outside.append(request.url) if not request.url.startswith((home, "data:", "blob:", home.replace("http", "ws"))) else None)
+        page.on(
+            "request",
+            lambda request: (
+                outside.append(request.url)
+                if not request.url.startswith((home, "data:", "blob:", home.replace("http", "ws")))
+                else None
+            ),
+        )
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.set_default_timeout(30_000)  # for whatever a slow machine takes long for
         pages.append(page)

@@ -1,4 +1,5 @@
 """DICOM files made for the tests: nobody's, and small."""
+
 import io
 
 from pydicom.dataset import FileDataset, FileMetaDataset

@@ -1,4 +1,5 @@
 """Trainings in a process of their own, for tests that let one end, or kill it."""
+
 import time
 from pathlib import Path
 from subprocess import Popen

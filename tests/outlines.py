@@ -1,4 +1,5 @@
 """Drawn outlines, the same wherever they are drawn: what other libraries were asked about, and what they are asked about in the tests."""
+
 from collections.abc import Iterator
 
 import cv2
@@ -15,7 +16,9 @@ def blob(rng: np.random.Generator) -> np.ndarray:  # 96 x 80 bool
     return mask > 0
 
 
-def pairs(count: int = 24) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, float]]]:  # found, truth, spacing in mm
+def pairs(
+    count: int = 24,
+) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, float]]]:  # found, truth, spacing in mm
     for number in range(count):
         rng = np.random.default_rng([7, number])
         yield blob(rng), blob(rng), (float(rng.uniform(0.4, 1.2)), float(rng.uniform(0.4, 1.2)))

@@ -1,4 +1,5 @@
 """Small generated pictures in every arrangement that the data room reads."""
+
 import numpy as np
 from PIL import Image
 
@@ -16,7 +17,12 @@ def picture(path, size=(40, 48), value=None):
     return path
 
 
-def class_folders(folder, names=("glioma", "meningioma", "notumor", "pituitary"), sides=("Training", "Testing"), each=3):
+def class_folders(
+    folder,
+    names=("glioma", "meningioma", "notumor", "pituitary"),
+    sides=("Training", "Testing"),
+    each=3,
+):
     for side in sides:
         for name in names:
             for number in range(each):
@@ -26,5 +32,11 @@ def class_folders(folder, names=("glioma", "meningioma", "notumor", "pituitary")
 
 def mat_set(folder, patients=("A1", "A1", "B2", "B2", "Ü3", "Ü3")):
     for number, patient in enumerate(patients, 1):
-        write_mat(folder / f"{number}.mat", SMALL.astype(int) * 10 + number, SMALL > 200, ("glioma", "meningioma", "pituitary")[number % 3], patient)
+        write_mat(
+            folder / f"{number}.mat",
+            SMALL.astype(int) * 10 + number,
+            SMALL > 200,
+            ("glioma", "meningioma", "pituitary")[number % 3],
+            patient,
+        )
     return folder

@@ -1,4 +1,5 @@
 """What this process uses, where the system says: seconds of the processor, memory now and at its peak."""
+
 import os
 import sys
 import time
@@ -21,7 +22,14 @@ def children():
 def _line(name):
     if not STATUS.is_file():
         return 0
-    return next((int(line.split()[1]) / 1024 for line in STATUS.read_text().splitlines() if line.startswith(name)), 0)
+    return next(
+        (
+            int(line.split()[1]) / 1024
+            for line in STATUS.read_text().splitlines()
+            if line.startswith(name)
+        ),
+        0,
+    )
 
 
 def resident_mb():

@@ -1,4 +1,5 @@
 """The whole flow on files, folders, volumes and bad input, with engines whose answer is known."""
+
 import gc
 import json
 import subprocess
@@ -12,15 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
-from brain_tumor.inference.single_scan import EMPTY_MASK
-from brain_tumor.inference.analyze import analyze
-from brain_tumor.inference.streaming import pipelined
-from brain_tumor.io.pages import png_bytes
 from brain_tumor.imaging.samples import sample_truth, samples
-from brain_tumor.inference.result import Analysis, RESULT_COLUMNS, write_result_page
-from brain_tumor.io.scan import CLASSES, INTENDED_USE, Scan
-from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.inference.analyze import analyze
+from brain_tumor.inference.result import RESULT_COLUMNS, Analysis, write_result_page
+from brain_tumor.inference.single_scan import EMPTY_MASK
+from brain_tumor.inference.streaming import pipelined
 from brain_tumor.io.decode import read_in_process
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.pages import png_bytes
+from brain_tumor.io.scan import CLASSES, INTENDED_USE, Scan
 
 
 def oracle(scan):
@@ -31,7 +32,9 @@ def oracle(scan):
 
 def answer(name, mask):
     odds = np.where(np.array(CLASSES) == name, 0.94, 0.02)
-    return SimpleNamespace(probabilities=odds, mask_probability=mask.astype(np.float32), threshold=0.5)
+    return SimpleNamespace(
+        probabilities=odds, mask_probability=mask.astype(np.float32), threshold=0.5
+    )
 
 
 def bright(scan):
@@ -55,9 +58,13 @@ def write(path, values):
 
 # ---------------------------------------------------------------- one scan
 
+
 def test_samples_come_out_as_the_engine_says():
     for path in samples():
-        truth, result = sample_truth(path), analyze(path, spacing=sample_truth(path).spacing, engine=oracle)
+        truth, result = (
+            sample_truth(path),
+            analyze(path, spacing=sample_truth(path).spacing, engine=oracle),
+        )
         assert result.predicted_class == truth.tumor and result.confidence == pytest.approx(0.94)
         assert np.array_equal(result.mask, truth.mask) and result.mask.dtype == bool
         area = truth.mask.sum() * truth.spacing[0] * truth.spacing[1] / 100
@@ -66,20 +73,30 @@ def test_samples_come_out_as_the_engine_says():
 
 
 def test_no_tumor_stops_the_flow_whatever_the_mask():
-    painted = analyze(picture(0), engine=lambda scan: answer("no_tumor", np.ones(scan.pixels.shape)))
+    painted = analyze(
+        picture(0), engine=lambda scan: answer("no_tumor", np.ones(scan.pixels.shape))
+    )
     assert not painted.mask.any() and painted.features is None and painted.notes == ()
-    assert painted.to_dict() == {"message": "No tumor detected", "features": None, "Combined images": None}
+    assert painted.to_dict() == {
+        "message": "No tumor detected",
+        "features": None,
+        "Combined images": None,
+    }
 
 
 def test_a_class_without_mask_is_said():
-    result = analyze(picture(0), spacing=1, engine=lambda scan: answer("glioma", np.zeros(scan.pixels.shape)))
+    result = analyze(
+        picture(0), spacing=1, engine=lambda scan: answer("glioma", np.zeros(scan.pixels.shape))
+    )
     assert result.features is None and result.notes == (EMPTY_MASK,)
     assert result.to_dict()["features"] is None
 
 
 def test_threshold_is_the_engines():
     likely = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
-    engine = lambda scan: SimpleNamespace(probabilities=[1, 0, 0, 0], mask_probability=likely, threshold=0.75)
+    engine = lambda scan: SimpleNamespace(
+        probabilities=[1, 0, 0, 0], mask_probability=likely, threshold=0.75
+    )
     assert analyze(picture(0), engine=engine).mask.mean() == pytest.approx(0.25, abs=0.001)
 
 
@@ -89,7 +106,9 @@ def test_anisotropic_spacing():
     assert result.features.surface == pytest.approx(8 * 12 * 0.2 * 0.05)
 
 
-@pytest.mark.parametrize("values", [picture(3), picture(3)[..., None], np.repeat(picture(3)[..., None], 3, 2)])
+@pytest.mark.parametrize(
+    "values", [picture(3), picture(3)[..., None], np.repeat(picture(3)[..., None], 3, 2)]
+)
 def test_arrays(values):
     assert analyze(values, engine=bright).mask.sum() == 96
 
@@ -97,8 +116,16 @@ def test_arrays(values):
 def test_thesis_dictionary_has_the_thesis_keys_and_a_png():
     told = analyze(picture(0), spacing=1, engine=bright).to_dict()
     assert list(told) == ["predicted_class", "features", "Image_combine"]
-    assert list(told["features"]) == ["Surface (cm²)", "Perimeter (cm)", "Width (cm)", "Height (cm)", "Circularity"]
-    drawn = cv2.imdecode(np.frombuffer(told["Image_combine"], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert list(told["features"]) == [
+        "Surface (cm²)",
+        "Perimeter (cm)",
+        "Width (cm)",
+        "Height (cm)",
+        "Circularity",
+    ]
+    drawn = cv2.imdecode(np.frombuffer(told["Image_combine"], np.uint8), cv2.IMREAD_COLOR)[
+        ..., ::-1
+    ]
     assert np.array_equal(drawn, analyze(picture(0), engine=bright).overlay())
 
 
@@ -108,7 +135,9 @@ def test_thesis_spacing_is_measured_at_256():
     values = np.where(mask, 255, 60).astype(np.uint8)
     result = analyze(values, spacing="thesis", engine=bright)
     told = result.to_dict()["features"]
-    assert told["Width (cm)"] == pytest.approx(30 * 0.02646) and told["Surface (cm²)"] == pytest.approx(600 * 0.02646**2)
+    assert told["Width (cm)"] == pytest.approx(30 * 0.02646) and told[
+        "Surface (cm²)"
+    ] == pytest.approx(600 * 0.02646**2)
     assert result.spacing_source == "thesis" and "96 dpi" in result.notes[0]
     assert result.mask.sum() == 2400  # the mask itself stays in the scan's own size
 
@@ -134,16 +163,24 @@ def test_a_wrong_spacing_is_said_once_even_for_a_batch(bad):
 ])  # fmt: skip
 def test_an_engine_that_answers_nonsense_is_refused(odds, mask):
     with pytest.raises(BrainTumorError, match="engine"):
-        analyze(picture(0), engine=lambda scan: SimpleNamespace(probabilities=odds, mask_probability=mask))
+        analyze(
+            picture(0),
+            engine=lambda scan: SimpleNamespace(probabilities=odds, mask_probability=mask),
+        )
 
 
 # ---------------------------------------------------------------- what is written
 
+
 def test_same_input_same_bytes(tmp_path):
     for folder in ("first", "second"):
-        analyze(samples(), engine=oracle, progress=False, batch_size=2 if folder == "first" else 5).save(tmp_path / folder)
+        analyze(
+            samples(), engine=oracle, progress=False, batch_size=2 if folder == "first" else 5
+        ).save(tmp_path / folder)
     first, second = (sorted((tmp_path / folder).iterdir()) for folder in ("first", "second"))
-    assert [path.name for path in first] == [path.name for path in second] and len(first) == 3 * len(samples()) + 1
+    assert [path.name for path in first] == [path.name for path in second] and len(
+        first
+    ) == 3 * len(samples()) + 1
     for one, other in zip(first, second):
         assert one.read_bytes() == other.read_bytes(), one.name
 
@@ -164,7 +201,11 @@ def test_mask_png_is_0_and_255_in_the_scans_own_size(tmp_path):
     values = picture(0, 100)[:, :90]
     result = analyze(values, engine=bright).save(tmp_path)
     mask = cv2.imread(str(tmp_path / f"{result.files[-1].stem}_mask.png"), cv2.IMREAD_UNCHANGED)
-    assert mask.shape == (100, 90) and set(np.unique(mask)) == {0, 255} and np.array_equal(mask > 0, values == 255)
+    assert (
+        mask.shape == (100, 90)
+        and set(np.unique(mask)) == {0, 255}
+        and np.array_equal(mask > 0, values == 255)
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -173,37 +214,56 @@ def test_nifti_mask_lies_where_the_slice_lay(tmp_path, axis):
     volume = np.random.default_rng(0).integers(1, 1000, (40, 44, 48)).astype(np.int16)
     affine = np.array([[-1.5, 0, 0.2, 30], [0, 0.3, 2.0, -20], [0, -1.2, 0.4, 12], [0, 0, 0, 1.0]])
     nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / "head.nii.gz")
-    result = analyze(tmp_path / "head.nii.gz", slice=17, axis=axis, engine=bright).save(tmp_path / "out")
+    result = analyze(tmp_path / "head.nii.gz", slice=17, axis=axis, engine=bright).save(
+        tmp_path / "out"
+    )
     saved = nibabel.load(next(path for path in result.files if path.name.endswith(".nii.gz")))
     mask = np.asarray(saved.dataobj)[..., 0]
     assert mask.sum() > 50 and np.array_equal(mask > 0, result.mask)
     rows, columns = np.nonzero(mask)
     world = saved.affine @ np.stack([rows, columns, 0 * rows, 0 * rows + 1])
     voxels = np.linalg.solve(affine, world)[:3]
-    assert np.abs(voxels - np.rint(voxels)).max() < 1e-3  # the mask's voxels fall on the volume's voxels
+    assert (
+        np.abs(voxels - np.rint(voxels)).max() < 1e-3
+    )  # the mask's voxels fall on the volume's voxels
     values = volume[tuple(np.rint(voxels).astype(int))]
-    assert np.corrcoef(values, result.scan.pixels[rows, columns])[0, 1] > 0.999  # and on the ones that were seen
+    assert (
+        np.corrcoef(values, result.scan.pixels[rows, columns])[0, 1] > 0.999
+    )  # and on the ones that were seen
 
 
 def test_a_plain_picture_has_no_nifti(tmp_path):
-    assert not [path for path in analyze(picture(0), engine=bright).save(tmp_path).files if path.suffix == ".gz"]
+    assert not [
+        path
+        for path in analyze(picture(0), engine=bright).save(tmp_path).files
+        if path.suffix == ".gz"
+    ]
 
 
 def test_names_never_collide(tmp_path):
-    for number, place in enumerate(("a/1.png", "b/1.png", "c/1.PNG", "d/1-2.png", "e/É.png", "f/é.png")):
+    for number, place in enumerate(
+        ("a/1.png", "b/1.png", "c/1.PNG", "d/1-2.png", "e/É.png", "f/é.png")
+    ):
         write(tmp_path / "in" / place, picture(number))
     for turn in range(2):  # the second run writes the same files again
         analyze(tmp_path / "in", engine=bright, progress=False).save(tmp_path / "out")
-        told = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "out").glob("*.json")]
+        told = [
+            json.loads(path.read_text(encoding="utf-8"))
+            for path in (tmp_path / "out").glob("*.json")
+        ]
         assert len(told) == 6 and len({one["input"]["sha256"] for one in told}) == 6
     names = {path.name.lower() for path in (tmp_path / "out").iterdir()}
     assert len(names) == 6 * 3 + 1
 
 
 def test_another_scans_files_are_never_overwritten(tmp_path):
-    first = analyze(write(tmp_path / "a" / "1.png", picture(0)), engine=bright).save(tmp_path / "out")
+    first = analyze(write(tmp_path / "a" / "1.png", picture(0)), engine=bright).save(
+        tmp_path / "out"
+    )
     before = first.files[-1].read_bytes()
-    second = analyze(write(tmp_path / "b" / "1.png", picture(1)), engine=bright).save(tmp_path / "out")
+    second = analyze(write(tmp_path / "b" / "1.png", picture(1)), engine=bright).save(
+        tmp_path / "out"
+    )
     assert second.files[-1].name == "1-2.json" and first.files[-1].read_bytes() == before
 
 
@@ -241,20 +301,45 @@ def test_report_is_one_page_and_escapes_names(tmp_path):
 
 # ---------------------------------------------------------------- many scans
 
+
 def mixed(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "empty.png").write_bytes(b"")
-    return [picture(0), tmp_path / "text.png", picture(1), tmp_path / "gone.png", np.full((64, 64), np.nan), tmp_path / "empty.png", picture(2)]
+    return [
+        picture(0),
+        tmp_path / "text.png",
+        picture(1),
+        tmp_path / "gone.png",
+        np.full((64, 64), np.nan),
+        tmp_path / "empty.png",
+        picture(2),
+    ]
 
 
 def test_bad_scans_are_refused_and_the_rest_arrive(tmp_path):
     results = list(analyze(mixed(tmp_path), engine=bright, progress=False))
-    assert [result.status for result in results] == ["ok", "refused", "ok", "refused", "refused", "refused", "ok"]
+    assert [result.status for result in results] == [
+        "ok",
+        "refused",
+        "ok",
+        "refused",
+        "refused",
+        "refused",
+        "ok",
+    ]
     assert [result.source for result in results[1:4:2]] == ["text.png", "gone.png"]
     for result in results:
-        assert (result.error is None) == (result.status == "ok") and repr(result) and result._repr_html_()
+        assert (
+            (result.error is None) == (result.status == "ok")
+            and repr(result)
+            and result._repr_html_()
+        )
         if result.status == "refused":
-            assert result.predicted_class is None and result.confidence is None and len(result.error) > 20
+            assert (
+                result.predicted_class is None
+                and result.confidence is None
+                and len(result.error) > 20
+            )
             assert json.loads(json.dumps(result.to_dict(full=True)))["error"] == result.error
             with pytest.raises(BrainTumorError):
                 result.overlay()
@@ -297,7 +382,9 @@ def test_predict_many_is_used_and_an_answer_too_few_does_no_harm():
             sizes.append(len(scans))
             return [bright(scan) for scan in scans][: 3 if len(scans) == 4 else None]
 
-    results = list(analyze([picture(n) for n in range(30)], engine=Engine(), progress=False, batch_size=4))
+    results = list(
+        analyze([picture(n) for n in range(30)], engine=Engine(), progress=False, batch_size=4)
+    )
     assert max(sizes) == 4 and len(results) == 30
     assert all(np.array_equal(result.mask, picture(n) == 255) for n, result in enumerate(results))
 
@@ -346,7 +433,11 @@ def test_a_generator_goes_on_where_it_was_left(tmp_path):
 def test_a_list_can_be_gone_through_again():
     batch = analyze([picture(number) for number in range(5)], engine=bright, progress=False)
     assert len(batch) == 5 and bool(batch)
-    assert [result.mask.sum() for result in batch] == [result.mask.sum() for result in batch] == [96] * 5
+    assert (
+        [result.mask.sum() for result in batch]
+        == [result.mask.sum() for result in batch]
+        == [96] * 5
+    )
     for _ in batch:
         break
     assert len(batch.to_frame()) == 5
@@ -359,7 +450,9 @@ def test_memory_stays_flat():
         alive.add(scan)
         return bright(scan)
 
-    for count, result in enumerate(analyze((picture(n) for n in range(300)), engine=engine, progress=False, batch_size=4)):
+    for count, result in enumerate(
+        analyze((picture(n) for n in range(300)), engine=engine, progress=False, batch_size=4)
+    ):
         if count % 50 == 49:
             gc.collect()
             most = max(most, len(alive))
@@ -382,9 +475,16 @@ def test_table_and_csv(tmp_path):
     (tmp_path / "b" / "2.png").write_text("no picture")
     batch = analyze(tmp_path, engine=bright, progress=False, spacing=0.5)
     table = batch.to_frame()
-    assert tuple(table.columns) == RESULT_COLUMNS and list(table.source) == ["a/1.png", "b/1.png", "b/2.png"]
+    assert tuple(table.columns) == RESULT_COLUMNS and list(table.source) == [
+        "a/1.png",
+        "b/1.png",
+        "b/2.png",
+    ]
     assert list(table.status) == ["ok", "ok", "refused"] and list(table.unit[:2]) == ["cm", "cm"]
-    assert table.surface[0] == pytest.approx(96 * 0.05**2) and table[[f"p_{name}" for name in CLASSES]][:2].sum(axis=1).eq(1).all()
+    assert (
+        table.surface[0] == pytest.approx(96 * 0.05**2)
+        and table[[f"p_{name}" for name in CLASSES]][:2].sum(axis=1).eq(1).all()
+    )
     back = pandas.read_csv(batch.to_csv(tmp_path / "out" / "t.csv"))
     pandas.testing.assert_frame_equal(back, table.fillna(np.nan).astype(back.dtypes))
 
@@ -411,10 +511,16 @@ def test_the_room_loads_nothing_heavy():
         "r = analyze(picture, spacing=1, engine=engine); r.overlay(); r.to_dict(); r.to_dict(full=True); r._repr_html_()\n"
         "print(*(m for m in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'skimage', 'scipy', 'nibabel', 'PIL', 'tqdm') if m in sys.modules))"
     )  # fmt: skip
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        == []
+    )
 
 
 # ---------------------------------------------------------------- the network that ships
+
 
 @pytest.fixture(scope="module")
 def shipped():
@@ -431,7 +537,9 @@ def test_shipped_model_one_by_one_and_together_agree(shipped):
         one = analyze(path, engine=shipped)
         assert isinstance(one.scan, Scan) and one.mask.shape == one.scan.pixels.shape
         assert one.predicted_class == many.predicted_class
-        assert max(abs(one.probabilities[name] - many.probabilities[name]) for name in CLASSES) < 1e-3
+        assert (
+            max(abs(one.probabilities[name] - many.probabilities[name]) for name in CLASSES) < 1e-3
+        )
         assert (one.mask != many.mask).mean() < 1e-3
 
 

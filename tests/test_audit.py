@@ -1,4 +1,5 @@
 """The audit: what it counts in folders with known faults, what it writes, and what it refuses."""
+
 import shutil
 
 import cv2
@@ -7,11 +8,11 @@ import pandas as pd
 import pytest
 
 import brain_tumor
-from brain_tumor.data.audit import Audit, audit
 from brain_tumor.cli import main
+from brain_tumor.data.audit import Audit, audit
 from brain_tumor.imaging.phantoms import phantom
-from brain_tumor.io.scan import INTENDED_USE
 from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.scan import INTENDED_USE
 
 pytest.importorskip("sklearn", reason="the audit needs the extra `workbook`")
 KINDS = ("glioma", "meningioma", "no_tumor", "pituitary")
@@ -31,7 +32,14 @@ def heads():
 def clean(heads, tmp_path):
     """Four classes in Training and Testing, two heads each, none twice."""
     for number, head in enumerate(heads):
-        put(tmp_path / "mri" / ("Training" if number < 8 else "Testing") / KINDS[number % 4] / f"{number}.png", head)
+        put(
+            tmp_path
+            / "mri"
+            / ("Training" if number < 8 else "Testing")
+            / KINDS[number % 4]
+            / f"{number}.png",
+            head,
+        )
     return tmp_path / "mri"
 
 
@@ -42,8 +50,15 @@ def numbers(made: Audit) -> dict:
 def test_a_clean_folder_has_no_findings(clean):
     made = audit(clean)
     found = numbers(made)
-    assert found.pop("different slices, all copies counted once") == 16 and set(found.values()) == {0}
-    assert made.pairs.empty and made.conflicts.empty and made.left_out.empty and made.pictures["copies"].tolist() == list(range(16))
+    assert found.pop("different slices, all copies counted once") == 16 and set(found.values()) == {
+        0
+    }
+    assert (
+        made.pairs.empty
+        and made.conflicts.empty
+        and made.left_out.empty
+        and made.pictures["copies"].tolist() == list(range(16))
+    )
     assert "None." in made.save(clean.parent / "out").read_text(encoding="utf-8")
 
 
@@ -52,10 +67,17 @@ def test_a_copy_counts_on_the_side_that_has_seen_it(clean, heads):
     put(clean / "Testing/glioma/twin.png", heads[8])
     made = audit(clean)
     found = numbers(made)
-    assert found["pictures in Testing with a copy in Training"] == 1 and found["pictures with the very pixels of another"] == 1
+    assert (
+        found["pictures in Testing with a copy in Training"] == 1
+        and found["pictures with the very pixels of another"] == 1
+    )
     assert found["pictures that show the same slice as another"] == 4
     across = made.across("split")
-    assert len(across) == 1 and across["mirrored"][0] and "Testing/glioma/ü #1.png" in across[["image_1", "image_2"]].values
+    assert (
+        len(across) == 1
+        and across["mirrored"][0]
+        and "Testing/glioma/ü #1.png" in across[["image_1", "image_2"]].values
+    )
 
 
 def test_a_twin_of_a_copy_is_seen_as_well(clean, heads):
@@ -79,13 +101,22 @@ def test_two_labels_of_one_slice_are_a_conflict_and_no_label_is_none(clean, head
 
 
 def test_groups_and_roles_of_a_manifest_are_asked_for(clean, heads):
-    rows = [("a.png", "glioma", "P1", "train"), ("b.png", "glioma", "P2", "test"), ("c.png", "no_tumor", "P3", "train"), ("d.png", "no_tumor", "P4", "test")]
+    rows = [
+        ("a.png", "glioma", "P1", "train"),
+        ("b.png", "glioma", "P2", "test"),
+        ("c.png", "no_tumor", "P3", "train"),
+        ("d.png", "no_tumor", "P4", "test"),
+    ]
     for (name, *_), head in zip(rows, (heads[0], heads[0][:, ::-1], heads[2], heads[6])):
         put(clean.parent / "set" / name, head)
-    pd.DataFrame(rows, columns=["image", "class", "group", "role"]).to_csv(clean.parent / "set/manifest.csv", index=False)
+    pd.DataFrame(rows, columns=["image", "class", "group", "role"]).to_csv(
+        clean.parent / "set/manifest.csv", index=False
+    )
     found = numbers(audit(clean.parent / "set"))
     assert found["pictures in test with a copy in train"] == 1
-    assert not any("Training" in name for name in found), "questions that a set can't answer are left out"
+    assert not any("Training" in name for name in found), (
+        "questions that a set can't answer are left out"
+    )
 
 
 def test_broken_files_are_listed_and_the_rest_is_audited(clean, heads):
@@ -93,7 +124,9 @@ def test_broken_files_are_listed_and_the_rest_is_audited(clean, heads):
     whole = (clean / "Training/glioma/0.png").read_bytes()
     (clean / "Training/glioma/cut.png").write_bytes(whole[: len(whole) // 2])
     made = audit(clean)
-    assert {"x.png"} <= {path.split("/")[-1] for path in made.left_out["path"].str.replace("\\", "/")}
+    assert {"x.png"} <= {
+        path.split("/")[-1] for path in made.left_out["path"].str.replace("\\", "/")
+    }
     assert len(made.pictures) >= 16
 
 
@@ -105,7 +138,11 @@ def test_the_records_hold_no_place_on_this_machine(clean, heads, tmp_path):
     for path in page.parent.glob("*.csv"):
         assert str(tmp_path) not in path.read_text(encoding="utf-8"), path.name
     text = page.read_text(encoding="utf-8")
-    assert INTENDED_USE in text and text.count("<img") == 2 == text.count(' alt="') and "http" not in text.replace("http-equiv", "")
+    assert (
+        INTENDED_USE in text
+        and text.count("<img") == 2 == text.count(' alt="')
+        and "http" not in text.replace("http-equiv", "")
+    )
     back = pd.read_csv(page.parent / "findings.csv")
     assert back["pictures"].tolist() == made.findings["pictures"].tolist()
 
@@ -131,17 +168,27 @@ def test_what_is_refused(clean, tmp_path):
 def test_two_folders_of_one_name_are_two_sets(clean, tmp_path):
     shutil.copytree(clean, tmp_path / "elsewhere" / "mri")
     found = numbers(audit(clean, tmp_path / "elsewhere" / "mri"))
-    assert [count for name, count in found.items() if name.startswith("pictures of ") and "copy one of" in name] == [16, 16]
+    assert [
+        count
+        for name, count in found.items()
+        if name.startswith("pictures of ") and "copy one of" in name
+    ] == [16, 16]
 
 
 def test_the_command_line(clean, heads, tmp_path, capsys):
     put(clean / "Testing/glioma/copy.png", heads[0])
     assert main(["audit", str(clean), "--out", str(tmp_path / "report")]) == 0
     said = capsys.readouterr().out
-    assert "pictures in Testing with a copy in Training" in said and (tmp_path / "report/audit.html").is_file()
+    assert (
+        "pictures in Testing with a copy in Training" in said
+        and (tmp_path / "report/audit.html").is_file()
+    )
     (clean / "Training/glioma/x.png").write_bytes(b"no picture")
     assert main(["audit", str(clean)]) == 1 and "x.png" in capsys.readouterr().err
-    assert main(["audit", str(tmp_path / "nowhere")]) == 2 and "no such folder" in capsys.readouterr().err
+    assert (
+        main(["audit", str(tmp_path / "nowhere")]) == 2
+        and "no such folder" in capsys.readouterr().err
+    )
     assert main(["audit", str(clean), "--sure", "1.5"]) == 2
     assert main(["audit"]) == 2
 

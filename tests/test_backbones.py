@@ -1,4 +1,5 @@
 """Backbones: a whole run, killed and taken up again, on each backend of Keras; the two ways of phase 1; bad input."""
+
 import importlib.util
 import json
 import os
@@ -13,10 +14,18 @@ from jobs import finished, kill_after
 
 from brain_tumor.classification.backbones import Backbone
 from brain_tumor.classification.fine_tuning import HISTORY_COLUMNS
-from brain_tumor.training.loop import out_of_memory
-from brain_tumor.classification.recipe import choose_images, classification_recipe, epoch_order, preprocess_image, shuffle_group_labels, subsets_of_run, write_demo_set
+from brain_tumor.classification.recipe import (
+    choose_images,
+    classification_recipe,
+    epoch_order,
+    preprocess_image,
+    shuffle_group_labels,
+    subsets_of_run,
+    write_demo_set,
+)
 from brain_tumor.io.errors import BrainTumorError
 from brain_tumor.io.scan import CLASSES
+from brain_tumor.training.loop import out_of_memory
 
 RUN = """
 import sys
@@ -54,8 +63,13 @@ def data(tmp_path_factory):
 
 
 def begin(data, out, epochs=2, clock=None, **more):
-    return subprocess.Popen([sys.executable, "-c", RUN, str(data), str(out), str(epochs), *filter(None, [clock])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                            text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more)
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(data), str(out), str(epochs), *filter(None, [clock])],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | more,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +88,26 @@ def same(one, other):
 
 
 def test_a_run_folder_is_whole(whole):
-    about, history, found = json.loads((whole / "run.json").read_text()), pd.read_csv(whole / "history.csv"), pd.read_csv(whole / "predictions.csv")
+    about, history, found = (
+        json.loads((whole / "run.json").read_text()),
+        pd.read_csv(whole / "history.csv"),
+        pd.read_csv(whole / "predictions.csv"),
+    )
     assert list(history) == list(HISTORY_COLUMNS) and about["epochs_done"] == len(history) == 5
     assert about["chosen_epoch"] == history["val_loss"].idxmin() + 1
-    assert about["protocol"] == "thesis" and about["provenance"].startswith("protocol thesis: ") and len(about["split_sha256"]) == 64
-    assert set(found["role"]) == {"validation", "test"} and [c for c in found if c.startswith("p_")] == [f"p_{name}" for name in CLASSES]
+    assert (
+        about["protocol"] == "thesis"
+        and about["provenance"].startswith("protocol thesis: ")
+        and len(about["split_sha256"]) == 64
+    )
+    assert set(found["role"]) == {"validation", "test"} and [
+        c for c in found if c.startswith("p_")
+    ] == [f"p_{name}" for name in CLASSES]
     chosen = history.iloc[about["chosen_epoch"] - 1]
     validation = found[found["role"] == "validation"]
-    assert (validation["predicted"] == validation["class"]).mean() == pytest.approx(chosen["val_accuracy"], abs=1e-4), "the predictions are the chosen epoch's"
+    assert (validation["predicted"] == validation["class"]).mean() == pytest.approx(
+        chosen["val_accuracy"], abs=1e-4
+    ), "the predictions are the chosen epoch's"
     assert not list(whole.glob("**/.*")), "nothing is left half-written"
 
 
@@ -96,18 +122,37 @@ def test_killed_and_taken_up_again(data, whole, tmp_path, after):
 
 def test_a_long_run_takes_the_precision_that_the_clock_prefers(data, tmp_path):
     finished(begin(data, tmp_path, "1", clock="half is faster"))
-    about, history, found = json.loads((tmp_path / "run.json").read_text()), pd.read_csv(tmp_path / "history.csv"), pd.read_csv(tmp_path / "predictions.csv")
-    assert {name: about["phases"][1][name] for name in ("half", "seconds_full", "seconds_half")} == {"half": True, "seconds_full": 2.0, "seconds_half": 1.0}
+    about, history, found = (
+        json.loads((tmp_path / "run.json").read_text()),
+        pd.read_csv(tmp_path / "history.csv"),
+        pd.read_csv(tmp_path / "predictions.csv"),
+    )
+    assert {
+        name: about["phases"][1][name] for name in ("half", "seconds_full", "seconds_half")
+    } == {"half": True, "seconds_full": 2.0, "seconds_half": 1.0}
     validation, kept = found[found["role"] == "validation"], history.iloc[about["chosen_epoch"] - 1]
-    assert (validation["predicted"] == validation["class"]).mean() == pytest.approx(kept["val_accuracy"], abs=0.1), "what was trained in half precision answers in full"
+    assert (validation["predicted"] == validation["class"]).mean() == pytest.approx(
+        kept["val_accuracy"], abs=0.1
+    ), "what was trained in half precision answers in full"
 
 
 def test_phase_one_alone_is_a_run_too(data, tmp_path):
     finished(begin(data, tmp_path, 0))
-    about, history, found = json.loads((tmp_path / "run.json").read_text()), pd.read_csv(tmp_path / "history.csv"), pd.read_csv(tmp_path / "predictions.csv")
-    assert about["finished"] and [phase["name"] for phase in about["phases"]] == ["head"] and list(history["phase"]) == [1, 1] and set(found["role"]) == {"validation", "test"}
+    about, history, found = (
+        json.loads((tmp_path / "run.json").read_text()),
+        pd.read_csv(tmp_path / "history.csv"),
+        pd.read_csv(tmp_path / "predictions.csv"),
+    )
+    assert (
+        about["finished"]
+        and [phase["name"] for phase in about["phases"]] == ["head"]
+        and list(history["phase"]) == [1, 1]
+        and set(found["role"]) == {"validation", "test"}
+    )
     validation, kept = found[found["role"] == "validation"], history.iloc[about["chosen_epoch"] - 1]
-    assert (validation["predicted"] == validation["class"]).mean() == pytest.approx(kept["val_accuracy"], abs=1e-4)
+    assert (validation["predicted"] == validation["class"]).mean() == pytest.approx(
+        kept["val_accuracy"], abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
@@ -117,50 +162,93 @@ def test_other_backends(data, tmp_path, backend):
     finished(begin(data, tmp_path, 1, KERAS_BACKEND=backend))
     about = json.loads((tmp_path / "run.json").read_text())
     assert about["backend"] == backend and about["epochs_done"] == 3
-    assert np.allclose(pd.read_csv(tmp_path / "predictions.csv").filter(like="p_").sum(axis=1), 1, atol=1e-3)
+    assert np.allclose(
+        pd.read_csv(tmp_path / "predictions.csv").filter(like="p_").sum(axis=1), 1, atol=1e-3
+    )
 
 
 def test_features_are_computed_once(data, tmp_path):
     import keras
+
     from brain_tumor.classification.backbones import build_base
     from brain_tumor.classification.fine_tuning import pooled_features
     from brain_tumor.classification.mobilenet_v2 import MOBILENET_V2
     from brain_tumor.data.datasets import read_pixels_8bit
     from brain_tumor.imaging.preprocessing import scale_pixels
-    how, table = classification_recipe("honest"), choose_images(data, classification_recipe("honest"))[0].iloc[:6]
+
+    how, table = (
+        classification_recipe("honest"),
+        choose_images(data, classification_recipe("honest"))[0].iloc[:6],
+    )
     keras.utils.set_random_seed(0)
     base = build_base(MOBILENET_V2, 64, "block_2_add")
     found = pooled_features(table, base, MOBILENET_V2, how, tmp_path)
-    laid = np.stack([preprocess_image(read_pixels_8bit(path), 64, "honest") for path in table["path"]])
+    laid = np.stack(
+        [preprocess_image(read_pixels_8bit(path), 64, "honest") for path in table["path"]]
+    )
     plain = base.predict(scale_pixels(laid, "MobileNetV2", "imagenet"), verbose=0).max((1, 2))
-    assert np.ptp(plain, axis=0).max() > 0.01 * plain.max() > 0, "features that are all alike would prove nothing"
+    assert np.ptp(plain, axis=0).max() > 0.01 * plain.max() > 0, (
+        "features that are all alike would prove nothing"
+    )
     np.testing.assert_allclose(found, plain, atol=1e-3 * plain.max())
-    name, = (path.name for path in tmp_path.iterdir())
+    (name,) = (path.name for path in tmp_path.iterdir())
     base.layers[1].set_weights([1.1 * w for w in base.layers[1].get_weights()])
     pooled_features(table, base, MOBILENET_V2, how, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2, f"other weights, other features: {name} must not be taken for them"
+    assert len(list(tmp_path.iterdir())) == 2, (
+        f"other weights, other features: {name} must not be taken for them"
+    )
 
 
 def test_shuffled_labels_leave_nothing_but_who_is_who():
-    table = pd.DataFrame({"group": [f"g{i // 5}" for i in range(400)], "class": [CLASSES[i // 5 % 4] for i in range(400)]})
+    table = pd.DataFrame(
+        {
+            "group": [f"g{i // 5}" for i in range(400)],
+            "class": [CLASSES[i // 5 % 4] for i in range(400)],
+        }
+    )
     dealt = shuffle_group_labels(table, 0)
-    assert (dealt.groupby(table["group"]).nunique() == 1).all() and dealt.value_counts().to_dict() == table["class"].value_counts().to_dict()
-    assert 0.1 < (dealt == table["class"]).mean() < 0.4 and (shuffle_group_labels(table, 1) != dealt).any()
+    assert (
+        dealt.groupby(table["group"]).nunique() == 1
+    ).all() and dealt.value_counts().to_dict() == table["class"].value_counts().to_dict()
+    assert (
+        0.1 < (dealt == table["class"]).mean() < 0.4
+        and (shuffle_group_labels(table, 1) != dealt).any()
+    )
 
 
 def test_orders():
     labels = np.array([0] * 30 + [1] * 10)
-    fixed, moving, drawn = (classification_recipe("thesis"), classification_recipe("honest", balance="none"), classification_recipe("honest"))
-    assert (epoch_order(labels, fixed, 0) == epoch_order(labels, fixed, 7)).all() and sorted(epoch_order(labels, fixed, 0)) == list(range(40))
+    fixed, moving, drawn = (
+        classification_recipe("thesis"),
+        classification_recipe("honest", balance="none"),
+        classification_recipe("honest"),
+    )
+    assert (epoch_order(labels, fixed, 0) == epoch_order(labels, fixed, 7)).all() and sorted(
+        epoch_order(labels, fixed, 0)
+    ) == list(range(40))
     assert (epoch_order(labels, moving, 0) != epoch_order(labels, moving, 1)).any()
     assert (np.bincount(labels[epoch_order(labels, drawn, 0)]) == 30).all()
 
 
-@pytest.mark.parametrize("error, cry", [(MemoryError(), True), (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
-                                        (RuntimeError("CUDA out of memory. Tried to allocate"), True), (RuntimeError("shapes differ"), False)])
+@pytest.mark.parametrize(
+    "error, cry",
+    [
+        (MemoryError(), True),
+        (
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+            ),
+            True,
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), True),
+        (RuntimeError("shapes differ"), False),
+    ],
+)
 def test_out_of_memory_says_which_batch_to_try(error, cry):
     said = out_of_memory(error, 32)
-    assert (said is not None) == cry and (not cry or "--batch 16" in str(said) and "--resume" in str(said))
+    assert (said is not None) == cry and (
+        not cry or "--batch 16" in str(said) and "--resume" in str(said)
+    )
 
 
 def test_bad_input(data, tmp_path):
@@ -173,20 +261,33 @@ def test_bad_input(data, tmp_path):
         classification_recipe("honest", speed=3)
     table = choose_images(data, classification_recipe("honest"))[0]
     with pytest.raises(BrainTumorError, match="no pictures for validation"):
-        subsets_of_run(table[table["role"] != "validation"], classification_recipe("honest"), tmp_path)
+        subsets_of_run(
+            table[table["role"] != "validation"], classification_recipe("honest"), tmp_path
+        )
 
 
 def test_a_state_of_another_network_is_refused(data, whole, tmp_path):
     import shutil
+
     from brain_tumor.classification.fine_tuning import train_backbone
     from brain_tumor.classification.vgg19 import VGG19
+
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "head" / "history.csv").write_text("epoch,loss\n1,0.5\n")
     with pytest.raises(BrainTumorError, match="head"):
-        train_backbone(VGG19, data, tmp_path / "run", classification_recipe("thesis", epochs=3, fine_epochs=1, target=12, batch=8), None, side=64, resume=True)
+        train_backbone(
+            VGG19,
+            data,
+            tmp_path / "run",
+            classification_recipe("thesis", epochs=3, fine_epochs=1, target=12, batch=8),
+            None,
+            side=64,
+            resume=True,
+        )
 
 
 def test_a_network_that_takes_no_such_square():
     from brain_tumor.classification.backbones import build_base
+
     with pytest.raises(BrainTumorError, match="can't take squares of 32 pixels"):
         build_base(Backbone("inception_v3", "InceptionV3", (), "", ""), 32)

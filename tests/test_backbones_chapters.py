@@ -1,4 +1,5 @@
 """The backbones' chapters: counts against other judges, blocks that can be cut, the record of times, runs of other networks."""
+
 import importlib
 import json
 from pathlib import Path
@@ -13,7 +14,14 @@ from brain_tumor.classification.backbones import build_backbone, cut_network  # 
 from brain_tumor.io.errors import BrainTumorError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORKS = {"XCEPTION": "xception", "INCEPTION_V3": "inception_v3", "RESNET50": "resnet50", "RESNET50_V2": "resnet50", "VGG19": "vgg19", "MOBILENET_V2": "mobilenet_v2"}
+NETWORKS = {
+    "XCEPTION": "xception",
+    "INCEPTION_V3": "inception_v3",
+    "RESNET50": "resnet50",
+    "RESNET50_V2": "resnet50",
+    "VGG19": "vgg19",
+    "MOBILENET_V2": "mobilenet_v2",
+}
 
 
 def backbone(constant):
@@ -38,44 +46,72 @@ def test_a_cut_inside_a_block_is_noticed():
 def profiled(model):
     """Multiplications by TensorFlow's own profiler, which counts additions as well."""
     tf = pytest.importorskip("tensorflow")
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2_as_graph
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2_as_graph,
+    )
+
     function = tf.function(lambda x: model(x, training=False))
-    concrete = function.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]), tf.float32))
+    concrete = function.get_concrete_function(
+        tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)
+    )
     frozen, _ = convert_variables_to_constants_v2_as_graph(concrete)
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name="")
-        options = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
+        options = (
+            tf.compat.v1.profiler.ProfileOptionBuilder(
+                tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+            )
+            .with_empty_output()
+            .build()
+        )
         found = tf.compat.v1.profiler.profile(graph, cmd="op", options=options)
     total = 0  # each kind of operation is the only child of the one before, and its count holds those below it
     while found.children:
         found = found.children[0]
         below = found.children[0].total_float_ops if found.children else 0
-        total += found.total_float_ops - below if found.name in ("Conv2D", "DepthwiseConv2dNative", "MatMul") else 0
+        total += (
+            found.total_float_ops - below
+            if found.name in ("Conv2D", "DepthwiseConv2dNative", "MatMul")
+            else 0
+        )
     return total // 2
 
 
 @pytest.mark.parametrize("application", ["MobileNetV2", "Xception", "ResNet50V2"])
 def test_multiplications_are_tensorflows(application):
     import keras
+
     if keras.backend.backend() != "tensorflow":
         pytest.skip("the judge is TensorFlow's profiler")
     keras.backend.clear_session()
-    model = getattr(keras.applications, application)(weights=None, include_top=False, pooling="avg", input_shape=(96, 96, 3))
+    model = getattr(keras.applications, application)(
+        weights=None, include_top=False, pooling="avg", input_shape=(96, 96, 3)
+    )
     assert architecture.multiplications(model) == profiled(model)
 
 
-@pytest.mark.parametrize("application, field", [("VGG16", 212), ("ResNet50", 483), ("InceptionV3", 1311)])
+@pytest.mark.parametrize(
+    "application, field", [("VGG16", 212), ("ResNet50", 483), ("InceptionV3", 1311)]
+)
 def test_receptive_fields_are_the_published_ones(application, field):
     """Araujo, Norris and Sim 2019, https://distill.pub/2019/computing-receptive-fields."""
     import keras
-    model = getattr(keras.applications, application)(weights=None, include_top=False, input_shape=(75, 75, 3))
+
+    model = getattr(keras.applications, application)(
+        weights=None, include_top=False, input_shape=(75, 75, 3)
+    )
     assert architecture.layers_table(model)["sees"].iloc[-1] == field
 
 
 def test_times_are_ratios_of_rounds_to_the_fastest():
     from bench.backbones import ratios
+
     found = ratios({"a": [2.0, 4.0, 2.0, 2.0], "b": [1.0, 1.0, 1.0, 1.0]})
-    assert found["b"]["ratio"] == 1 and found["a"]["ratio"] == 2 and found["a"]["low"] <= 2 <= found["a"]["high"] <= 4
+    assert (
+        found["b"]["ratio"] == 1
+        and found["a"]["ratio"] == 2
+        and found["a"]["low"] <= 2 <= found["a"]["high"] <= 4
+    )
     assert found["a"]["milliseconds"] == 2000
 
 
@@ -85,18 +121,25 @@ def test_the_record_of_times_is_whole():
     assert said["beside"] and said["threads"] == 2 and set(said["sides"]) == names
     for batch in ("1", "16"):
         assert set(said["batches"][batch]) == names
-        assert all(row["low"] <= row["ratio"] <= row["high"] for row in said["batches"][batch].values())
-    assert {backbone(constant).name: backbone(constant).side for constant in NETWORKS} == said["sides"]
+        assert all(
+            row["low"] <= row["ratio"] <= row["high"] for row in said["batches"][batch].values()
+        )
+    assert {backbone(constant).name: backbone(constant).side for constant in NETWORKS} == said[
+        "sides"
+    ]
 
 
 def test_a_table_of_the_thesis_without_a_network_gives_empty_figures(tmp_path):
-    (tmp_path / "table.csv").write_text("network,title,year,layers,million_parameters,side,inference\nvgg19,VGG-19,2014,18,1.0,224,slow\n")
+    (tmp_path / "table.csv").write_text(
+        "network,title,year,layers,million_parameters,side,inference\nvgg19,VGG-19,2014,18,1.0,224,slow\n"
+    )
     table = architecture.table_2_1(backbone("MOBILENET_V2"), tmp_path / "table.csv")
     assert table["thesis"].isna().all() and table["built"].notna().all()
 
 
 def test_runs_of_a_network_are_its_own(tmp_path):
     from brain_tumor.training.runs import write_example_run
+
     for name, network in (("a", "vgg19"), ("b", "resnet50_v2"), ("c", "resnet50")):
         folder = write_example_run(tmp_path / name, patients=16)
         said = json.loads((folder / "run.json").read_text())
@@ -104,7 +147,10 @@ def test_runs_of_a_network_are_its_own(tmp_path):
     assert [run.name for run in architecture.runs_of("resnet50", tmp_path)] == ["c"]
     assert architecture.runs_of("xception", tmp_path) == []
     figure = architecture.draw_beside(architecture.runs_of("vgg19", tmp_path))
-    assert "not recorded yet" in {text.get_text() for text in figure.axes[1].texts} and len(figure.axes[0].lines) >= 2
+    assert (
+        "not recorded yet" in {text.get_text() for text in figure.axes[1].texts}
+        and len(figure.axes[0].lines) >= 2
+    )
     table = architecture.runs_table(architecture.runs_of("vgg19", tmp_path))
     assert table["start"].tolist() == ["random numbers"] and "made up" in table["rules"].iloc[0]
 
@@ -119,10 +165,15 @@ def test_times_of_another_file_are_refused(tmp_path):
 
 def test_a_layer_used_by_two_ways_counts_once_in_parameters():
     import keras
+
     scan = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, padding="same")(scan)
     way = keras.layers.Conv2D(4, (1, 5), padding="same", dilation_rate=2)(x)
     model = keras.Model(scan, keras.layers.Add()([x, way]))
     table = architecture.layers_table(model)
     assert table["parameters"].sum() == model.count_params() and table["depth"].iloc[-1] == 2
-    assert table["sees"].iloc[-1] == 3 + 4 * 2 and isinstance(table, pd.DataFrame) and np.all(table["multiplications"] >= 0)
+    assert (
+        table["sees"].iloc[-1] == 3 + 4 * 2
+        and isinstance(table, pd.DataFrame)
+        and np.all(table["multiplications"] >= 0)
+    )

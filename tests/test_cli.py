@@ -1,4 +1,5 @@
 """The command line: exit statuses, what goes to which stream, what is written, and how it ends."""
+
 import csv
 import json
 import os
@@ -14,11 +15,11 @@ import pytest
 import brain_tumor.inference.analyze as analysis
 from brain_tumor import __version__
 from brain_tumor.cli import main, printable
-from brain_tumor.io.pages import png_bytes
 from brain_tumor.imaging.samples import sample_truth, samples
 from brain_tumor.inference.result import RESULT_COLUMNS
-from brain_tumor.io.scan import CLASSES, INTENDED_USE
 from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.pages import png_bytes
+from brain_tumor.io.scan import CLASSES, INTENDED_USE
 
 
 def oracle(scan):
@@ -29,7 +30,9 @@ def oracle(scan):
     except BrainTumorError:
         name, mask = "glioma", scan.pixels > 0.8
     odds = np.where(np.array(CLASSES) == name, 0.94, 0.02)
-    return SimpleNamespace(probabilities=odds, mask_probability=mask.astype(np.float32), threshold=0.5)
+    return SimpleNamespace(
+        probabilities=odds, mask_probability=mask.astype(np.float32), threshold=0.5
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -68,24 +71,48 @@ def test_all_good_is_0_and_the_table_has_a_line_each(capsys, scans):
     assert status == 0 and INTENDED_USE in out
     lines = out.splitlines()[2:5]
     assert [line.split()[1:3] for line in lines] == [["glioma", "94%"]] * 3
-    assert sorted(line.split()[0] for line in lines) == sorted(Path(name).as_posix() for name in scans.rglob("*.png"))
+    assert sorted(line.split()[0] for line in lines) == sorted(
+        Path(name).as_posix() for name in scans.rglob("*.png")
+    )
     assert out.count("0.24 cm²") == 3 and out.count("0.60 x 0.40 cm") == 3
 
 
 def test_some_refused_is_1_each_named_the_others_unharmed(capsys, scans, tmp_path):
     (scans / "bad.png").write_text("no picture")
     (tmp_path / "empty").mkdir()
-    status, out, err = run(capsys, "analyze", scans, tmp_path / "gone.png", tmp_path / "empty", tmp_path / "*.tiff", "--out", tmp_path / "out")
+    status, out, err = run(
+        capsys,
+        "analyze",
+        scans,
+        tmp_path / "gone.png",
+        tmp_path / "empty",
+        tmp_path / "*.tiff",
+        "--out",
+        tmp_path / "out",
+    )
     assert status == 1
-    refused = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("refused: ")]
+    refused = [
+        line for line in err.replace("\r", "\n").splitlines() if line.startswith("refused: ")
+    ]
     assert len(refused) == 4
     for name, line in zip(("bad.png", "gone.png", "empty", "*.tiff"), refused):
         assert name in line and len(line) > len(name) + 30, line
-    assert [line.split()[1] for line in out.splitlines()[2:9]] == ["glioma"] * 2 + ["refused", "glioma"] + ["refused"] * 3
+    assert [line.split()[1] for line in out.splitlines()[2:9]] == ["glioma"] * 2 + [
+        "refused",
+        "glioma",
+    ] + ["refused"] * 3
     assert len(list((tmp_path / "out").glob("*_mask.png"))) == 3
     with open(tmp_path / "out" / "results.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["status"] for row in rows] == ["ok", "ok", "refused", "ok", "refused", "refused", "refused"]
+    assert [row["status"] for row in rows] == [
+        "ok",
+        "ok",
+        "refused",
+        "ok",
+        "refused",
+        "refused",
+        "refused",
+    ]
 
 
 @pytest.mark.parametrize("words", [
@@ -107,9 +134,13 @@ def test_unwritable_out_is_2(capsys, scans, tmp_path):
 
 def test_a_model_that_cannot_be_used_is_2(capsys, scans, monkeypatch):
     def broken(name):
-        raise BrainTumorError(f"{name}: its sha256 is not the one in its manifest. Install the package again.")
+        raise BrainTumorError(
+            f"{name}: its sha256 is not the one in its manifest. Install the package again."
+        )
 
-    monkeypatch.setitem(sys.modules, "brain_tumor.inference.engines", SimpleNamespace(load_engine=broken))
+    monkeypatch.setitem(
+        sys.modules, "brain_tumor.inference.engines", SimpleNamespace(load_engine=broken)
+    )
     status, out, err = run(capsys, "analyze", scans)
     assert status == 2 and "sha256" in err
 
@@ -121,7 +152,9 @@ def test_version_and_help(capsys):
 
 def test_json_is_one_list_and_repeats_itself(capsys, scans):
     (scans / "bad.png").write_text("no picture")
-    first, second = (run(capsys, "analyze", scans, "--json", "--spacing", "0.5,0.7") for _ in range(2))
+    first, second = (
+        run(capsys, "analyze", scans, "--json", "--spacing", "0.5,0.7") for _ in range(2)
+    )
     assert first[:2] == second[:2] and first[0] == 1
     answers = json.loads(first[1])
     assert [answer["source"] for answer in answers] == ["a.png", "b.png", "bad.png", "a.png"]
@@ -132,13 +165,31 @@ def test_json_is_one_list_and_repeats_itself(capsys, scans):
 def test_csv_is_a_table(capsys, scans):
     status, out, err = run(capsys, "analyze", scans, "--csv")
     rows = list(csv.reader(StringIO(out)))
-    assert status == 0 and tuple(rows[0]) == RESULT_COLUMNS and len(rows) == 4 and {len(row) for row in rows} == {len(RESULT_COLUMNS)}
+    assert (
+        status == 0
+        and tuple(rows[0]) == RESULT_COLUMNS
+        and len(rows) == 4
+        and {len(row) for row in rows} == {len(RESULT_COLUMNS)}
+    )
 
 
 def test_engine_and_slice_are_handed_on(capsys, engine, tmp_path):
     volume = samples("nii.gz")[0]
     truth = sample_truth(volume)
-    status, out, err = run(capsys, "analyze", volume, "--slice", truth.slice, "--axis", "axial", "--engine", "other", "--json", "--out", tmp_path)
+    status, out, err = run(
+        capsys,
+        "analyze",
+        volume,
+        "--slice",
+        truth.slice,
+        "--axis",
+        "axial",
+        "--engine",
+        "other",
+        "--json",
+        "--out",
+        tmp_path,
+    )
     assert status == 0 and engine == ["other"]
     answer = json.loads(out)[0]
     assert answer["input"]["slice"] == truth.slice and answer["mask"]["pixels"] == truth.mask.sum()
@@ -182,8 +233,10 @@ def test_ctrl_c_is_130_and_what_was_done_is_shown(capsys, scans, monkeypatch):
 
 def test_train_hands_over(capsys, monkeypatch):
     seen = []
-    compact = SimpleNamespace(add_train_arguments=lambda parser: parser.add_argument("--data", required=True),
-                              train_from_args=lambda args: seen.append(args.data))
+    compact = SimpleNamespace(
+        add_train_arguments=lambda parser: parser.add_argument("--data", required=True),
+        train_from_args=lambda args: seen.append(args.data),
+    )
     monkeypatch.setitem(sys.modules, "brain_tumor.compact.training", compact)
     monkeypatch.setattr("brain_tumor.compact.training", compact, raising=False)
     assert run(capsys, "train", "compact", "--data", "here")[0] == 0 and seen == ["here"]
@@ -217,7 +270,14 @@ def test_printable_keeps_what_it_can():
 def outside(*words, **more):
     """The program itself, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(analysis.__file__).parent.parent)}
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, encoding="utf-8", **more)
+    return subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        encoding="utf-8",
+        **more,
+    )
 
 
 def test_python_m_is_the_command():
@@ -239,7 +299,16 @@ sys.exit(status)
 
 
 def test_one_picture_loads_nothing_heavy(scans, tmp_path):
-    done = outside("-c", PLUGGED, "analyze", str(scans / "a.png"), "--spacing", "0.5", "--out", str(tmp_path / "out"))
+    done = outside(
+        "-c",
+        PLUGGED,
+        "analyze",
+        str(scans / "a.png"),
+        "--spacing",
+        "0.5",
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert done.returncode == 0 and done.stderr.split() == [], done.stderr
 
 
@@ -247,14 +316,20 @@ def test_a_reader_that_leaves_gets_no_traceback(scans):
     for number in range(30):
         (scans / f"more{number}.png").write_bytes(png_bytes(picture(number)))
     environment = {**os.environ, "PYTHONPATH": str(Path(analysis.__file__).parent.parent)}
-    with subprocess.Popen([sys.executable, "-c", PLUGGED, "analyze", str(scans), "--json"], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", PLUGGED, "analyze", str(scans), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
         process.stdout.close()
         error = process.stderr.read().decode(errors="replace")
     assert "Traceback" not in error and process.returncode not in (0, 1, 2), error
 
 
-def test_a_stopped_run_is_resumed_and_only_what_is_new_is_printed(scans, tmp_path, capsys, monkeypatch):
+def test_a_stopped_run_is_resumed_and_only_what_is_new_is_printed(
+    scans, tmp_path, capsys, monkeypatch
+):
     out, real, calls = tmp_path / "out", analysis.row, []
 
     def impatient(result):
@@ -266,11 +341,19 @@ def test_a_stopped_run_is_resumed_and_only_what_is_new_is_printed(scans, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(analysis, "row", impatient)
         status, printed, errors = run(capsys, "analyze", scans, "--out", out, "--resume")
-    assert status == 130 and "results.csv in" not in printed and f"the files of 2 scans are in {out}, without a table; the same line again goes on" in errors
+    assert (
+        status == 130
+        and "results.csv in" not in printed
+        and f"the files of 2 scans are in {out}, without a table; the same line again goes on"
+        in errors
+    )
     assert (out / "results.csv.partial").is_file() and not (out / "results.csv").exists()
     status, printed, errors = run(capsys, "analyze", scans, "--out", out, "--resume")
     assert status == 0 and "2 scans were done before" in errors
-    assert json.loads(run(capsys, "analyze", scans, "--json")[1])[2]["source"] in printed and printed.count("glioma") == 1
+    assert (
+        json.loads(run(capsys, "analyze", scans, "--json")[1])[2]["source"] in printed
+        and printed.count("glioma") == 1
+    )
     assert run(capsys, "analyze", scans, "--out", tmp_path / "whole")[0] == 0
     assert (out / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
     assert run(capsys, "analyze", scans, "--resume")[0] == 2
@@ -279,8 +362,15 @@ def test_a_stopped_run_is_resumed_and_only_what_is_new_is_printed(scans, tmp_pat
 def test_workers_answer_as_one_process_does(scans, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "brain_tumor.inference.engines")
     (scans / "fake.png").write_text("no picture")
-    one, two = run(capsys, "analyze", scans, "--no-gate"), run(capsys, "analyze", scans, "--no-gate", "--workers", 1)
-    assert one[:2] == two[:2] and one[0] == 1 and one[2].count("refused") == two[2].count("refused") == 1
+    one, two = (
+        run(capsys, "analyze", scans, "--no-gate"),
+        run(capsys, "analyze", scans, "--no-gate", "--workers", 1),
+    )
+    assert (
+        one[:2] == two[:2]
+        and one[0] == 1
+        and one[2].count("refused") == two[2].count("refused") == 1
+    )
     assert run(capsys, "analyze", scans, "--workers", 0)[0] == 2
     status, _, errors = run(capsys, "analyze", scans, "--workers", 1, "--segmenter", "other")
     assert status == 2 and "leave one of the two out" in errors

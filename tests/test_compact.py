@@ -1,4 +1,5 @@
 """The network that ships: what its files say, and that onnxruntime and Keras give the same answers with it."""
+
 import json
 import shutil
 import subprocess
@@ -8,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brain_tumor.io.files import MODELS
-from brain_tumor.inference.engines import CompactEngine, load_engine
-from brain_tumor.imaging.samples import samples
 from brain_tumor.imaging.preprocessing import prepare
-from brain_tumor.io.errors import BrainTumorError
-from brain_tumor.io.scan import CLASSES
+from brain_tumor.imaging.samples import samples
+from brain_tumor.inference.engines import CompactEngine, load_engine
 from brain_tumor.io.decode import read_in_process
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.files import MODELS
+from brain_tumor.io.scan import CLASSES
 
 COMPACT = MODELS / "compact"
 RUN = Path(__file__).parent.parent / "runs" / "compact"
@@ -56,13 +57,16 @@ def test_recorded_figures_follow_from_the_recorded_predictions():
     own = scored[scored["source"] == "figshare"]
     assert set(scored["role"]) == {"test"}
     assert figures["Dice, figshare"]["value"] == pytest.approx(own["dice"].mean(), abs=1e-4)
-    assert figures["class accuracy, figshare"]["value"] == pytest.approx((own["class"] == own["predicted"]).mean(), abs=1e-9)
+    assert figures["class accuracy, figshare"]["value"] == pytest.approx(
+        (own["class"] == own["predicted"]).mean(), abs=1e-9
+    )
     missed = own["predicted"] == "no_tumor"
     assert (own.loc[missed, "dice"] == 0).all()
 
 
 def test_the_split_of_the_data_is_the_recorded_one(shared_data):
     from brain_tumor.data.splits import read_data, split_hash
+
     run = json.loads((RUN / "run.json").read_text(encoding="utf-8"))
     assert split_hash(read_data(shared_data, copies=True)) == run["split_sha256"]
 
@@ -70,11 +74,16 @@ def test_the_split_of_the_data_is_the_recorded_one(shared_data):
 def test_onnx_says_what_keras_says(squares):
     pytest.importorskip("tensorflow", reason="TensorFlow comes with the extra `workbook`")
     from brain_tumor.compact.export import add_probabilities, rebuild_compact
+
     engine = load_engine("compact")
-    model = add_probabilities(rebuild_compact(COMPACT / "weights.npz"), engine.manifest["temperature"], SIZE)
+    model = add_probabilities(
+        rebuild_compact(COMPACT / "weights.npz"), engine.manifest["temperature"], SIZE
+    )
     wanted, outlines = model.predict(squares, verbose=0)[:2]
     found, drawn = engine.session.run(["probabilities", "outline"], {engine.input: squares})
-    assert np.ptp(wanted, axis=0).max() > 0.5, "the pictures must not all get the same answer, or this proves nothing"
+    assert np.ptp(wanted, axis=0).max() > 0.5, (
+        "the pictures must not all get the same answer, or this proves nothing"
+    )
     assert np.abs(wanted - found).max() < 1e-3
     level = engine.manifest["threshold"]
     assert (outlines > level).any()
@@ -95,10 +104,14 @@ def test_a_changed_model_file_is_refused(tmp_path):
 
 
 def test_the_engine_answers_without_tensorflow_matplotlib_or_pandas():
-    code = ("import sys; from brain_tumor.inference.engines import load_engine; from brain_tumor.io.decode import read_in_process;"
-            "from brain_tumor.imaging.samples import samples; load_engine()(read(samples()[0]));"
-            "print([m for m in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'skimage', 'nilearn') if m in sys.modules])")
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = (
+        "import sys; from brain_tumor.inference.engines import load_engine; from brain_tumor.io.decode import read_in_process;"
+        "from brain_tumor.imaging.samples import samples; load_engine()(read(samples()[0]));"
+        "print([m for m in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'skimage', 'nilearn') if m in sys.modules])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert said.strip() == "[]"
 
 
@@ -117,9 +130,28 @@ def test_a_killed_training_goes_on(tmp_path):
     pytest.importorskip("nilearn", reason="phantoms are made with nilearn")
     from brain_tumor.imaging.phantoms import write_phantoms
     from brain_tumor.training.loop import read_history
+
     write_phantoms(tmp_path / "data" / "phantoms", n=24, seed=2)
-    command = [sys.executable, "-m", "brain_tumor", "train", "compact", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"),
-               "--weights", "none", "--size", "64", "--epochs", "3", "--batch", "4", "--resume"]
+    command = [
+        sys.executable,
+        "-m",
+        "brain_tumor",
+        "train",
+        "compact",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "run"),
+        "--weights",
+        "none",
+        "--size",
+        "64",
+        "--epochs",
+        "3",
+        "--batch",
+        "4",
+        "--resume",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(1200):
@@ -139,33 +171,64 @@ def test_a_killed_training_goes_on(tmp_path):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_slice_through_a_volume_and_its_png_get_the_same_answer(tmp_path, axis):
     import cv2
+
     nib = pytest.importorskip("nibabel")
     from brain_tumor import analyze
-    head = read_in_process(next(p for p in samples("all") if p.name == "meningioma-axial.png")).pixels
+
+    head = read_in_process(
+        next(p for p in samples("all") if p.name == "meningioma-axial.png")
+    ).pixels
     volume = np.moveaxis(np.repeat(head[:, :, None], 3, 2) * [0.9, 1.0, 0.8], 2, axis)
-    nib.save(nib.Nifti1Image((volume * 900).astype(np.int16), np.diag([-0.8, 0.9, 0.7, 1])), tmp_path / "head.nii.gz")
+    nib.save(
+        nib.Nifti1Image((volume * 900).astype(np.int16), np.diag([-0.8, 0.9, 0.7, 1])),
+        tmp_path / "head.nii.gz",
+    )
     slice_of_it = read_in_process(tmp_path / "head.nii.gz", slice=1, axis=axis)
     cv2.imwrite(str(tmp_path / "slice.png"), np.rint(slice_of_it.pixels * 255).astype(np.uint8))
-    volume_says = analyze(tmp_path / "head.nii.gz", slice=1, axis=axis, gate=False)  # a head on its side, on two of the axes
+    volume_says = analyze(
+        tmp_path / "head.nii.gz", slice=1, axis=axis, gate=False
+    )  # a head on its side, on two of the axes
     png_says = analyze(tmp_path / "slice.png", gate=False)
     assert volume_says.predicted_class == png_says.predicted_class
-    assert max(abs(volume_says.probabilities[c] - png_says.probabilities[c]) for c in CLASSES) < 0.02
+    assert (
+        max(abs(volume_says.probabilities[c] - png_says.probabilities[c]) for c in CLASSES) < 0.02
+    )
     assert volume_says.mask.shape == png_says.mask.shape
     assert (volume_says.mask != png_says.mask).mean() < 0.002
 
 
-@pytest.mark.parametrize("words, expected", [
-    ([], dict(epochs=44, small_epochs=22, small=192, size=256, rate=1.2e-3)), (["--epochs", "10", "--size", "320"], dict(epochs=10, small_epochs=5, small=224, size=320)),
-    (["--further"], dict(epochs=13, small_epochs=0, small=320, size=320, rate=5e-4, grafts=0.4)), (["--further", "--epochs", "3", "--size", "256", "--seed", "4"], dict(epochs=3, small_epochs=0, small=256, size=256, seed=4))])
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ([], dict(epochs=44, small_epochs=22, small=192, size=256, rate=1.2e-3)),
+        (["--epochs", "10", "--size", "320"], dict(epochs=10, small_epochs=5, small=224, size=320)),
+        (
+            ["--further"],
+            dict(epochs=13, small_epochs=0, small=320, size=320, rate=5e-4, grafts=0.4),
+        ),
+        (
+            ["--further", "--epochs", "3", "--size", "256", "--seed", "4"],
+            dict(epochs=3, small_epochs=0, small=256, size=256, seed=4),
+        ),
+    ],
+)
 def test_the_command_line_has_two_stages(monkeypatch, words, expected):
     import argparse
+
     from brain_tumor.compact import training
+
     asked = []
-    monkeypatch.setattr(training, "train", lambda data, out, weights, recipe, resume: asked.append((weights, recipe)))
+    monkeypatch.setattr(
+        training,
+        "train",
+        lambda data, out, weights, recipe, resume: asked.append((weights, recipe)),
+    )
     parser = argparse.ArgumentParser()
     training.add_train_arguments(parser)
     start = str(MODELS / "compact" / "weights.npz") if "--further" in words else "imagenet"
-    training.train_from_args(parser.parse_args(["--data", "data", "--out", "run", "--weights", start, *words]))
+    training.train_from_args(
+        parser.parse_args(["--data", "data", "--out", "run", "--weights", start, *words])
+    )
     weights, recipe = asked[0]
     assert weights == start and {name: getattr(recipe, name) for name in expected} == expected
     for wrong in (["--further"], ["--size", "300"]):

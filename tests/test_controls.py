@@ -1,4 +1,5 @@
 """The controls in Chromium: what the keyboard, a screen reader and a fast hand find."""
+
 import os
 import signal
 
@@ -56,7 +57,9 @@ def page(visit, address):
 def test_each_click_gets_its_file_or_a_reason(page):
     got = []
     page.on("download", lambda one: got.append(one.suggested_filename))
-    page.evaluate("[...document.querySelectorAll('.bt-downloads button')].slice(0, 4).forEach((button) => button.click())")
+    page.evaluate(
+        "[...document.querySelectorAll('.bt-downloads button')].slice(0, 4).forEach((button) => button.click())"
+    )
     for _ in range(100):
         if len(got) == 4:
             break
@@ -108,7 +111,9 @@ def test_the_focus_is_seen_on_every_kind_of_control(page):
     rings = {}
     for _ in range(25):
         page.keyboard.press("Tab")
-        kind, ring = page.evaluate("(() => { const e = document.activeElement, s = getComputedStyle(e); return [e.getAttribute('role') || e.tagName, s.outlineStyle + s.outlineWidth + s.outlineColor]; })()")
+        kind, ring = page.evaluate(
+            "(() => { const e = document.activeElement, s = getComputedStyle(e); return [e.getAttribute('role') || e.tagName, s.outlineStyle + s.outlineWidth + s.outlineColor]; })()"
+        )
         rings[kind] = ring
     rings.pop("BODY", None)
     assert {"SELECT", "BUTTON", "application", "slider", "textbox"} <= set(rings)

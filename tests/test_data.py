@@ -1,15 +1,25 @@
 """Reading and checking sets: every arrangement, every refusal, with small generated folders only."""
+
 import pandas as pd
 import pytest
-from PIL import Image
 from pictures import class_folders, mat_set, picture
+from PIL import Image
 
-from brain_tumor.data.datasets import TABLE_COLUMNS, find_manifests, find_sets, folder_class, folder_layout, index_folder, read_data_manifest, read_pixels
-from brain_tumor.io.scan import CLASSES
+from brain_tumor.data.datasets import (
+    TABLE_COLUMNS,
+    find_manifests,
+    find_sets,
+    folder_class,
+    folder_layout,
+    index_folder,
+    read_data_manifest,
+    read_pixels,
+)
 from brain_tumor.io.errors import BrainTumorError
-
+from brain_tumor.io.scan import CLASSES
 
 # ---- arrangements
+
 
 @pytest.mark.parametrize("name, meant", [
     ("glioma", "glioma"), ("Glioma_Tumor", "glioma"), ("meningioma tumour", "meningioma"), ("no_tumor", "no_tumor"), ("NoTumor", "no_tumor"),
@@ -21,9 +31,18 @@ def test_the_class_is_read_from_the_folders_name(name, meant):
 def test_class_folders_under_training_and_testing(tmp_path):
     table, left_out = index_folder(class_folders(tmp_path / "mri"))
     assert list(table.columns) == list(TABLE_COLUMNS) and len(table) == 24 and left_out.empty
-    assert table.groupby(["split", "class"]).size().eq(3).all() and set(table["class"]) == set(CLASSES)
-    assert set(table["source"]) == {"mri"} and table["width"].eq(40).all() and table["height"].eq(48).all()
-    assert table["image"][0] == "Testing/glioma/0.png" and table[["patient", "group", "fold", "mask", "spacing_mm"]].isna().all().all()
+    assert table.groupby(["split", "class"]).size().eq(3).all() and set(table["class"]) == set(
+        CLASSES
+    )
+    assert (
+        set(table["source"]) == {"mri"}
+        and table["width"].eq(40).all()
+        and table["height"].eq(48).all()
+    )
+    assert (
+        table["image"][0] == "Testing/glioma/0.png"
+        and table[["patient", "group", "fold", "mask", "spacing_mm"]].isna().all().all()
+    )
 
 
 def test_class_folders_directly_and_nested_one_level(tmp_path):
@@ -44,10 +63,20 @@ def flat_pairs(folder):
 def small_manifest(folder):
     for n in range(2):
         picture(folder / "p" / f"{n}.png")
-    pd.DataFrame({"image": ["p/0.png", "p/1.png"], "class": "glioma"}).to_csv(folder / "manifest.csv", index=False)
+    pd.DataFrame({"image": ["p/0.png", "p/1.png"], "class": "glioma"}).to_csv(
+        folder / "manifest.csv", index=False
+    )
 
 
-@pytest.mark.parametrize("make, kind", [(class_folders, "classes"), (flat_pairs, "masks"), (mat_set, "mat"), (small_manifest, "manifest")])
+@pytest.mark.parametrize(
+    "make, kind",
+    [
+        (class_folders, "classes"),
+        (flat_pairs, "masks"),
+        (mat_set, "mat"),
+        (small_manifest, "manifest"),
+    ],
+)
 def test_every_arrangement_is_found_in_the_folder_that_an_archive_adds(tmp_path, make, kind):
     make(tmp_path / "archive" / "Inner folder")
     (tmp_path / "archive" / "__MACOSX").mkdir()
@@ -60,7 +89,9 @@ def test_every_arrangement_is_found_in_the_folder_that_an_archive_adds(tmp_path,
 def test_files_come_in_the_order_of_their_names_as_strings(tmp_path):
     for number in (1, 2, 10, 100):
         picture(tmp_path / "glioma" / f"{number}.png")
-    assert index_folder(tmp_path)[0]["image"].tolist() == [f"glioma/{n}.png" for n in (1, 10, 100, 2)]
+    assert index_folder(tmp_path)[0]["image"].tolist() == [
+        f"glioma/{n}.png" for n in (1, 10, 100, 2)
+    ]
 
 
 def test_odd_names_and_all_picture_formats(tmp_path):
@@ -79,19 +110,45 @@ def test_images_and_masks(tmp_path):
         picture(tmp_path / "masks" / f"{stem}.png")
     table, left_out = index_folder(tmp_path)
     assert folder_layout(tmp_path) == "masks" and table["class"].isna().all()
-    assert [mask and mask.split("/")[-1] for mask in table["mask"].astype(object).where(table["mask"].notna(), None)] == ["1.png", "2_mask.png", None]
-    assert left_out["path"].tolist() == [str(tmp_path / "masks" / "9.png")] and "without a picture" in left_out["reason"][0]
+    assert [
+        mask and mask.split("/")[-1]
+        for mask in table["mask"].astype(object).where(table["mask"].notna(), None)
+    ] == ["1.png", "2_mask.png", None]
+    assert (
+        left_out["path"].tolist() == [str(tmp_path / "masks" / "9.png")]
+        and "without a picture" in left_out["reason"][0]
+    )
 
 
 def test_a_manifest_brings_its_groups(tmp_path):
-    rows = [{"image": f"p/{n}.png", "class": "glioma", "group": f"G{n // 2}", "fold": 1 + n // 2, "spacing_mm": 0.5, "role": "train"} for n in range(4)]
+    rows = [
+        {
+            "image": f"p/{n}.png",
+            "class": "glioma",
+            "group": f"G{n // 2}",
+            "fold": 1 + n // 2,
+            "spacing_mm": 0.5,
+            "role": "train",
+        }
+        for n in range(4)
+    ]
     for row in rows:
         picture(tmp_path / "set" / row["image"])
     pd.DataFrame(rows).to_csv(tmp_path / "set" / "manifest.csv", index=False)
     table, left_out = index_folder(tmp_path / "set")
-    assert table["group"].tolist() == ["G0", "G0", "G1", "G1"] and table["fold"].tolist() == [1, 1, 2, 2] and left_out.empty
-    assert table["spacing_mm"].eq(0.5).all() and table["width"].eq(40).all() and table["mask"].isna().all()
-    assert read_data_manifest(find_manifests(tmp_path)[0])["path"].tolist() == table["path"].tolist()
+    assert (
+        table["group"].tolist() == ["G0", "G0", "G1", "G1"]
+        and table["fold"].tolist() == [1, 1, 2, 2]
+        and left_out.empty
+    )
+    assert (
+        table["spacing_mm"].eq(0.5).all()
+        and table["width"].eq(40).all()
+        and table["mask"].isna().all()
+    )
+    assert (
+        read_data_manifest(find_manifests(tmp_path)[0])["path"].tolist() == table["path"].tolist()
+    )
 
 
 @pytest.mark.parametrize("columns, groups", [
@@ -101,7 +158,9 @@ def test_a_manifest_brings_its_groups(tmp_path):
 def test_patients_are_groups_where_the_manifest_names_no_groups(tmp_path, columns, groups):
     for n in range(3):
         picture(tmp_path / f"{n}.png")
-    pd.DataFrame({"image": [f"{n}.png" for n in range(3)], "class": "glioma"} | columns).to_csv(tmp_path / "manifest.csv", index=False)
+    pd.DataFrame({"image": [f"{n}.png" for n in range(3)], "class": "glioma"} | columns).to_csv(
+        tmp_path / "manifest.csv", index=False
+    )
     found = index_folder(tmp_path)[0]["group"]
     assert found.astype(object).where(found.notna(), None).tolist() == groups
 
@@ -109,21 +168,33 @@ def test_patients_are_groups_where_the_manifest_names_no_groups(tmp_path, column
 def test_a_manifest_that_is_wrong_about_a_size_leaves_the_picture_out(tmp_path):
     for n in range(3):
         picture(tmp_path / f"{n}.png")
-    pd.DataFrame({"image": [f"{n}.png" for n in range(3)], "class": "glioma", "width": [40, 40, 99], "height": 48}).to_csv(tmp_path / "manifest.csv", index=False)
+    pd.DataFrame(
+        {
+            "image": [f"{n}.png" for n in range(3)],
+            "class": "glioma",
+            "width": [40, 40, 99],
+            "height": 48,
+        }
+    ).to_csv(tmp_path / "manifest.csv", index=False)
     table, left_out = index_folder(tmp_path)
-    assert len(table) == 2 and "40 x 48 pixels, but the manifest says 99 x 48" in left_out["reason"][0]
+    assert (
+        len(table) == 2 and "40 x 48 pixels, but the manifest says 99 x 48" in left_out["reason"][0]
+    )
 
 
 def test_a_folder_of_sets_is_one_table(tmp_path):
     class_folders(tmp_path / "one")
     for name in ("images/1.png", "images/2.png"):
         picture(tmp_path / "healthy" / name)
-    pd.DataFrame({"image": ["images/1.png", "images/2.png"], "class": "no_tumor"}).to_csv(tmp_path / "healthy" / "manifest.csv", index=False)
+    pd.DataFrame({"image": ["images/1.png", "images/2.png"], "class": "no_tumor"}).to_csv(
+        tmp_path / "healthy" / "manifest.csv", index=False
+    )
     table, _ = index_folder(tmp_path)
     assert table["source"].value_counts().to_dict() == {"one": 24, "healthy": 2}
 
 
 # ---- broken and wrong input
+
 
 def test_broken_pictures_are_listed_and_the_rest_goes_on(tmp_path):
     class_folders(tmp_path)
@@ -135,17 +206,25 @@ def test_broken_pictures_are_listed_and_the_rest_goes_on(tmp_path):
     (tmp_path / "Training" / "metastasis").mkdir()
     table, left_out = index_folder(tmp_path)
     assert len(table) == 24
-    reasons = {path.split("/")[-1]: reason for path, reason in zip(left_out["path"], left_out["reason"])}
+    reasons = {
+        path.split("/")[-1]: reason for path, reason in zip(left_out["path"], left_out["reason"])
+    }
     assert set(reasons) == {"a.jpg", "b.png", "c.txt", "metastasis"}
-    assert "cannot be read" in reasons["a.jpg"] and "no picture by its name" in reasons["c.txt"] and "no class" in reasons["metastasis"]
+    assert (
+        "cannot be read" in reasons["a.jpg"]
+        and "no picture by its name" in reasons["c.txt"]
+        and "no class" in reasons["metastasis"]
+    )
 
 
 def test_a_jpeg_that_stops_halfway_is_found_by_a_thorough_look(tmp_path):
     class_folders(tmp_path)
     whole = picture(tmp_path / "Training" / "glioma" / "half.jpg", size=(200, 200)).read_bytes()
-    (tmp_path / "Training" / "glioma" / "half.jpg").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "Training" / "glioma" / "half.jpg").write_bytes(whole[: len(whole) // 2])
     assert len(index_folder(tmp_path)[1]) == 0
-    assert index_folder(tmp_path, thorough=True)[1]["path"].tolist() == [str(tmp_path / "Training" / "glioma" / "half.jpg")]
+    assert index_folder(tmp_path, thorough=True)[1]["path"].tolist() == [
+        str(tmp_path / "Training" / "glioma" / "half.jpg")
+    ]
 
 
 def test_a_broken_mask_leaves_the_picture_without_one(tmp_path):
@@ -153,7 +232,11 @@ def test_a_broken_mask_leaves_the_picture_without_one(tmp_path):
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "1.png").write_bytes(b"broken")
     table, left_out = index_folder(tmp_path)
-    assert len(table) == 1 and table["mask"].isna().all() and left_out["path"].tolist() == [str(tmp_path / "masks" / "1.png")]
+    assert (
+        len(table) == 1
+        and table["mask"].isna().all()
+        and left_out["path"].tolist() == [str(tmp_path / "masks" / "1.png")]
+    )
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path):
@@ -161,25 +244,46 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
         picture(tmp_path / "images" / f"{stem}.png")
     picture(tmp_path / "masks" / "1.png")
     picture(tmp_path / "masks" / "2.png", size=(48, 40))
-    with pytest.raises(BrainTumorError, match="1 masks have another size.*2.png: a mask of 48 x 40 pixels for a picture of 40 x 48.*take these pairs out"):
+    with pytest.raises(
+        BrainTumorError,
+        match="1 masks have another size.*2.png: a mask of 48 x 40 pixels for a picture of 40 x 48.*take these pairs out",
+    ):
         index_folder(tmp_path)
 
 
 def test_missing_files_of_a_manifest_are_named(tmp_path):
     picture(tmp_path / "0.png")
-    pd.DataFrame({"image": ["0.png", "gone.png"], "mask": [None, "m.png"], "class": "glioma"}).to_csv(tmp_path / "manifest.csv", index=False)
-    with pytest.raises(BrainTumorError, match="2 of its 3 files are missing, among them gone.png, m.png.*remove their lines"):
+    pd.DataFrame(
+        {"image": ["0.png", "gone.png"], "mask": [None, "m.png"], "class": "glioma"}
+    ).to_csv(tmp_path / "manifest.csv", index=False)
+    with pytest.raises(
+        BrainTumorError,
+        match="2 of its 3 files are missing, among them gone.png, m.png.*remove their lines",
+    ):
         index_folder(tmp_path)
 
 
-@pytest.mark.parametrize("content, why", [(b"", "not a table"), (b"\xff\xfe\x00", "not a table"), (b"image,group\na.png,1\n", "no column class")])
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (b"", "not a table"),
+        (b"\xff\xfe\x00", "not a table"),
+        (b"image,group\na.png,1\n", "no column class"),
+    ],
+)
 def test_a_manifest_that_is_none(tmp_path, content, why):
     (tmp_path / "manifest.csv").write_bytes(content)
     with pytest.raises(BrainTumorError, match=f"manifest.csv: {why}"):
         index_folder(tmp_path)
 
 
-@pytest.mark.parametrize("count, says", [(0, "the class pituitary has no readable pictures"), (1, "the class pituitary has 1 readable picture\\.")])
+@pytest.mark.parametrize(
+    "count, says",
+    [
+        (0, "the class pituitary has no readable pictures"),
+        (1, "the class pituitary has 1 readable picture\\."),
+    ],
+)
 def test_a_class_with_one_picture_or_none_is_refused(tmp_path, count, says):
     class_folders(tmp_path, names=("glioma", "meningioma"), sides=("",))
     (tmp_path / "pituitary").mkdir()
@@ -191,7 +295,9 @@ def test_a_class_with_one_picture_or_none_is_refused(tmp_path, count, says):
 
 def test_a_folder_without_classes_is_refused_and_says_what_it_found(tmp_path):
     picture(tmp_path / "cats" / "1.png")
-    with pytest.raises(BrainTumorError, match="no set here or one folder down.*glioma, meningioma.*found is cats"):
+    with pytest.raises(
+        BrainTumorError, match="no set here or one folder down.*glioma, meningioma.*found is cats"
+    ):
         index_folder(tmp_path)
     with pytest.raises(BrainTumorError, match="no such folder.*brain_tumor data get"):
         index_folder(tmp_path / "gone")

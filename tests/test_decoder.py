@@ -1,4 +1,5 @@
 """The decoding process: same answers, other process; what it may use, how it dies, and that nobody else dies with it."""
+
 import io
 import json
 import multiprocessing
@@ -14,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from dicoms import dicom, in_bytes
 from mutations import FORMATS, head, pillow, seeds
-from brain_tumor.io import read, scan
+from PIL import Image
+
 from brain_tumor.inference.analyze import analyze
+from brain_tumor.io import read, scan
 from brain_tumor.io.errors import BrainTumorError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,8 +61,15 @@ def faulty(monkeypatch, fresh):
 
     def put(code):
         fresh.close()
-        monkeypatch.setattr(read, "START", plain.replace(
-            "serve()", f"import os, sys, brain_tumor.io.scan as s, brain_tumor.io.read as d; real = s._picture; s._picture = lambda *a: {code}; serve()"))
+        monkeypatch.setattr(
+            read,
+            "START",
+            plain.replace(
+                "serve()",
+                f"import os, sys, brain_tumor.io.scan as s, brain_tumor.io.read as d; real = s._picture; s._picture = lambda *a: {code}; serve()",
+            ),
+        )
+
     return put
 
 
@@ -73,17 +81,36 @@ def refusal(source, read=read.read, **options):
 
 def python(code, *words, **options):
     """Run a script with this tree's package."""
-    return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, encoding="utf-8", cwd=ROOT,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, **options)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        **options,
+    )
 
 
 # ---------------------------------------------------------------- the same answers
 
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_seed_is_read_to_the_bit_as_in_this_process(kind):
     for data in seeds(kind):
-        for options in ({}, {"slice": 0}, {"slice": 1}, {"slice": np.int64(1)}, {"slice": 99}, {"slice": True}, {"slice": (1, 0)}, {"slice": "x"},
-                        {"axis": 1}, {"spacing": 0.7}, {"slice": 0, "spacing": (0.5, 0.7)}, {"spacing": -1}):
+        for options in (
+            {},
+            {"slice": 0},
+            {"slice": 1},
+            {"slice": np.int64(1)},
+            {"slice": 99},
+            {"slice": True},
+            {"slice": (1, 0)},
+            {"slice": "x"},
+            {"axis": 1},
+            {"spacing": 0.7},
+            {"slice": 0, "spacing": (0.5, 0.7)},
+            {"spacing": -1},
+        ):
             here, there = [_try(read, data, options) for read in (scan.read, read.read)]
             assert here == there
 
@@ -94,13 +121,30 @@ def _try(read, data, options):
     except BrainTumorError as error:
         return str(error), error.count, error.volumes
     affine = None if got.affine is None else got.affine.tobytes()
-    return (got.pixels.tobytes(), got.pixels.dtype, got.pixels.shape, got.spacing, got.source, got.spacing_source, got.format, got.sha256,
-            got.slice_index, got.axis, affine)
+    return (
+        got.pixels.tobytes(),
+        got.pixels.dtype,
+        got.pixels.shape,
+        got.spacing,
+        got.source,
+        got.spacing_source,
+        got.format,
+        got.sha256,
+        got.slice_index,
+        got.axis,
+        affine,
+    )
 
 
 def test_paths_file_objects_and_arrays(tmp_path, tiff):
     (tmp_path / "scan.tif").write_bytes(tiff)
-    for source in (tmp_path / "scan.tif", str(tmp_path / "scan.tif"), tiff, bytearray(tiff), memoryview(tiff)):
+    for source in (
+        tmp_path / "scan.tif",
+        str(tmp_path / "scan.tif"),
+        tiff,
+        bytearray(tiff),
+        memoryview(tiff),
+    ):
         assert _try(read.read, source, {}) == _try(scan.read, source, {})
     assert read.read(io.BytesIO(tiff)).sha256 == scan.read(tiff).sha256
     for source in (head(), Image.fromarray(head()), dicom(head()), scan.read(tiff)):
@@ -116,7 +160,14 @@ def test_a_spacing_that_is_none_is_refused_and_can_be_overridden():
 
 
 def test_what_is_no_file_from_a_stranger_starts_no_process(children, tmp_path):
-    for source in (head(), Image.fromarray(head()), dicom(head()), pillow(head(), "PNG"), pillow(head(), "JPEG"), *seeds("NIfTI")[:1]):
+    for source in (
+        head(),
+        Image.fromarray(head()),
+        dicom(head()),
+        pillow(head(), "PNG"),
+        pillow(head(), "JPEG"),
+        *seeds("NIfTI")[:1],
+    ):
         read.read(source, slice=None if source is not seeds("NIfTI")[0] else 1)
     assert children == []
 
@@ -132,12 +183,14 @@ def test_it_can_be_switched_off(monkeypatch, children, tiff):
 
 def test_analyze_and_the_page_use_it(monkeypatch, children, tmp_path, tiff):
     from brain_tumor.app.session import open_file
+
     (tmp_path / "scan.tif").write_bytes(tiff)
     assert analyze(tmp_path / "scan.tif").scan.format == "TIFF" and len(children) == 1
     assert open_file(tmp_path / "scan.tif").error is None and children[0].files == 2
 
 
 # ---------------------------------------------------------------- one process, many files
+
 
 def test_a_process_is_kept_and_after_many_files_another_takes_over(monkeypatch, children, tiff):
     monkeypatch.setattr(read, "FILES", 5)
@@ -169,9 +222,11 @@ def test_a_fork_leaves_the_parents_process_alone(children, tiff):
     first = read.read(tiff)
     read, write = os.pipe()
     pid = os.fork()
-    if pid == 0:                                              # the copy: its answer is one byte
+    if pid == 0:  # the copy: its answer is one byte
         try:
-            same = np.array_equal(read.read(other).pixels, scan.read(other).pixels) and read._pool.all.isdisjoint(children[:1])
+            same = np.array_equal(
+                read.read(other).pixels, scan.read(other).pixels
+            ) and read._pool.all.isdisjoint(children[:1])
             os.write(write, b"y" if same else b"n")
             read._pool.close()
         finally:
@@ -193,7 +248,10 @@ def test_pools_of_processes(how, tiff):
 
 def test_a_script_without_a_guard(tmp_path, tiff):
     (tmp_path / "scan.tif").write_bytes(tiff)
-    done = python("import sys; print('once'); from brain_tumor.io.read import read; print(read(sys.argv[1]).format)", tmp_path / "scan.tif")
+    done = python(
+        "import sys; print('once'); from brain_tumor.io.read import read; print(read(sys.argv[1]).format)",
+        tmp_path / "scan.tif",
+    )
     assert done.returncode == 0 and done.stdout == "once\nTIFF\n" and done.stderr == ""
 
 
@@ -214,8 +272,11 @@ def gone(pid):
 @pytest.mark.parametrize("end", ["pass", "os._exit(3)", "os.kill(os.getpid(), 9)"])
 def test_it_ends_with_the_program_that_asked(tmp_path, tiff, end):
     (tmp_path / "scan.tif").write_bytes(tiff)
-    done = python("import os, sys; from brain_tumor import decoder; decoder.read(sys.argv[1]); "
-                  f"print([c.process.pid for c in decoder._pool.all][0], flush=True); {end}", tmp_path / "scan.tif")
+    done = python(
+        "import os, sys; from brain_tumor import decoder; decoder.read(sys.argv[1]); "
+        f"print([c.process.pid for c in decoder._pool.all][0], flush=True); {end}",
+        tmp_path / "scan.tif",
+    )
     assert gone(int(done.stdout))
 
 
@@ -224,15 +285,33 @@ def test_it_needs_no_working_folder_and_no_path(tmp_path, tiff):
     (tmp_path / "scan.tif").write_bytes(tiff)
     (tmp_path / "tifffile.py").write_text("raise SystemExit('planted')")
     (tmp_path / "PIL.py").write_text("raise SystemExit('planted')")
-    done = subprocess.run([sys.executable, "-P", "-c", "from brain_tumor.io.read import read; print(read('scan.tif').format)"], cwd=tmp_path,
-                          capture_output=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            "from brain_tumor.io.read import read; print(read('scan.tif').format)",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.stdout == "TIFF\n", done.stderr
 
 
 # ---------------------------------------------------------------- how it dies
 
-@pytest.mark.parametrize("code", ["os.abort()", "os.kill(os.getpid(), 11)", "os._exit(7)",
-                                  pytest.param("__import__('ctypes').string_at(0)", marks=POSIX)])
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.abort()",
+        "os.kill(os.getpid(), 11)",
+        "os._exit(7)",
+        pytest.param("__import__('ctypes').string_at(0)", marks=POSIX),
+    ],
+)
 def test_a_crash_refuses_one_file_and_the_next_is_read(faulty, tmp_path, tiff, code):
     for name in ("a.tif", "b.tif", "c.tif"):
         (tmp_path / name).write_bytes(tiff)
@@ -241,7 +320,9 @@ def test_a_crash_refuses_one_file_and_the_next_is_read(faulty, tmp_path, tiff, c
     message = refusal(tmp_path / "a.tif")
     assert "a.tif" in message and "crashed" in message and "PNG" in message
     found = list(analyze(tmp_path, progress=False))
-    assert [result.status != "refused" or "crashed" in result.error for result in found] == [True] * 3
+    assert [result.status != "refused" or "crashed" in result.error for result in found] == [
+        True
+    ] * 3
     assert found[0].status == "refused" and str(tmp_path) not in found[0].error
     assert {result.scan.sha256 for result in found[1:]} == {scan.read(tiff).sha256}
 
@@ -263,7 +344,9 @@ def test_time_by_the_clock_is_limited(monkeypatch, faulty, tiff):
 def test_each_file_has_its_own_time(monkeypatch, children, faulty, tiff):
     """Three files that take more than half the time each: the limit counts for a file, not for the process."""
     monkeypatch.setattr(read, "SECONDS", 2)
-    faulty("[0 for _ in iter(lambda t=__import__('time').process_time() + 1.2: __import__('time').process_time() > t, True)] and None or real(*a)")
+    faulty(
+        "[0 for _ in iter(lambda t=__import__('time').process_time() + 1.2: __import__('time').process_time() > t, True)] and None or real(*a)"
+    )
     for _ in range(3):
         read.read(tiff)
     assert len(children) == 1
@@ -286,14 +369,18 @@ def test_no_file_can_be_written(faulty, tmp_path, tiff):
 @LINUX
 def test_the_limits_cannot_be_raised_again(faulty, tiff):
     """The hard ones are as low, for the second file as for the first; only time is given anew."""
-    faulty("real(*a) if [__import__('resource').getrlimit(kind) for kind in (1, 4, 9)] == [(0, 0), (0, 0), (4 << 30, 4 << 30)] else os._exit(5)")
+    faulty(
+        "real(*a) if [__import__('resource').getrlimit(kind) for kind in (1, 4, 9)] == [(0, 0), (0, 0), (4 << 30, 4 << 30)] else os._exit(5)"
+    )
     for _ in range(2):
         assert read.read(tiff).format == "TIFF"
 
 
 def test_it_does_not_inherit_what_stands_in_the_environment(monkeypatch, faulty, tiff):
     monkeypatch.setenv("DATABASE_PASSWORD", "secret")
-    faulty("real(*a) if 'PATH' in os.environ and not {'DATABASE_PASSWORD', 'PYTHONPATH'} & set(os.environ) else os._exit(5)")
+    faulty(
+        "real(*a) if 'PATH' in os.environ and not {'DATABASE_PASSWORD', 'PYTHONPATH'} & set(os.environ) else os._exit(5)"
+    )
     assert read.read(tiff).format == "TIFF"
 
 
@@ -302,14 +389,16 @@ def test_a_file_is_not_refused_for_what_others_left_behind(children, faulty, tif
     """Some decoders lose memory at each damaged file: what a used process can't do a new one does."""
     for loss in ("bytearray(1 << 36)", "os._exit(1)"):
         children.clear()
-        faulty(f"real(*a) if not vars(s).setdefault('before', []).append(1) and len(s.before) < 4 else {loss}")
+        faulty(
+            f"real(*a) if not vars(s).setdefault('before', []).append(1) and len(s.before) < 4 else {loss}"
+        )
         for _ in range(7):
             read.read(tiff)
         assert [child.files for child in children] == [4, 4, 1]
         faulty(loss)
         children.clear()
         refusal(tiff)
-        assert len(children) == 1                            # a new one is believed at once
+        assert len(children) == 1  # a new one is believed at once
 
 
 def test_ended_from_outside_while_it_waits(children, tiff):
@@ -339,18 +428,43 @@ def test_no_process_can_be_started(monkeypatch, fresh, tiff):
 
 
 @LINUX
-@pytest.mark.parametrize("answer", [
-    b"", b"x" * 11, b"x" * 200, struct.pack(">IQ", 2, 0) + b"[]", struct.pack(">IQ", 2, 0) + b"{}", struct.pack(">IQ", 4, 1 << 60) + b"null",
-    struct.pack(">IQ", 1 << 31, 0), struct.pack(">IQ", 3, 0) + b"\xff\xff\xff", struct.pack(">IQ", 13, 0) + b'{"error": 12}',
-    struct.pack(">IQ", 20000, 0) + b"[" * 20000])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"x" * 11,
+        b"x" * 200,
+        struct.pack(">IQ", 2, 0) + b"[]",
+        struct.pack(">IQ", 2, 0) + b"{}",
+        struct.pack(">IQ", 4, 1 << 60) + b"null",
+        struct.pack(">IQ", 1 << 31, 0),
+        struct.pack(">IQ", 3, 0) + b"\xff\xff\xff",
+        struct.pack(">IQ", 13, 0) + b'{"error": 12}',
+        struct.pack(">IQ", 20000, 0) + b"[" * 20000,
+    ],
+)
 def test_a_process_that_was_taken_over_can_only_lie(faulty, tiff, answer):
-    faulty(f"os.write([n for n in range(3, 9) if os.path.exists(f'/proc/self/fd/{{n}}') and 'pipe' in os.readlink(f'/proc/self/fd/{{n}}')][-1], {answer!r}) and None or os._exit(0)")
+    faulty(
+        f"os.write([n for n in range(3, 9) if os.path.exists(f'/proc/self/fd/{{n}}') and 'pipe' in os.readlink(f'/proc/self/fd/{{n}}')][-1], {answer!r}) and None or os._exit(0)"
+    )
     message = refusal(tiff)
     assert "crashed" in message or "gave no picture" in message
 
 
-@pytest.mark.parametrize("lie", [{"shape": [1 << 70, 64]}, {"spacing": [10 ** 400, 1]}, {"colour": 10 ** 400}, {"slice": True}, {"slice": "0"}, {"format": []},
-                                 {"shape": [64, True]}, {"shape": [2, 2048]}, {"colour": None}])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"shape": [1 << 70, 64]},
+        {"spacing": [10**400, 1]},
+        {"colour": 10**400},
+        {"slice": True},
+        {"slice": "0"},
+        {"format": []},
+        {"shape": [64, True]},
+        {"shape": [2, 2048]},
+        {"colour": None},
+    ],
+)
 def test_numbers_that_are_none_are_no_picture(lie):
     """A whole number of four hundred digits is good JSON."""
     grey = np.linspace(0, 1, 64 * 64, dtype=np.float32)
@@ -363,7 +477,9 @@ def test_numbers_that_are_none_are_no_picture(lie):
 def test_what_it_says_is_bounded():
     for text in ("x" * 5000, "two\nlines", 7, None, ["a"]):
         assert "gave no picture" in str(read._told({"error": text}, "a.tif"))
-    told = read._told({"error": "a.tif: it holds 3 pictures. Ask.", "count": "3", "volumes": 2}, "a.tif")
+    told = read._told(
+        {"error": "a.tif: it holds 3 pictures. Ask.", "count": "3", "volumes": 2}, "a.tif"
+    )
     assert told.count is None and told.volumes == 2
 
 
@@ -375,16 +491,31 @@ def test_libraries_that_print_do_not_get_between_the_frames(faulty, capfd, tiff)
 
 # ---------------------------------------------------------------- bombs
 
+
 def directory(tags, following):
     """One table of a little-endian TIFF: tags by number, each (type, value)."""
-    entries = [struct.pack("<HHIHH", tag, 3, 1, value, 0) if kind == 3 else struct.pack("<HHII", tag, 4, 1, value)
-               for tag, (kind, value) in sorted(tags.items())]
+    entries = [
+        struct.pack("<HHIHH", tag, 3, 1, value, 0)
+        if kind == 3
+        else struct.pack("<HHII", tag, 4, 1, value)
+        for tag, (kind, value) in sorted(tags.items())
+    ]
     return struct.pack("<H", len(tags)) + b"".join(entries) + struct.pack("<I", following)
 
 
 def many_pages(count):
     """A TIFF of so many pages, all of the same pixels."""
-    tags = {256: (3, 64), 257: (3, 64), 258: (3, 8), 259: (3, 1), 262: (3, 1), 273: (4, 8), 277: (3, 1), 278: (3, 64), 279: (4, 4096)}
+    tags = {
+        256: (3, 64),
+        257: (3, 64),
+        258: (3, 8),
+        259: (3, 1),
+        262: (3, 1),
+        273: (4, 8),
+        277: (3, 1),
+        278: (3, 64),
+        279: (4, 4096),
+    }
     size, start = len(directory(tags, 0)), 8 + 4096
     pages = [directory(tags, start + (k + 1) * size if k < count - 1 else 0) for k in range(count)]
     return b"II*\0" + struct.pack("<I", start) + head().tobytes() + b"".join(pages)
@@ -403,13 +534,24 @@ def test_a_tiff_of_one_tile_that_is_far_larger_than_the_picture(monkeypatch, fre
     """A picture of 64 x 64 pixels in a tile of 30,000 x 30,000: 900 MB, out of a file of one kilobyte."""
     monkeypatch.setattr(read, "MEMORY", 1 << 30)
     body = zlib.compress(bytes(1 << 20))
-    tags = {256: (4, 64), 257: (4, 64), 258: (3, 8), 259: (3, 8), 262: (3, 1), 277: (3, 1), 322: (4, 30_000), 323: (4, 30_000), 324: (4, 8), 325: (4, len(body))}
+    tags = {
+        256: (4, 64),
+        257: (4, 64),
+        258: (3, 8),
+        259: (3, 8),
+        262: (3, 1),
+        277: (3, 1),
+        322: (4, 30_000),
+        323: (4, 30_000),
+        324: (4, 8),
+        325: (4, len(body)),
+    }
     data = b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory(tags, 0)
-    refusal(data)                                             # by libtiff, which didn't get the memory
+    refusal(data)  # by libtiff, which didn't get the memory
     assert len(data) < 2000 and read._pool.all
     for child in read._pool.all:
         status = Path(f"/proc/{child.process.pid}/status").read_text()
-        assert int(status.split("VmPeak:")[1].split()[0]) <= 1 << 20         # kB
+        assert int(status.split("VmPeak:")[1].split()[0]) <= 1 << 20  # kB
 
 
 @LINUX
@@ -428,7 +570,14 @@ def test_frames_go_both_ways():
     read.send(pipe, {"a": [1, None, "ü\udc80"]}, np.arange(6, dtype=np.float32).reshape(2, 3))
     pipe.seek(0)
     header, body = read.receive(pipe, 100)
-    assert header == {"a": [1, None, "ü\udc80"]} and np.frombuffer(body, np.float32).tolist() == [0, 1, 2, 3, 4, 5]
+    assert header == {"a": [1, None, "ü\udc80"]} and np.frombuffer(body, np.float32).tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     json.dumps(header)
 
 

@@ -1,4 +1,5 @@
 """Recorded runs by hand: what the panels show is what the report rooms say; in Chromium it can be clicked, moved, filtered and taken home."""
+
 import io
 from pathlib import Path
 
@@ -12,25 +13,35 @@ pytest.importorskip("anywidget", reason="widgets come with the extra `workbook`"
 from browsers import ROOT, ink, lab, notebook, run_all, voila  # noqa: E402
 
 from brain_tumor import samples  # noqa: E402
-from brain_tumor.app.explorer import Explorer, SMALL_COUNT  # noqa: E402
+from brain_tumor.app.explorer import SMALL_COUNT, Explorer  # noqa: E402
+from brain_tumor.app.views import plain_words  # noqa: E402
 from brain_tumor.classification.report import confusion_counts, operating_points, write_feature_map  # noqa: E402
-from brain_tumor.training.runs import load_run, write_example_run, write_predictions  # noqa: E402
 from brain_tumor.io.scan import CLASSES  # noqa: E402
 from brain_tumor.segmentation.comparison import dice_by_group, write_example_segmentation_run  # noqa: E402
-from brain_tumor.app.views import plain_words  # noqa: E402
-
+from brain_tumor.training.runs import load_run, write_example_run, write_predictions  # noqa: E402
 
 
 def write_set(folder):
     """A set of the bundled phantoms, each four times, at an exposure of its own."""
     import pandas as pd
+
     rows = []
     (folder / "images").mkdir(parents=True)
     for path in (path for path in samples() if path.suffix == ".png"):
         for number in range(4):
             name = f"images/{path.stem}-{number}.png"
-            cv2.imwrite(str(folder / name), cv2.convertScaleAbs(cv2.imread(str(path), 0), alpha=1 - 0.2 * number))
-            rows.append({"image": name, "class": path.stem.rsplit("-", 1)[0], "group": path.stem, "role": "test"})
+            cv2.imwrite(
+                str(folder / name),
+                cv2.convertScaleAbs(cv2.imread(str(path), 0), alpha=1 - 0.2 * number),
+            )
+            rows.append(
+                {
+                    "image": name,
+                    "class": path.stem.rsplit("-", 1)[0],
+                    "group": path.stem,
+                    "role": "test",
+                }
+            )
     table = pd.DataFrame(rows)
     table.to_csv(folder / "manifest.csv", index=False)
     return table
@@ -69,32 +80,58 @@ def cell(run):
 
 # ---------------------------------------------------------------- without a browser
 
+
 def test_panels_show_what_the_reports_say(place, run, cell):
     page = Explorer(place / "runs", place / "data")
-    assert page.choice.run.value == "asked" and page.confusion.grid.counts == confusion_counts(run)[list(CLASSES)].to_numpy().tolist()
+    assert (
+        page.choice.run.value == "asked"
+        and page.confusion.grid.counts == confusion_counts(run)[list(CLASSES)].to_numpy().tolist()
+    )
     page.confusion.grid.chosen = f"{cell[0]},{cell[1]}"
-    assert page.confusion.gallery.value.count("<img") == min(cell[2], SMALL_COUNT) and run.provenance in page.choice.provenance.value
+    assert (
+        page.confusion.gallery.value.count("<img") == min(cell[2], SMALL_COUNT)
+        and run.provenance in page.choice.provenance.value
+    )
     page.tabs.selected_index = 1
     for level, of in ((0.2, "glioma"), (0.75, "no_tumor")):
         page.threshold.level.value, page.threshold.of.value = level, of
         at = operating_points(run, level).set_index("of").loc[of]
-        assert f"Sensitivity {at['sensitivity']:.3f}" in page.threshold.words.value and f"Specificity {at['specificity']:.3f}" in page.threshold.words.value
+        assert (
+            f"Sensitivity {at['sensitivity']:.3f}" in page.threshold.words.value
+            and f"Specificity {at['specificity']:.3f}" in page.threshold.words.value
+        )
     page.tabs.selected_index = 2
     page.map.kinds[CLASSES.index("glioma")].value = False
     assert len(page.map.seen()) == (run.predictions["class"] != "glioma").sum()
     page.tabs.selected_index = 4
-    small = dice_by_group([load_run(place / "runs" / "unet")], "third").set_index("third").loc["small"]
-    assert f"{small['dice']:.3f} ({small['dice_low']:.3f} to {small['dice_high']:.3f})" in page.outlines.table.value
+    small = (
+        dice_by_group([load_run(place / "runs" / "unet")], "third").set_index("third").loc["small"]
+    )
+    assert (
+        f"{small['dice']:.3f} ({small['dice_low']:.3f} to {small['dice_high']:.3f})"
+        in page.outlines.table.value
+    )
 
 
 def test_files_are_the_reports_own(place, run):
     import pandas as pd
+
     page = Explorer(place / "runs")
-    for panel, name in ((page.confusion, "confusion"), (page.threshold, "threshold"), (page.map, "map"), (page.curves, "curves"), (page.outlines, "dice_by")):
+    for panel, name in (
+        (page.confusion, "confusion"),
+        (page.threshold, "threshold"),
+        (page.map, "map"),
+        (page.curves, "curves"),
+        (page.outlines, "dice_by"),
+    ):
         page.tabs.selected_index = page.tabs.children.index(panel)
         for kind in ("png", "csv"):
             file, media, content = panel.give(kind)
-            assert name in file and file.endswith(f".{kind}") and media == {"png": "image/png", "csv": "text/csv"}[kind]
+            assert (
+                name in file
+                and file.endswith(f".{kind}")
+                and media == {"png": "image/png", "csv": "text/csv"}[kind]
+            )
             if kind == "png":
                 assert np.ptp(cv2.imdecode(np.frombuffer(content, np.uint8), 0)) > 200
             else:
@@ -103,10 +140,20 @@ def test_files_are_the_reports_own(place, run):
     assert (kept[list(CLASSES)].to_numpy() == confusion_counts(run)[list(CLASSES)].to_numpy()).all()
 
 
-@pytest.mark.parametrize("runs, data, words", [("nowhere", "", "no recorded runs"), ("runs", "nowhere", "nowhere"), ("data", "", "no recorded runs"), ("", "", "No folder was typed")])
+@pytest.mark.parametrize(
+    "runs, data, words",
+    [
+        ("nowhere", "", "no recorded runs"),
+        ("runs", "nowhere", "nowhere"),
+        ("data", "", "no recorded runs"),
+        ("", "", "No folder was typed"),
+    ],
+)
 def test_a_wrong_folder_is_said_and_takes_nothing_away(place, runs, data, words):
     page = Explorer(place / "runs")
-    page.choice.folder.value, page.choice.data.value = (str(place / name) if name else "" for name in (runs, data))
+    page.choice.folder.value, page.choice.data.value = (
+        str(place / name) if name else "" for name in (runs, data)
+    )
     assert words in page.choice.note.value + page.choice.data_note.value and page.run is not None
     page.tabs.selected_index = 1
     assert "Sensitivity" in page.threshold.words.value
@@ -142,16 +189,25 @@ def test_every_control_has_a_name(place):
         yield widget
         for child in getattr(widget, "children", ()):
             yield from below(child)
+
     controls = (w.Button, w.Text, w.Dropdown, w.FloatSlider, w.Checkbox, w.SelectMultiple)
-    assert [type(one).__name__ for one in below(Explorer(place / "runs")) if isinstance(one, controls) and not one.description.strip()] == []
+    assert [
+        type(one).__name__
+        for one in below(Explorer(place / "runs"))
+        if isinstance(one, controls) and not one.description.strip()
+    ] == []
 
 
 # ---------------------------------------------------------------- in a browser
 
+
 @pytest.fixture(scope="module")
 def notebooks(place, tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks")
-    notebook(folder / "explore.ipynb", f"from brain_tumor.app.explorer import Explorer\nExplorer({str(place / 'runs')!r}, {str(place / 'data')!r})")
+    notebook(
+        folder / "explore.ipynb",
+        f"from brain_tumor.app.explorer import Explorer\nExplorer({str(place / 'runs')!r}, {str(place / 'data')!r})",
+    )
     return folder
 
 
@@ -196,19 +252,29 @@ def test_a_cell_opens_its_pictures_and_files_are_kept(visit, voila_at, run, cell
     assert page.locator(".bt-gallery img").count() == min(cell[2], SMALL_COUNT)
     shown = ink(page.locator(".bt-gallery img").first)
     assert shown["width"] == 150 and shown["colours"] > 30, "a phantom, not a blank"
-    assert f"true {plain_words(CLASSES[cell[0]])}" in page.locator(".bt-gallery img").first.get_attribute("alt")
+    assert f"true {plain_words(CLASSES[cell[0]])}" in page.locator(
+        ".bt-gallery img"
+    ).first.get_attribute("alt")
     name, content = downloaded(page, "PNG")
-    assert name == "asked_confusion.png" and np.ptp(cv2.imdecode(np.frombuffer(content, np.uint8), 0)) > 200
+    assert (
+        name == "asked_confusion.png"
+        and np.ptp(cv2.imdecode(np.frombuffer(content, np.uint8), 0)) > 200
+    )
     name, content = downloaded(page, "CSV")
     assert name == "asked_confusion.csv" and len(content.decode().splitlines()) == 5
     press(page, page.locator(".bt-grid [data-cell='0,0']"), "Enter", 1)
     page.locator(".bt-cell", has_text="True glioma, said glioma").wait_for()
     press(page, page.locator(f".bt-grid [data-cell='{cell[0]},{cell[1]}']"), "Enter", 1)
-    page.locator(".bt-cell", has_text="True {}, said {}".format(*(plain_words(CLASSES[number]) for number in cell[:2]))).wait_for()
+    page.locator(
+        ".bt-cell",
+        has_text="True {}, said {}".format(*(plain_words(CLASSES[number]) for number in cell[:2])),
+    ).wait_for()
     page.locator(".bt-data input").fill("")
     page.locator(".bt-data input").press("Enter")
     page.locator(".bt-cell", has_text="Only names are recorded").wait_for()
-    assert page.locator(".bt-gallery img").count() == 0 and page.locator(".bt-gallery figcaption").count() == min(cell[2], SMALL_COUNT)
+    assert page.locator(".bt-gallery img").count() == 0 and page.locator(
+        ".bt-gallery figcaption"
+    ).count() == min(cell[2], SMALL_COUNT)
     page.locator(".bt-run select").select_option("beside")
     page.locator(".bt-mark", has_text="240 pictures").wait_for()
 
@@ -219,7 +285,9 @@ def test_the_threshold_moves_and_the_map_is_filtered(visit, voila_at, run):
     threshold_moves(page, run)
     tab(page, "Map")
     marks = page.locator(".bt-map path")
-    page.wait_for_function("n => document.querySelectorAll('.bt-map path').length === n", arg=len(run.predictions))
+    page.wait_for_function(
+        "n => document.querySelectorAll('.bt-map path').length === n", arg=len(run.predictions)
+    )
     page.locator(".bt-kind-glioma input").uncheck()
     left = int((run.predictions["class"] != "glioma").sum())
     page.wait_for_function("n => document.querySelectorAll('.bt-map path').length === n", arg=left)
@@ -236,7 +304,9 @@ def test_the_threshold_moves_and_the_map_is_filtered(visit, voila_at, run):
     assert ink(page.locator(".bt-figure img[alt*='Box plots']"))["width"] > 500
     tab(page, "Curves")
     assert ink(page.locator(".bt-figure img[alt*='Curves of']"))["colours"] > 50
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out on a tablet"
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+        "nothing sticks out on a tablet"
+    )
 
 
 def test_in_jupyterlab(visit, notebooks, run, tmp_path):
@@ -253,7 +323,9 @@ def test_in_jupyterlab(visit, notebooks, run, tmp_path):
             page.locator(button).first.focus()
             for letter in "abxx":
                 page.keyboard.press(letter)
-            assert page.locator(".jp-Cell").count() == cells, "a letter on a button is no command to the notebook"
+            assert page.locator(".jp-Cell").count() == cells, (
+                "a letter on a button is no command to the notebook"
+            )
 
 
 def test_the_chapter_opens_as_a_page(visit, browser, tmp_path):

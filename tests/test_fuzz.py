@@ -3,11 +3,11 @@
 `make test` runs the same examples each time. `make fuzz` runs many more, other ones each time (FUZZ_EXAMPLES, FUZZ_SEED), and keeps
 the counts (FUZZ_RECORD). Damage that once got through has a test of its own in test_bad_input.py.
 """
+
 import gzip
 import json
 import os
 import re
-import resource_use
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -15,36 +15,72 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import resource_use
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-
 from mutations import FORMATS, damaged, fields, seeds
+
 from brain_tumor import Analysis, BrainTumorError, analyze
 from brain_tumor.io import read
 from brain_tumor.io.scan import CLASSES
 
-MORE = float(os.environ.get("FUZZ_EXAMPLES", 1))     # times as many
-EXAMPLES = {"PNG": 1500, "JPEG": 1200, "TIFF": 2000, "DICOM": 2400, "NIfTI": 1200, "NRRD": 1200, "others": 500}   # 10,000
-TALLY = defaultdict(Counter)                         # by format: how the examples ended
+MORE = float(os.environ.get("FUZZ_EXAMPLES", 1))  # times as many
+EXAMPLES = {
+    "PNG": 1500,
+    "JPEG": 1200,
+    "TIFF": 2000,
+    "DICOM": 2400,
+    "NIfTI": 1200,
+    "NRRD": 1200,
+    "others": 500,
+}  # 10,000
+TALLY = defaultdict(Counter)  # by format: how the examples ended
 STOPPED = "stopped by the decoding process"
-EDITS = ("field", "field", "field", "flip", "near", "near", "cut", "drop", "repeat", "splice", "line")
+EDITS = (
+    "field",
+    "field",
+    "field",
+    "flip",
+    "near",
+    "near",
+    "cut",
+    "drop",
+    "repeat",
+    "splice",
+    "line",
+)
 
 
 def edits():
-    return st.lists(st.tuples(st.sampled_from(EDITS), st.floats(0, 1, exclude_max=True), st.integers(0, 65535)), min_size=1, max_size=4)
+    return st.lists(
+        st.tuples(st.sampled_from(EDITS), st.floats(0, 1, exclude_max=True), st.integers(0, 65535)),
+        min_size=1,
+        max_size=4,
+    )
 
 
 def searched(examples):
     """The same examples each time, or with FUZZ_SEED those of that seed; nothing is kept, and no clock is asked."""
     chosen = os.environ.get("FUZZ_SEED")
-    common = settings(max_examples=int(examples * MORE), database=None, deadline=None, derandomize=chosen is None,
-                      suppress_health_check=list(HealthCheck))
-    return (lambda test: common(test)) if chosen is None else (lambda test: seed(int(chosen))(common(test)))
+    common = settings(
+        max_examples=int(examples * MORE),
+        database=None,
+        deadline=None,
+        derandomize=chosen is None,
+        suppress_health_check=list(HealthCheck),
+    )
+    return (
+        (lambda test: common(test))
+        if chosen is None
+        else (lambda test: seed(int(chosen))(common(test)))
+    )
 
 
 def cheap(scan):
     """An engine that costs nothing: bright is tumour."""
-    return SimpleNamespace(probabilities=np.array([0.7, 0.1, 0.1, 0.1]), mask_probability=scan.pixels, threshold=0.8)
+    return SimpleNamespace(
+        probabilities=np.array([0.7, 0.1, 0.1, 0.1]), mask_probability=scan.pixels, threshold=0.8
+    )
 
 
 def outcome(data, engine):
@@ -79,7 +115,9 @@ def sound(result):
         return "refused by the gate"
     pixels = result.scan.pixels
     assert pixels.dtype == np.float32 and 0 <= pixels.min() < pixels.max() <= 1
-    assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-3) and set(result.probabilities) == set(CLASSES)
+    assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-3) and set(
+        result.probabilities
+    ) == set(CLASSES)
     json.dumps(result.to_dict(full=True), allow_nan=False)
     return "analysed"
 
@@ -91,10 +129,13 @@ def record():
     if path and TALLY:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         before = json.loads(Path(path).read_text()) if Path(path).is_file() else {}
-        before["hypothesis"] = {"seed": os.environ.get("FUZZ_SEED"), "seeds": {kind: len(seeds(kind)) for kind in FORMATS},
-                                "examples": sum(sum(counts.values()) for counts in TALLY.values()),
-                                "outcomes": {kind: dict(sorted(counts.items())) for kind, counts in TALLY.items()},
-                                "peak_mb": resource_use.peak_mb()}
+        before["hypothesis"] = {
+            "seed": os.environ.get("FUZZ_SEED"),
+            "seeds": {kind: len(seeds(kind)) for kind in FORMATS},
+            "examples": sum(sum(counts.values()) for counts in TALLY.values()),
+            "outcomes": {kind: dict(sorted(counts.items())) for kind, counts in TALLY.items()},
+            "peak_mb": resource_use.peak_mb(),
+        }
         Path(path).write_text(json.dumps(before, indent=1, sort_keys=True) + "\n")
 
 
@@ -129,15 +170,22 @@ def test_damaged_files_end_in_an_analysis_or_a_refusal(kind, capfd):
     wanted, found = int(EXAMPLES[kind] * MORE), TALLY[kind]
     assert sum(found.values()) >= wanted and set(found) <= {"analysed", "refused", STOPPED}, found
     assert found["refused"] > wanted / 25 and found["analysed"] > wanted / 80, found
-    assert found[STOPPED] <= (0 if kind in ("JPEG", "NIfTI", "NRRD") else wanted / 200), "a decoder that crashes often is broken"
+    assert found[STOPPED] <= (0 if kind in ("JPEG", "NIfTI", "NRRD") else wanted / 200), (
+        "a decoder that crashes often is broken"
+    )
     assert [str(warning.message) for warning in said] == []
-    read._pool.close()                            # an ended child's seconds are its parent's to see
+    read._pool.close()  # an ended child's seconds are its parent's to see
     assert max(spent) < 30, "seconds of the processor for one small file"
-    assert resource_use.children() - children < 30 + len(spent) / 20, "seconds of the decoding processes for all of them"
+    assert resource_use.children() - children < 30 + len(spent) / 20, (
+        "seconds of the decoding processes for all of them"
+    )
     assert resource_use.peak_mb() - start < 1500
     spoken = capfd.readouterr()
     assert spoken.out == ""
-    if kind not in ("PNG", "JPEG"):                  # whose decoders in C speak to the terminal where a checksum was forged
+    if kind not in (
+        "PNG",
+        "JPEG",
+    ):  # whose decoders in C speak to the terminal where a checksum was forged
         assert spoken.err == ""
 
 
@@ -149,4 +197,7 @@ def test_damaged_files_and_the_real_network(capfd):
         TALLY["the network's"][outcome(data, "compact")] += 1
 
     one()
-    assert TALLY["the network's"]["analysed"] + TALLY["the network's"]["refused by the gate"] > 50 * MORE
+    assert (
+        TALLY["the network's"]["analysed"] + TALLY["the network's"]["refused by the gate"]
+        > 50 * MORE
+    )

@@ -1,4 +1,5 @@
 """The guides that are filled in by hand: every item once, with a reason, and no figure that is older than its record."""
+
 import json
 import re
 from pathlib import Path
@@ -16,14 +17,20 @@ def cells(name):
 
 def rows(name):
     """(number, what is asked, mark, where or why) of all items of a checklist."""
-    prose = "\n".join("".join(cell["source"]) for cell in cells(name) if cell["cell_type"] == "markdown")
+    prose = "\n".join(
+        "".join(cell["source"]) for cell in cells(name) if cell["cell_type"] == "markdown"
+    )
     return re.findall(r"^\| (\d+[a-g]?) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", prose, re.MULTILINE)
 
 
 def outputs(name):
     """All that the cells of a guide have printed or drawn as a table, without tags."""
-    found = [text for cell in cells(name) for output in cell.get("outputs", [])
-             for text in (output.get("text") or output.get("data", {}).get("text/html", []))]
+    found = [
+        text
+        for cell in cells(name)
+        for output in cell.get("outputs", [])
+        for text in (output.get("text") or output.get("data", {}).get("text/html", []))
+    ]
     return re.sub(r"<[^>]+>", " ", "".join(found))
 
 
@@ -48,39 +55,72 @@ def test_the_external_test_that_nobody_made_is_not_claimed(name):
 def test_the_count_at_the_end_is_that_of_the_tables(name):
     marks = [provenance for _, _, provenance, _ in rows(name)]
     if name == "metrics":
-        assert f"{marks.count('yes')} of {len(marks) - marks.count('n.a.')} items that count" in outputs(name)
+        assert (
+            f"{marks.count('yes')} of {len(marks) - marks.count('n.a.')} items that count"
+            in outputs(name)
+        )
     else:
         for provenance in MARKS:
-            assert re.search(rf"{re.escape(provenance)}\s+{marks.count(provenance)}\b", outputs(name)), provenance
+            assert re.search(
+                rf"{re.escape(provenance)}\s+{marks.count(provenance)}\b", outputs(name)
+            ), provenance
 
 
-@pytest.mark.parametrize("name, figures", [("claim", ("class accuracy, figshare", "Dice, figshare")),
-                                           ("tripod_ai", ("class accuracy, figshare", "class accuracy, healthy T1"))])
+@pytest.mark.parametrize(
+    "name, figures",
+    [
+        ("claim", ("class accuracy, figshare", "Dice, figshare")),
+        ("tripod_ai", ("class accuracy, figshare", "class accuracy, healthy T1")),
+    ],
+)
 def test_figures_are_those_on_record(root, name, figures):
-    record = json.loads((root / "brain_tumor" / "models" / "compact" / "results.json").read_text(encoding="utf-8"))["figures"]
+    record = json.loads(
+        (root / "brain_tumor" / "models" / "compact" / "results.json").read_text(encoding="utf-8")
+    )["figures"]
     shown = outputs(name)
     for row in record:
         if row["figure"] in figures:
-            assert all(f"{row[key]:.3f}" in shown for key in ("value", "low", "high")), f"run {name}.ipynb again"
+            assert all(f"{row[key]:.3f}" in shown for key in ("value", "low", "high")), (
+                f"run {name}.ipynb again"
+            )
 
 
 @pytest.mark.parametrize("name", ["tripod_ai", "data_sheet"])
 def test_pictures_and_groups_are_those_of_the_split(root, name):
     import pandas as pd
+
     split, shown = pd.read_csv(root / "runs" / "splits" / "project.csv", comment="#"), outputs(name)
     sides = ["test", "train", "validation"]
-    flow = re.findall(r"\b(?:glioma|meningioma|pituitary|no_tumor)\s+(\d+)\s+(\d+)\s+(\d+)\s", shown)
-    assert [sum(map(int, column)) for column in zip(*flow)] == split["side"].value_counts()[sides].tolist()
-    for source, groups in split.groupby(["source", "side"])["group"].nunique().unstack()[sides].iterrows():
-        assert re.search(rf"\b{source}\s+" + r"\s+".join(map(str, groups)) + r"\b", shown), f"{source}: run {name}.ipynb again"
+    flow = re.findall(
+        r"\b(?:glioma|meningioma|pituitary|no_tumor)\s+(\d+)\s+(\d+)\s+(\d+)\s", shown
+    )
+    assert [sum(map(int, column)) for column in zip(*flow)] == split["side"].value_counts()[
+        sides
+    ].tolist()
+    for source, groups in (
+        split.groupby(["source", "side"])["group"].nunique().unstack()[sides].iterrows()
+    ):
+        assert re.search(rf"\b{source}\s+" + r"\s+".join(map(str, groups)) + r"\b", shown), (
+            f"{source}: run {name}.ipynb again"
+        )
 
 
 def test_copies_across_the_split_are_told(root):
     import pandas as pd
+
     found = pd.read_csv(root / "runs" / "audit" / "findings.csv").set_index("finding")["pictures"]
-    told = {"claim": ("20", "copies"), "metrics": ("18", "copies"), "tripod_ai": ("16", "copy in training")}
+    told = {
+        "claim": ("20", "copies"),
+        "metrics": ("18", "copies"),
+        "tripod_ai": ("16", "copy in training"),
+    }
     for name, (item, words) in told.items():
-        (provenance, why), = ((provenance, why) for number, _, provenance, why in rows(name) if number == item)
+        ((provenance, why),) = (
+            (provenance, why) for number, _, provenance, why in rows(name) if number == item
+        )
         assert words in why and provenance != "yes"
     for side in ("test", "validation"):
-        assert re.search(rf"pictures in {side} with a copy in train\s+{found[f'pictures in {side} with a copy in train']}\b", outputs("claim"))
+        assert re.search(
+            rf"pictures in {side} with a copy in train\s+{found[f'pictures in {side} with a copy in train']}\b",
+            outputs("claim"),
+        )

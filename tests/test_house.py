@@ -1,4 +1,5 @@
 """The house rules: notebooks and library agree, rooms lean only on rooms before them, nothing stays that should not."""
+
 import ast
 import base64
 import importlib
@@ -19,14 +20,66 @@ sys.path.insert(0, str(ROOT / "tools"))
 from chapters import chapters, page_name  # noqa: E402
 
 # The order of the rooms: a room may import from those before it.
-HOUSE = ("scan", "decoder", "phantom", "morphology", "drawing", "result", "metrics", "figshare", "strangers", "data",
-         "look", "download", "copies", "audit", "splits", "split_files", "preprocessing", "augmentation", "pipeline",
-         "features", "shortcuts", "label_errors", "training", "runs", "plateau", "speed", "backbones", "stacking",
-         "ensemble", "reports", "report_page", "segmentation", "compact", "engines", "explanation", "gate",
-         "certainty", "executors", "journal", "analysis", "model_card", "trust", "reliability", "drift",
-         "evaluation", "session", "widgets", "canvas", "views", "panels", "app", "charts", "explorer", "cli")
+HOUSE = (
+    "scan",
+    "decoder",
+    "phantom",
+    "morphology",
+    "drawing",
+    "result",
+    "metrics",
+    "figshare",
+    "strangers",
+    "data",
+    "look",
+    "download",
+    "copies",
+    "audit",
+    "splits",
+    "split_files",
+    "preprocessing",
+    "augmentation",
+    "pipeline",
+    "features",
+    "shortcuts",
+    "label_errors",
+    "training",
+    "runs",
+    "plateau",
+    "speed",
+    "backbones",
+    "stacking",
+    "ensemble",
+    "reports",
+    "report_page",
+    "segmentation",
+    "compact",
+    "engines",
+    "explanation",
+    "gate",
+    "certainty",
+    "executors",
+    "journal",
+    "analysis",
+    "model_card",
+    "trust",
+    "reliability",
+    "drift",
+    "evaluation",
+    "session",
+    "widgets",
+    "canvas",
+    "views",
+    "panels",
+    "app",
+    "charts",
+    "explorer",
+    "cli",
+)
 LIBRARY = ROOT / "brain_tumor"
-NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+NOTEBOOKS = sorted(
+    path for path in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
+)
 GUIDES = [path for path in NOTEBOOKS if path.parent.name == "guides"]
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if not path.name.startswith("_"))
 MEGABYTE = 1_000_000
@@ -45,15 +98,23 @@ def room(path):
     """The room a module or a notebook belongs to; None for a notebook without code of its own."""
     if path.suffix == ".py":
         return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
-    found = re.search(r"^#\|\s*default_exp\s+(\S+)", "\n".join(map(source, cells(path))), re.MULTILINE)
+    found = re.search(
+        r"^#\|\s*default_exp\s+(\S+)", "\n".join(map(source, cells(path))), re.MULTILINE
+    )
     return found[1].split(".")[0] if found else None
 
 
 def python(*words, cwd=ROOT, **variables):
     """Run this Python with the tree at `cwd` first on its path."""
     environment = {**os.environ, "PYTHONPATH": str(cwd), **variables}
-    return subprocess.run([sys.executable, *map(str, words)], cwd=cwd, env=environment, capture_output=True,
-                          encoding="utf-8", errors="replace")
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +130,7 @@ def copy(tmp_path_factory, tracked):
 
 # ---- notebooks and library
 
+
 def test_the_notebooks_own_tests_passed():
     status = os.environ.get("NOTEBOOK_TESTS")
     if status is None:
@@ -77,27 +139,44 @@ def test_the_notebooks_own_tests_passed():
 
 
 def test_the_library_is_what_the_notebooks_export(copy):
-    before = {path.relative_to(copy): path.read_text(encoding="utf-8") for path in (copy / "brain_tumor").rglob("*.py")}
+    before = {
+        path.relative_to(copy): path.read_text(encoding="utf-8")
+        for path in (copy / "brain_tumor").rglob("*.py")
+    }
     done = python("-c", "from nbdev.doclinks import nbdev_export; nbdev_export()", cwd=copy)
     assert done.returncode == 0, done.stderr
-    after = {path.relative_to(copy): path.read_text(encoding="utf-8") for path in (copy / "brain_tumor").rglob("*.py")}
+    after = {
+        path.relative_to(copy): path.read_text(encoding="utf-8")
+        for path in (copy / "brain_tumor").rglob("*.py")
+    }
     assert before.keys() == after.keys()
     assert [str(name) for name in before if before[name] != after[name]] == [], "run nbdev_export"
 
 
 def test_the_notebooks_are_clean(copy):
-    before = {path.relative_to(copy): path.read_text(encoding="utf-8") for path in (copy / "nbs").rglob("*.ipynb")}
+    before = {
+        path.relative_to(copy): path.read_text(encoding="utf-8")
+        for path in (copy / "nbs").rglob("*.ipynb")
+    }
     done = python("-c", "from nbdev.clean import nbdev_clean; nbdev_clean()", cwd=copy)
     assert done.returncode == 0, done.stderr
-    after = {path.relative_to(copy): path.read_text(encoding="utf-8") for path in (copy / "nbs").rglob("*.ipynb")}
+    after = {
+        path.relative_to(copy): path.read_text(encoding="utf-8")
+        for path in (copy / "nbs").rglob("*.ipynb")
+    }
     assert [str(name) for name in before if before[name] != after[name]] == [], "run nbdev_clean"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
 def test_notebooks_and_their_figures_stay_small(path):
     assert path.stat().st_size < MEGABYTE
-    figures = [len(base64.b64decode("".join(data))) for cell in cells(path) for output in cell.get("outputs", [])
-               for kind, data in output.get("data", {}).items() if kind in ("image/png", "image/jpeg")]
+    figures = [
+        len(base64.b64decode("".join(data)))
+        for cell in cells(path)
+        for output in cell.get("outputs", [])
+        for kind, data in output.get("data", {}).items()
+        if kind in ("image/png", "image/jpeg")
+    ]
     assert max(figures, default=0) <= 150_000
 
 
@@ -105,7 +184,9 @@ def test_notebooks_and_their_figures_stay_small(path):
 def test_a_chapter_opens_with_title_and_promise_alone(path):
     first = cells(path)[0]
     assert first["cell_type"] == "markdown"
-    assert re.fullmatch(r"# [^\n]+\n+> [^\n]+\n*", source(first)), "more than `# Title` and `> promise`"
+    assert re.fullmatch(r"# [^\n]+\n+> [^\n]+\n*", source(first)), (
+        "more than `# Title` and `> promise`"
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
@@ -115,7 +196,11 @@ def test_every_picture_has_a_text_for_those_who_cannot_see_it(path):
         text = source(cell)
         if cell["cell_type"] == "markdown":
             missing += [number for alt in re.findall(r"!\[([^\]]*)\]\(", text) if not alt.strip()]
-            missing += [number for tag in re.findall(r"<img\b[^>]*>", text) if not re.search(r'\balt="[^"]+"', tag)]
+            missing += [
+                number
+                for tag in re.findall(r"<img\b[^>]*>", text)
+                if not re.search(r'\balt="[^"]+"', tag)
+            ]
         elif any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
             hidden = re.search(r"^#\|\s*hide\b", text, re.MULTILINE)
             if not hidden and not re.search(r"^#\|\s*fig-alt:\s*\S", text, re.MULTILINE):
@@ -125,32 +210,48 @@ def test_every_picture_has_a_text_for_those_who_cannot_see_it(path):
 
 def test_every_room_has_its_chapter_and_its_module():
     assert {room(path) for path in NOTEBOOKS} >= set(HOUSE)
-    assert {room(path) for path in MODULES} == {room(path).split(".")[0] for path in NOTEBOOKS if room(path)}
+    assert {room(path) for path in MODULES} == {
+        room(path).split(".")[0] for path in NOTEBOOKS if room(path)
+    }
 
 
 def test_the_site_lists_all_chapters_in_order():
     listed = chapters(ROOT)
     served = {"app.ipynb"}  # a page to be used, not read: its chapter is 50_app
-    assert sorted(listed) == sorted({path.relative_to(ROOT / "nbs").as_posix() for path in NOTEBOOKS} - served)
+    assert sorted(listed) == sorted(
+        {path.relative_to(ROOT / "nbs").as_posix() for path in NOTEBOOKS} - served
+    )
     numbered = [name for name in listed if re.match(r"\d", name)]
     assert numbered == sorted(numbered), "the number of a chapter is its place"
-    rooms = [room(ROOT / "nbs" / name).split(".")[0] for name in listed if room(ROOT / "nbs" / name)]
+    rooms = [
+        room(ROOT / "nbs" / name).split(".")[0] for name in listed if room(ROOT / "nbs" / name)
+    ]
     assert rooms == sorted(rooms, key=HOUSE.index)
 
 
 # ---- the guides: pages without a number and without code of the library
 
+
 def linked(path):
     """The notebooks that a notebook's prose links to."""
     prose = "\n".join(source(cell) for cell in cells(path) if cell["cell_type"] == "markdown")
-    return {(path.parent / link).resolve() for link in re.findall(r"\]\((?!https?:)([^)#\s]+\.ipynb)", prose)}
+    return {
+        (path.parent / link).resolve()
+        for link in re.findall(r"\]\((?!https?:)([^)#\s]+\.ipynb)", prose)
+    }
 
 
 @pytest.mark.parametrize("path", GUIDES, **by_name)
 def test_a_guide_hangs_together_with_the_chapters(path):
-    assert not re.match(r"\d", path.name) and room(path) is None, "a guide exports nothing and has no number"
-    assert any(link.parent == ROOT / "nbs" for link in linked(path)), "it leads to the chapters behind it"
-    assert any(path in linked(other) for other in NOTEBOOKS if other != path), "some page leads to it"
+    assert not re.match(r"\d", path.name) and room(path) is None, (
+        "a guide exports nothing and has no number"
+    )
+    assert any(link.parent == ROOT / "nbs" for link in linked(path)), (
+        "it leads to the chapters behind it"
+    )
+    assert any(path in linked(other) for other in NOTEBOOKS if other != path), (
+        "some page leads to it"
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
@@ -160,6 +261,7 @@ def test_links_between_notebooks_lead_somewhere(path):
 
 # ---- the library
 
+
 def imported_rooms(path):
     """(room, line) of everything a module imports from this package, inside functions too."""
     package = ["brain_tumor", *path.relative_to(LIBRARY).parts[:-1]]
@@ -168,9 +270,13 @@ def imported_rooms(path):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = package[:len(package) - node.level + 1] if node.level else []
+            base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *filter(None, [node.module])])
-            names = [f"{module}.{alias.name}" for alias in node.names] if module == "brain_tumor" else [module]
+            names = (
+                [f"{module}.{alias.name}" for alias in node.names]
+                if module == "brain_tumor"
+                else [module]
+            )
         for name in names:
             parts = name.split(".")
             if parts[0] == "brain_tumor":
@@ -180,24 +286,45 @@ def imported_rooms(path):
 @pytest.mark.parametrize("path", MODULES, **by_name)
 def test_no_room_imports_upwards(path):
     here = HOUSE.index(room(path))
-    wrong = [(name, line) for name, line in imported_rooms(path)
-             if name not in ("__version__", room(path)) and (name not in HOUSE or HOUSE.index(name) >= here)]
+    wrong = [
+        (name, line)
+        for name, line in imported_rooms(path)
+        if name not in ("__version__", room(path))
+        and (name not in HOUSE or HOUSE.index(name) >= here)
+    ]
     assert wrong == []
 
 
 def test_the_guard_sees_an_upward_import(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "LIBRARY", tmp_path)
-    (tmp_path / "scan.py").write_text("from .analysis import analyze\ndef f():\n    import brain_tumor.cli\n")
+    (tmp_path / "scan.py").write_text(
+        "from .analysis import analyze\ndef f():\n    import brain_tumor.cli\n"
+    )
     assert list(imported_rooms(tmp_path / "scan.py")) == [("analysis", 1), ("cli", 3)]
 
 
-HEAVY = ("tensorflow", "keras", "matplotlib", "pandas", "skimage", "scipy", "cv2", "numpy", "sklearn", "nilearn",
-         "pydicom", "nibabel", "IPython")
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "matplotlib",
+    "pandas",
+    "skimage",
+    "scipy",
+    "cv2",
+    "numpy",
+    "sklearn",
+    "nilearn",
+    "pydicom",
+    "nibabel",
+    "IPython",
+)
 
 
 def loaded_by(code):
     """Which of the heavy packages are in memory after `code` ran in a fresh Python."""
-    done = python("-c", f"{code}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])")
+    done = python(
+        "-c", f"{code}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split("\n")[-2].split())
 
@@ -207,15 +334,29 @@ def test_import_costs_next_to_nothing():
 
 
 def test_analysis_starts_without_training_and_drawing_packages():
-    assert not loaded_by("from brain_tumor import analyze") & {"tensorflow", "keras", "matplotlib", "pandas",
-                                                               "sklearn", "nilearn"}
+    assert not loaded_by("from brain_tumor import analyze") & {
+        "tensorflow",
+        "keras",
+        "matplotlib",
+        "pandas",
+        "sklearn",
+        "nilearn",
+    }
 
 
 def test_the_front_door_gives_the_same_whatever_was_imported_first():
-    assert loaded_by("import brain_tumor.imaging.phantoms, brain_tumor\nassert callable(brain_tumor.imaging.phantoms)\n"
-                     "from brain_tumor.imaging.phantoms import phantom\nassert phantom is brain_tumor.imaging.phantoms") is not None
-    done = python("-c", "import brain_tumor; print(all(hasattr(brain_tumor, name) for name in brain_tumor.__all__)); "
-                        "brain_tumor.nonsense")
+    assert (
+        loaded_by(
+            "import brain_tumor.imaging.phantoms, brain_tumor\nassert callable(brain_tumor.imaging.phantoms)\n"
+            "from brain_tumor.imaging.phantoms import phantom\nassert phantom is brain_tumor.imaging.phantoms"
+        )
+        is not None
+    )
+    done = python(
+        "-c",
+        "import brain_tumor; print(all(hasattr(brain_tumor, name) for name in brain_tumor.__all__)); "
+        "brain_tumor.nonsense",
+    )
     assert done.stdout.strip() == "True" and "no attribute 'nonsense'" in done.stderr
 
 
@@ -231,18 +372,25 @@ def public_functions():
 
 def test_every_public_function_says_what_it_takes():
     from fastcore.docments import docments
+
     missing = []
     for module, name, function in public_functions():
         if not inspect.getdoc(function):
             missing.append(f"{module}.{name}: no docstring")
         words = docments(inspect.unwrap(function), returns=False)
-        code = inspect.getsource(inspect.unwrap(function))  # docments is blind to the comment beside `**name`
-        missing += [f"{module}.{name}: {parameter}" for parameter, text in words.items()
-                    if not text and not re.search(rf"\*\*{parameter},? +# \S", code)]
+        code = inspect.getsource(
+            inspect.unwrap(function)
+        )  # docments is blind to the comment beside `**name`
+        missing += [
+            f"{module}.{name}: {parameter}"
+            for parameter, text in words.items()
+            if not text and not re.search(rf"\*\*{parameter},? +# \S", code)
+        ]
     assert missing == []
 
 
 # ---- the package
+
 
 def settings():
     config = ConfigParser()
@@ -251,18 +399,29 @@ def settings():
 
 
 def test_requirements_survive_splitting_at_blanks():
-    from packaging.requirements import Requirement
     from nbdev.config import get_config
+    from packaging.requirements import Requirement
+
     for key in ("requirements", "workbook_requirements", "dev_requirements"):
         words = settings()[key].split()
         assert words == get_config(path=ROOT)[key].split()
         names = [Requirement(word).name for word in words]
         assert len(set(names)) == len(names)
-        assert all(re.search(r"[<=]", word.split(";")[0].replace(">=", "")) for word in words if
-                   not word.startswith("setuptools")), "a requirement without an upper bound"
-    markers = {Requirement(word).name: Requirement(word).marker for word in settings()["workbook_requirements"].split()}
-    for system, machine, cpu in (("linux", "x86_64", True), ("linux", "aarch64", False), ("win32", "AMD64", False),
-                                 ("darwin", "arm64", False)):
+        assert all(
+            re.search(r"[<=]", word.split(";")[0].replace(">=", ""))
+            for word in words
+            if not word.startswith("setuptools")
+        ), "a requirement without an upper bound"
+    markers = {
+        Requirement(word).name: Requirement(word).marker
+        for word in settings()["workbook_requirements"].split()
+    }
+    for system, machine, cpu in (
+        ("linux", "x86_64", True),
+        ("linux", "aarch64", False),
+        ("win32", "AMD64", False),
+        ("darwin", "arm64", False),
+    ):
         place = {"sys_platform": system, "platform_machine": machine}
         assert markers["tensorflow-cpu"].evaluate(place) is cpu
         assert markers["tensorflow"].evaluate(place) is not cpu
@@ -270,26 +429,50 @@ def test_requirements_survive_splitting_at_blanks():
 
 def test_versions_agree():
     import brain_tumor
+
     assert brain_tumor.__version__ == settings()["version"]
-    assert f"\nversion: {settings()['version']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {settings()['version']}\n" in (ROOT / "CITATION.cff").read_text(
+        encoding="utf-8"
+    )
     assert f"## {settings()['version']}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_is_what_its_notebook_gives():
     done = python("tools/build_readme.py", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
-    for picture in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+    for picture in re.findall(
+        r"!\[[^\]]*\]\(([^)\s]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")
+    ):
         assert (ROOT / picture).is_file(), picture
 
 
 # ---- what must not be in the repository
 
-TEXTS = {".py", ".ipynb", ".md", ".txt", ".ini", ".toml", ".yml", ".yaml", ".json", ".csv", ".cff", ".css", ".html", ""}
+TEXTS = {
+    ".py",
+    ".ipynb",
+    ".md",
+    ".txt",
+    ".ini",
+    ".toml",
+    ".yml",
+    ".yaml",
+    ".json",
+    ".csv",
+    ".cff",
+    ".css",
+    ".html",
+    "",
+}
 
 
 def test_no_file_names_a_place_on_somebodys_machine(tracked):
-    place = re.compile("|".join([r"(?<![\w.~])/" + "(?:work|root|home|Users)" + r"/\w", r"[A-Z]:\\Users\\"]))
-    passing = re.compile(r"(?<![\w.~])/" + "tmp" + r"/\w")           # in a recorded output it changes every time
+    place = re.compile(
+        "|".join([r"(?<![\w.~])/" + "(?:work|root|home|Users)" + r"/\w", r"[A-Z]:\\Users\\"])
+    )
+    passing = re.compile(
+        r"(?<![\w.~])/" + "tmp" + r"/\w"
+    )  # in a recorded output it changes every time
     found = []
     for path in tracked:
         if path.suffix in TEXTS:
@@ -300,24 +483,61 @@ def test_no_file_names_a_place_on_somebodys_machine(tracked):
 
 
 def test_no_scans_and_nothing_large(tracked):
-    pictures = (".dcm", ".nii", ".nii.gz", ".nrrd", ".mat", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif",
-                ".png")
-    weights = (".onnx", ".npz", ".h5", ".keras", ".pt", ".pth", ".tflite", ".ckpt", ".pkl", ".pickle")
+    pictures = (
+        ".dcm",
+        ".nii",
+        ".nii.gz",
+        ".nrrd",
+        ".mat",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+        ".png",
+    )
+    weights = (
+        ".onnx",
+        ".npz",
+        ".h5",
+        ".keras",
+        ".pt",
+        ".pth",
+        ".tflite",
+        ".ckpt",
+        ".pkl",
+        ".pickle",
+    )
     made_by_us = ("brain_tumor/samples/", "nbs/images/", "tests/data/")
     names = {path.relative_to(ROOT).as_posix(): path for path in tracked}
-    assert [name for name in names if name.lower().endswith(pictures) and not name.startswith(made_by_us)] == []
-    assert [name for name in names if name.lower().endswith(weights)
-            and not name.startswith("brain_tumor/models/compact/")] == []
+    assert [
+        name
+        for name in names
+        if name.lower().endswith(pictures) and not name.startswith(made_by_us)
+    ] == []
+    assert [
+        name
+        for name in names
+        if name.lower().endswith(weights) and not name.startswith("brain_tumor/models/compact/")
+    ] == []
     assert [name for name in names if name.lower().endswith((".pkl", ".pickle"))] == []
-    model = sum(path.stat().st_size for name, path in names.items() if name.startswith("brain_tumor/models/compact/"))
+    model = sum(
+        path.stat().st_size
+        for name, path in names.items()
+        if name.startswith("brain_tumor/models/compact/")
+    )
     assert model <= 12 * MEGABYTE
     assert max(path.stat().st_size for path in tracked) <= 12 * MEGABYTE
 
 
 # ---- the tools
 
+
 def test_install_finds_nothing_to_do_the_second_time(tmp_path, monkeypatch):
     import install
+
     for name in ("settings.ini", "setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     commands = []
@@ -336,42 +556,64 @@ def test_install_finds_nothing_to_do_the_second_time(tmp_path, monkeypatch):
     with open(tmp_path / "settings.ini", "a", encoding="utf-8") as file:
         file.write("\n# changed\n")
     install.main([])
-    assert len(commands) == 3 and commands[2].endswith(".[dev,workbook]"), "extras stay when the base is asked for"
+    assert len(commands) == 3 and commands[2].endswith(".[dev,workbook]"), (
+        "extras stay when the base is asked for"
+    )
     with pytest.raises(SystemExit, match="No such extra: nonsense"):
         install.main(["nonsense"])
 
 
 def test_notebooks_are_recorded_stably(tmp_path):
     import nbformat
+
     new = nbformat.v4
     path = tmp_path / "chapter.ipynb"
-    nbformat.write(new.new_notebook(cells=[
-        new.new_code_cell("import sys\nprint('noise', file=sys.stderr)\nprint('kept')"),
-        new.new_code_cell("#| eval: false\nraise RuntimeError", outputs=[new.new_output("stream", text="old")]),
-        new.new_code_cell("from ipywidgets import IntSlider\nIntSlider()"),
-        new.new_code_cell("import brain_tumor\n6 * 7")]), path)
+    nbformat.write(
+        new.new_notebook(
+            cells=[
+                new.new_code_cell("import sys\nprint('noise', file=sys.stderr)\nprint('kept')"),
+                new.new_code_cell(
+                    "#| eval: false\nraise RuntimeError",
+                    outputs=[new.new_output("stream", text="old")],
+                ),
+                new.new_code_cell("from ipywidgets import IntSlider\nIntSlider()"),
+                new.new_code_cell("import brain_tumor\n6 * 7"),
+            ]
+        ),
+        path,
+    )
     texts = []
     for _ in range(2):
         done = python(ROOT / "tools" / "exec_nb.py", path)
         assert done.returncode == 0, done.stderr
         texts.append(path.read_text(encoding="utf-8"))
     assert texts[0] == texts[1]
-    found = [[output.get("text") or output["data"] for output in cell.get("outputs", [])] for cell in cells(path)]
+    found = [
+        [output.get("text") or output["data"] for output in cell.get("outputs", [])]
+        for cell in cells(path)
+    ]
     assert found == [[["kept\n"]], [["old"]], [], [{"text/plain": ["42"]}]]
     assert "skip-execution" not in texts[0]
     nbformat.write(new.new_notebook(cells=[new.new_code_cell("1 / 0")]), path)
     before = path.read_bytes()
     done = python(ROOT / "tools" / "exec_nb.py", path)
-    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and path.read_bytes() == before
+    assert (
+        done.returncode == 1 and "ZeroDivisionError" in done.stderr and path.read_bytes() == before
+    )
 
 
 def test_links_are_checked(tmp_path):
     from check_links import check
-    (tmp_path / "a.html").write_text('<h1 id="top">A</h1><a href="b.html#here">b</a><a href="#top">t</a>'
-                                     '<a href="https://example.org">elsewhere, by hand</a>')
+
+    (tmp_path / "a.html").write_text(
+        '<h1 id="top">A</h1><a href="b.html#here">b</a><a href="#top">t</a>'
+        '<a href="https://example.org">elsewhere, by hand</a>'
+    )
     (tmp_path / "b.html").write_text('<p id="here"></p>')
     assert check(tmp_path) == (2, [], [])
-    (tmp_path / "b.html").write_text('<a href="c.html">c</a><script src="https://example.org/x.js"></script>')
+    (tmp_path / "b.html").write_text(
+        '<a href="c.html">c</a><script src="https://example.org/x.js"></script>'
+    )
     (tmp_path / "s.css").write_text("@import url('//example.org/font.css');")
     count, broken, outside = check(tmp_path)
     assert (count, broken) == (3, ["a.html: b.html#here", "b.html: c.html"])
@@ -381,14 +623,24 @@ def test_links_are_checked(tmp_path):
 def test_the_site_builds_without_a_broken_link_or_an_outside_request(copy):
     pytest.importorskip("sphinx")
     from check_links import check
-    hidden = os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep)
-                             if not shutil.which("quarto", path=folder))
+
+    hidden = os.pathsep.join(
+        folder
+        for folder in os.environ["PATH"].split(os.pathsep)
+        if not shutil.which("quarto", path=folder)
+    )
     done = python("tools/build_docs.py", cwd=copy, PATH=hidden)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     count, broken, outside = check(copy / "_docs")
     assert count > 100 and broken == [] and outside == []
-    pages = {path.relative_to(copy / "_docs").as_posix() for path in (copy / "_docs").rglob("*.html")}
+    pages = {
+        path.relative_to(copy / "_docs").as_posix() for path in (copy / "_docs").rglob("*.html")
+    }
     assert {f"{page_name(name)}.html" for name in chapters(ROOT)} <= pages
     index = (copy / "_docs" / "index.html").read_text(encoding="utf-8")
-    places = [index.index(f'href="{page_name(name)}.html"') for name in chapters(ROOT) if name != "index.ipynb"]
+    places = [
+        index.index(f'href="{page_name(name)}.html"')
+        for name in chapters(ROOT)
+        if name != "index.ipynb"
+    ]
     assert places == sorted(places), "the order of _quarto.yml"

@@ -1,4 +1,5 @@
 """Balancing on disk (odd names, broken files, a kill), copies and splits, and batches that don't depend on threads or backends."""
+
 import json
 import os
 import subprocess
@@ -11,20 +12,32 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brain_tumor.imaging.augmentation import ThesisAugmentation
 from brain_tumor.data.datasets import index_folder, read_pixels_8bit
-from brain_tumor.data.loading import balance_by_copies, balanced_rows, epoch_stream, leaked_copies, record_small_tumours, smallest_tumours, with_copies
-from brain_tumor.data.loading import load_images
-from brain_tumor.io.scan import CLASSES
-from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.data.loading import (
+    balance_by_copies,
+    balanced_rows,
+    epoch_stream,
+    leaked_copies,
+    load_images,
+    record_small_tumours,
+    smallest_tumours,
+    with_copies,
+)
 from brain_tumor.data.splits import read_data, read_set, split_hash, thesis_segmentation
+from brain_tumor.imaging.augmentation import ThesisAugmentation
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.scan import CLASSES
 
-needs_keras = pytest.mark.skipif(find_spec("keras") is None, reason="Keras comes with the extra `workbook`")
+needs_keras = pytest.mark.skipif(
+    find_spec("keras") is None, reason="Keras comes with the extra `workbook`"
+)
 
 
 def picture(path, seed, size=(60, 50)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 255, size).astype(np.uint8), (9, 9), 0)
+    pixels = cv2.GaussianBlur(
+        np.random.default_rng(seed).integers(0, 255, size).astype(np.uint8), (9, 9), 0
+    )
     cv2.imencode(".png", cv2.normalize(pixels, None, 0, 255, cv2.NORM_MINMAX))[1].tofile(path)
     return pixels
 
@@ -37,21 +50,37 @@ def folder_of(folder, counts):
 
 
 def files(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "manifest.csv"}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "manifest.csv"
+    }
 
 
 # ---- balancing on disk
 
+
 def test_every_class_is_filled_and_every_original_comes_up_equally_often(tmp_path):
     table = folder_of(tmp_path / "mri", {"glioma": 3, "meningioma": 8, "no_tumor": 5})
     whole, unread = balance_by_copies(table, tmp_path / "more", target=7, seed=4)
-    assert whole["class"].value_counts().to_dict() == {"glioma": 7, "meningioma": 8, "no_tumor": 7} and unread.empty
+    assert (
+        whole["class"].value_counts().to_dict() == {"glioma": 7, "meningioma": 8, "no_tumor": 7}
+        and unread.empty
+    )
     copies = whole[whole["original"].notna()]
-    assert len(copies) == 6 and whole[:len(table)]["path"].tolist() == table["path"].tolist()
+    assert len(copies) == 6 and whole[: len(table)]["path"].tolist() == table["path"].tolist()
     assert copies[copies["class"] == "glioma"]["original"].value_counts().tolist() == [2, 1, 1]
-    assert (copies["group"] == "g " + copies["original"]).all() and (copies["role"] == "train").all()
-    assert all(read_pixels_8bit(path).shape == (150, 150) for path in copies["path"]) and copies["width"].eq(150).all()
-    assert all(f"{image.split('/')[1].split('.')[0]}" == original.split("/")[1].split(".")[0] for image, original in zip(copies["image"], copies["original"]))
+    assert (copies["group"] == "g " + copies["original"]).all() and (
+        copies["role"] == "train"
+    ).all()
+    assert (
+        all(read_pixels_8bit(path).shape == (150, 150) for path in copies["path"])
+        and copies["width"].eq(150).all()
+    )
+    assert all(
+        f"{image.split('/')[1].split('.')[0]}" == original.split("/")[1].split(".")[0]
+        for image, original in zip(copies["image"], copies["original"])
+    )
 
 
 def test_a_copy_is_a_disturbed_picture_of_its_original(tmp_path):
@@ -62,7 +91,11 @@ def test_a_copy_is_a_disturbed_picture_of_its_original(tmp_path):
     for (_, copy), path in zip(whole[2:].iterrows(), moved["path"][2:]):
         original = table["path"][table["image"] == copy["original"]].item()
         wanted = cv2.resize(read_pixels_8bit(original), (150, 150))
-        assert cv2.PSNR(read_pixels_8bit(copy["path"]), wanted) > 30 > cv2.PSNR(read_pixels_8bit(path), wanted)
+        assert (
+            cv2.PSNR(read_pixels_8bit(copy["path"]), wanted)
+            > 30
+            > cv2.PSNR(read_pixels_8bit(path), wanted)
+        )
     assert len({path.read_bytes() for path in (tmp_path / "moved").rglob("*.jpg")}) == 2
 
 
@@ -78,8 +111,14 @@ def test_the_folder_is_a_set_that_can_be_read(tmp_path):
     table = folder_of(tmp_path / "mri", {"glioma": 2, "no_tumor": 4})
     balance_by_copies(table, tmp_path / "more", target=4)
     read = read_set(tmp_path / "more" / "manifest.csv")
-    assert len(read) == 2 and (read["role"] == "train").all() and read["group"].str.startswith("g glioma/").all()
-    assert "original" in pd.read_csv(tmp_path / "more" / "manifest.csv") and read_pixels_8bit(read["path"][0]).shape == (150, 150)
+    assert (
+        len(read) == 2
+        and (read["role"] == "train").all()
+        and read["group"].str.startswith("g glioma/").all()
+    )
+    assert "original" in pd.read_csv(tmp_path / "more" / "manifest.csv") and read_pixels_8bit(
+        read["path"][0]
+    ).shape == (150, 150)
 
 
 def test_nothing_to_add_adds_nothing(tmp_path):
@@ -89,14 +128,34 @@ def test_nothing_to_add_adds_nothing(tmp_path):
 
 
 def test_odd_names_do_not_get_into_each_others_way(tmp_path):
-    for number, name in enumerate(["脳 é.png", "a b'c.png", "ü#%.png", "deep/脳 é.png", f"{'x' * 90}.png", ".."]):
+    for number, name in enumerate(
+        ["脳 é.png", "a b'c.png", "ü#%.png", "deep/脳 é.png", f"{'x' * 90}.png", ".."]
+    ):
         if name != "..":
             picture(tmp_path / "mri" / name, number)
-    names = [p.relative_to(tmp_path / "mri").as_posix() for p in sorted((tmp_path / "mri").rglob("*.png"))]
-    table = pd.DataFrame({"source": "mri", "image": names, "path": [str(tmp_path / "mri" / n) for n in names], "class": "glioma", "group": names, "role": "train",
-                          "mask": None, "width": 50, "height": 60})
+    names = [
+        p.relative_to(tmp_path / "mri").as_posix()
+        for p in sorted((tmp_path / "mri").rglob("*.png"))
+    ]
+    table = pd.DataFrame(
+        {
+            "source": "mri",
+            "image": names,
+            "path": [str(tmp_path / "mri" / n) for n in names],
+            "class": "glioma",
+            "group": names,
+            "role": "train",
+            "mask": None,
+            "width": 50,
+            "height": 60,
+        }
+    )
     whole, unread = balance_by_copies(table, tmp_path / "möre", target=12)
-    assert unread.empty and len(list((tmp_path / "möre").rglob("*.jpg"))) == 7 and whole["path"].is_unique
+    assert (
+        unread.empty
+        and len(list((tmp_path / "möre").rglob("*.jpg"))) == 7
+        and whole["path"].is_unique
+    )
     assert all(os.path.isfile(path) for path in whole["path"])
 
 
@@ -107,7 +166,11 @@ def test_a_broken_file_is_listed_and_another_takes_its_turn(tmp_path):
     os.remove(tmp_path / "mri" / "glioma" / "3.png")
     whole, unread = balance_by_copies(table, tmp_path / "more", target=9)
     assert set(whole["original"].dropna()) == {"glioma/1.png"} and len(whole) == 18
-    assert len(unread) == 3 and unread["reason"].str.contains("not a picture").all() and set(unread["path"]) == set(table["path"][[0, 2, 3]])
+    assert (
+        len(unread) == 3
+        and unread["reason"].str.contains("not a picture").all()
+        and set(unread["path"]) == set(table["path"][[0, 2, 3]])
+    )
     again, _ = balance_by_copies(table, tmp_path / "more", target=9)
     assert again.equals(whole)
 
@@ -123,7 +186,12 @@ def test_a_class_without_a_readable_picture_is_an_error(tmp_path):
 def test_another_request_for_the_same_folder_is_refused(tmp_path):
     table = folder_of(tmp_path / "mri", {"glioma": 2, "meningioma": 4})
     balance_by_copies(table, tmp_path / "more", target=4)
-    for other in (dict(seed=1), dict(target=5), dict(side=100), dict(how=ThesisAugmentation(rotation=5))):
+    for other in (
+        dict(seed=1),
+        dict(target=5),
+        dict(side=100),
+        dict(how=ThesisAugmentation(rotation=5)),
+    ):
         with pytest.raises(BrainTumorError, match="more.*other settings"):
             balance_by_copies(table, tmp_path / "more", **{"target": 4} | other)
     with pytest.raises(BrainTumorError, match="another table"):
@@ -155,19 +223,33 @@ balance_on_disk(pd.read_pickle(sys.argv[1]), sys.argv[2], target=20, seed=1)
 """
 
 
-def test_a_kill_in_the_middle_of_a_file_leaves_whole_files_and_the_next_call_goes_on(tmp_path, root):
+def test_a_kill_in_the_middle_of_a_file_leaves_whole_files_and_the_next_call_goes_on(
+    tmp_path, root
+):
     table = folder_of(tmp_path / "mri", {"glioma": 3, "meningioma": 2})
     table.to_pickle(tmp_path / "table.pkl")
     words = [sys.executable, "-c", KILLED, str(tmp_path / "table.pkl"), str(tmp_path / "cut")]
-    assert subprocess.run(words, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True).returncode == 9
+    assert (
+        subprocess.run(
+            words, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True
+        ).returncode
+        == 9
+    )
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cut/*/[!.]*.jpg")}
     assert len(done) == 24 and all(read_pixels_8bit(path).shape == (150, 150) for path in done)
-    assert not (tmp_path / "cut" / "manifest.csv").exists() and len(list(tmp_path.glob("cut/*/.*.jpg"))) == 1
+    assert (
+        not (tmp_path / "cut" / "manifest.csv").exists()
+        and len(list(tmp_path.glob("cut/*/.*.jpg"))) == 1
+    )
     resumed, _ = balance_by_copies(table, tmp_path / "cut", target=20, seed=1)
     assert resumed["class"].value_counts().eq(20).all()
-    assert all(path.stat().st_mtime_ns == then for path, then in done.items()), "nothing is made twice"
+    assert all(path.stat().st_mtime_ns == then for path, then in done.items()), (
+        "nothing is made twice"
+    )
     balance_by_copies(table, tmp_path / "once", target=20, seed=1)
-    assert files(tmp_path / "cut") == files(tmp_path / "once"), "the same to the byte, and no half file is left"
+    assert files(tmp_path / "cut") == files(tmp_path / "once"), (
+        "the same to the byte, and no half file is left"
+    )
 
 
 def test_what_was_asked_for_is_noted_without_a_place(tmp_path):
@@ -180,27 +262,50 @@ def test_what_was_asked_for_is_noted_without_a_place(tmp_path):
 
 # ---- balancing on the fly
 
+
 def test_rows_are_balanced_by_name_too_and_a_class_of_one_is_repeated():
     labels = np.array(["glioma"] * 5 + ["pituitary"] + ["no_tumor"] * 3)
     rows = balanced_rows(labels, seed=2)
-    assert pd.Series(labels[rows]).value_counts().to_dict() == {"glioma": 5, "pituitary": 5, "no_tumor": 5}
-    assert np.bincount(rows)[:5].tolist() == [1] * 5 and np.bincount(rows)[5] == 5 and sorted(np.bincount(rows)[6:].tolist()) == [1, 2, 2]
+    assert pd.Series(labels[rows]).value_counts().to_dict() == {
+        "glioma": 5,
+        "pituitary": 5,
+        "no_tumor": 5,
+    }
+    assert (
+        np.bincount(rows)[:5].tolist() == [1] * 5
+        and np.bincount(rows)[5] == 5
+        and sorted(np.bincount(rows)[6:].tolist()) == [1, 2, 2]
+    )
     assert len(balanced_rows(labels, target=3)) == 5 + 3 + 3, "what is larger stays as it is"
 
 
 # ---- small tumours
 
+
 @pytest.fixture(scope="module")
 def full():
     """As many rows as the thesis has, with areas."""
     rng = np.random.default_rng(0)
-    table = pd.DataFrame({"source": "f", "image": [f"{i}.png" for i in range(3064)], "class": "glioma", "group": rng.integers(0, 233, 3064).astype(str)})
-    return table.assign(role=table["group"].map(lambda g: ("train", "train", "train", "validation", "test")[int(g) % 5])), rng.random(3064)
+    table = pd.DataFrame(
+        {
+            "source": "f",
+            "image": [f"{i}.png" for i in range(3064)],
+            "class": "glioma",
+            "group": rng.integers(0, 233, 3064).astype(str),
+        }
+    )
+    return table.assign(
+        role=table["group"].map(
+            lambda g: ("train", "train", "train", "validation", "test")[int(g) % 5]
+        )
+    ), rng.random(3064)
 
 
 def test_before_the_split_there_are_780_copies_and_the_thesis_counts(full):
     whole = smallest_tumours(*full, when="before")
-    assert len(whole) == 3844 and (whole["copied"] != "").sum() == 780 and whole["role"].isna().all()
+    assert (
+        len(whole) == 3844 and (whole["copied"] != "").sum() == 780 and whole["role"].isna().all()
+    )
     assert whole["copied"][3064:].str.contains("before.*leak").all() and whole["image"].is_unique
     assert set(whole["original"][3064:]) == set(np.argsort(full[1])[:780])
     split = whole.assign(role=thesis_segmentation(whole.assign(mask="m.png")))
@@ -212,14 +317,23 @@ def test_after_the_split_only_training_rows_are_copied(full):
     whole = smallest_tumours(*full)
     copies = whole[whole["copied"] != ""]
     train = np.flatnonzero(full[0]["role"] == "train")
-    assert len(copies) == round(len(train) * 780 / 3064) and (copies["role"] == "train").all() and leaked_copies(whole) == 0
-    assert set(copies["original"]) == set(train[np.argsort(full[1][train])[:len(copies)]])
-    assert whole["role"][:3064].equals(full[0]["role"]) and (copies["copied"] == "after the split").all()
+    assert (
+        len(copies) == round(len(train) * 780 / 3064)
+        and (copies["role"] == "train").all()
+        and leaked_copies(whole) == 0
+    )
+    assert set(copies["original"]) == set(train[np.argsort(full[1][train])[: len(copies)]])
+    assert (
+        whole["role"][:3064].equals(full[0]["role"])
+        and (copies["copied"] == "after the split").all()
+    )
 
 
 def test_rows_without_a_tumour_are_never_copied_and_wrong_requests_are_refused(full):
     table, area = full[0][:20], np.r_[np.zeros(15), np.full(5, 0.1)]
-    assert set(smallest_tumours(table, area, when="before", copies=5)["original"][20:]) == set(range(15, 20))
+    assert set(smallest_tumours(table, area, when="before", copies=5)["original"][20:]) == set(
+        range(15, 20)
+    )
     with pytest.raises(BrainTumorError, match="6 copies, but only 5"):
         smallest_tumours(table, area, copies=6, when="before")
     with pytest.raises(BrainTumorError, match="when='during'"):
@@ -230,17 +344,30 @@ def test_rows_without_a_tumour_are_never_copied_and_wrong_requests_are_refused(f
 def phantoms(tmp_path_factory):
     pytest.importorskip("nilearn", reason="phantoms are made with nilearn")
     from brain_tumor.imaging.phantoms import write_phantoms
+
     folder = tmp_path_factory.mktemp("phantoms")
     write_phantoms(folder / "set", n=17, seed=3, size=96)
     return load_images(read_data(folder), 64)  # `table` says where they lie
 
 
 def test_copies_of_pictures_follow_the_table_and_a_foreign_table_is_refused(phantoms):
-    extended = smallest_tumours(phantoms.table, phantoms.masks.mean((1, 2)), copies=3, when="before")
+    extended = smallest_tumours(
+        phantoms.table, phantoms.masks.mean((1, 2)), copies=3, when="before"
+    )
     first, second = (with_copies(phantoms, extended, seed=seed) for seed in (1, 1))
-    assert len(first.labels) == 20 and np.array_equal(first.pictures, second.pictures) and np.array_equal(first.masks, second.masks)
-    assert (first.labels[17:] == phantoms.labels[extended["original"][17:]]).all() and first.outlined.all() and first.table is extended
-    assert not np.array_equal(first.pictures[17:], with_copies(phantoms, extended, seed=2).pictures[17:])
+    assert (
+        len(first.labels) == 20
+        and np.array_equal(first.pictures, second.pictures)
+        and np.array_equal(first.masks, second.masks)
+    )
+    assert (
+        (first.labels[17:] == phantoms.labels[extended["original"][17:]]).all()
+        and first.outlined.all()
+        and first.table is extended
+    )
+    assert not np.array_equal(
+        first.pictures[17:], with_copies(phantoms, extended, seed=2).pictures[17:]
+    )
     before = phantoms.pictures.copy()
     with_copies(phantoms, extended)
     assert np.array_equal(before, phantoms.pictures), "the originals are left alone"
@@ -252,12 +379,16 @@ def test_the_record_counts_what_is_torn(phantoms):
     folder = Path(phantoms.table["path"][0]).parents[2]
     found = record_small_tumours(folder, "set").set_index("when")
     assert found.loc["before", "copies"] == round(phantoms.with_tumour.sum() * 780 / 3064)
-    assert found.loc["before", ["train", "validation", "test"]].sum() == len(phantoms.table) + found.loc["before", "copies"]
+    assert (
+        found.loc["before", ["train", "validation", "test"]].sum()
+        == len(phantoms.table) + found.loc["before", "copies"]
+    )
     assert found.loc["after", ["torn", "copies_outside_train"]].tolist() == [0, 0]
     assert found.loc["after", "split"].endswith(split_hash(read_data(folder, copies=True)))
 
 
 # ---- the pipeline
+
 
 @needs_keras
 def test_batches_hold_every_row_once_and_the_last_one_is_smaller(phantoms):
@@ -267,14 +398,22 @@ def test_batches_hold_every_row_once_and_the_last_one_is_smaller(phantoms):
     seen = np.concatenate([data[i][0][..., 0] for i in range(3)])
     wanted = phantoms.pictures / np.float32(255)
     place = [int(np.abs(wanted - one).sum((1, 2)).argmin()) for one in seen]
-    assert sorted(place) == list(range(17)) and place != list(range(17)) and np.abs(wanted[place] - seen).max() == 0
-    assert (np.concatenate([data[i][1] for i in range(3)]).argmax(1) == phantoms.labels[place]).all()
+    assert (
+        sorted(place) == list(range(17))
+        and place != list(range(17))
+        and np.abs(wanted[place] - seen).max() == 0
+    )
+    assert (
+        np.concatenate([data[i][1] for i in range(3)]).argmax(1) == phantoms.labels[place]
+    ).all()
 
 
 @needs_keras
 def test_outlines_go_where_their_pictures_go(phantoms):
     inside = np.where(phantoms.masks > 0, 255, 0).astype(np.uint8)
-    x, y = epoch_stream(inside, inside, "segmentation", how=ThesisAugmentation(brightness=0), batch=17)[0]
+    x, y = epoch_stream(
+        inside, inside, "segmentation", how=ThesisAugmentation(brightness=0), batch=17
+    )[0]
     assert x.shape == (17, 64, 64, 3) and y.shape == (17, 64, 64, 1) and set(np.unique(y)) == {0, 1}
     for one, outline in zip(x[..., :1] > 0.5, y > 0.5):
         assert (one & outline).sum() >= 0.8 * (one | outline).sum()
@@ -284,14 +423,26 @@ def test_outlines_go_where_their_pictures_go(phantoms):
 @needs_keras
 def test_colour_and_scaling_reach_the_network(phantoms):
     colour = np.stack([phantoms.pictures, 0 * phantoms.pictures, 0 * phantoms.pictures], -1)
-    x, _ = epoch_stream(colour, phantoms.labels, "ResNet50", "imagenet", rows=np.arange(4), how=None)[0]
-    assert np.abs(x[..., 2] - (phantoms.pictures[:4] - 123.68)).max() < 1e-4 and np.abs(x[..., 0] + 103.939).max() < 1e-4
+    x, _ = epoch_stream(
+        colour, phantoms.labels, "ResNet50", "imagenet", rows=np.arange(4), how=None
+    )[0]
+    assert (
+        np.abs(x[..., 2] - (phantoms.pictures[:4] - 123.68)).max() < 1e-4
+        and np.abs(x[..., 0] + 103.939).max() < 1e-4
+    )
 
 
 @needs_keras
-@pytest.mark.parametrize("spoil, words", [
-    (lambda p, t: (p / 255, t), "float64.*uint8"), (lambda p, t: (p, t[1:]), "16 targets for 17"), (lambda p, t: (p, t + 4), "class number outside 0 to 3"),
-    (lambda p, t: (p, np.zeros((17, 32, 32), np.uint8)), r"\(32, 32\).*\(64, 64\)"), (lambda p, t: (p[:0], t[:0]), "no rows")])
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda p, t: (p / 255, t), "float64.*uint8"),
+        (lambda p, t: (p, t[1:]), "16 targets for 17"),
+        (lambda p, t: (p, t + 4), "class number outside 0 to 3"),
+        (lambda p, t: (p, np.zeros((17, 32, 32), np.uint8)), r"\(32, 32\).*\(64, 64\)"),
+        (lambda p, t: (p[:0], t[:0]), "no rows"),
+    ],
+)
 def test_wrong_arrays_are_refused_before_the_first_step(phantoms, spoil, words):
     with pytest.raises(BrainTumorError, match=words):
         epoch_stream(*spoil(phantoms.pictures, phantoms.labels))
@@ -321,8 +472,13 @@ def test_batches_are_the_same_on_every_backend(phantoms, tmp_path, root):
     np.savez(tmp_path / "held.npz", pictures=phantoms.pictures, labels=phantoms.labels)
     said = {}
     for backend in there:
-        done = subprocess.run([sys.executable, "-c", BATCHES, str(tmp_path / "held.npz")], cwd=root, capture_output=True, text=True,
-                              env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(root)})
+        done = subprocess.run(
+            [sys.executable, "-c", BATCHES, str(tmp_path / "held.npz")],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(root)},
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         name, said[backend] = done.stdout.split()[-2:]
         assert name == backend
@@ -331,5 +487,10 @@ def test_batches_are_the_same_on_every_backend(phantoms, tmp_path, root):
 
 # ---- what the chapter quotes
 
+
 def test_the_recorded_numbers_are_those_of_the_data(shared_data, root):
-    pd.testing.assert_frame_equal(record_small_tumours(shared_data), pd.read_csv(root / "runs" / "pipeline" / "small_tumours.csv"), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        record_small_tumours(shared_data),
+        pd.read_csv(root / "runs" / "pipeline" / "small_tumours.csv"),
+        check_dtype=False,
+    )

@@ -1,14 +1,28 @@
 """Cropping, squeezing, scaling and the way back: geometry, Keras as judge, broken files, and every outline of the public sets."""
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
 from bench.thesis import BACKBONES
-from brain_tumor.imaging.preprocessing import INPUT_SIDES, SquareFrame, head_box, input_side, largest_component_box, mask_into_square, nearest_indices, plan_square, restore, restore_mask, scale_pixels, squeeze_square
 from brain_tumor.data.loading import known_masks, load_images, record_crops
-from brain_tumor.io.errors import BrainTumorError
 from brain_tumor.data.splits import read_data
+from brain_tumor.imaging.preprocessing import (
+    INPUT_SIDES,
+    SquareFrame,
+    head_box,
+    input_side,
+    largest_component_box,
+    mask_into_square,
+    nearest_indices,
+    plan_square,
+    restore,
+    restore_mask,
+    scale_pixels,
+    squeeze_square,
+)
+from brain_tumor.io.errors import BrainTumorError
 
 
 def write(path, pixels):
@@ -23,13 +37,21 @@ def head(height=120, width=100, centre=(50, 60), axes=(30, 40), grey=120):
 
 # ---- crops
 
+
 def test_the_largest_piece_with_its_margin_and_nothing_else():
     framed = np.zeros((400, 300), np.float32)
     framed[80:280, 60:210] = 0.4
     framed[5:25, 5:60] = framed[390:398] = 1.0  # letters, a bar
     top, bottom, left, right = largest_component_box(framed)
-    assert abs(top - (80 - 4)) <= 1 and abs(bottom - (280 + 4)) <= 1 and abs(left - (60 - 4)) <= 1 and abs(right - (210 + 4)) <= 1
-    assert head_box(framed) == (0, 400, 0, 300), "the shipped network's crop takes the bar and the letters in"
+    assert (
+        abs(top - (80 - 4)) <= 1
+        and abs(bottom - (280 + 4)) <= 1
+        and abs(left - (60 - 4)) <= 1
+        and abs(right - (210 + 4)) <= 1
+    )
+    assert head_box(framed) == (0, 400, 0, 300), (
+        "the shipped network's crop takes the bar and the letters in"
+    )
 
 
 def test_a_thread_does_not_tie_letters_to_the_head():
@@ -40,10 +62,24 @@ def test_a_thread_does_not_tie_letters_to_the_head():
     assert top > 50 and left > 40
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((40, 30)), np.ones((40, 30)), np.full((40, 30), 0.2), np.ones((3, 200)), np.zeros((1, 1)),
-                                    np.pad([[1.0]], 20)])
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((40, 30)),
+        np.ones((40, 30)),
+        np.full((40, 30), 0.2),
+        np.ones((3, 200)),
+        np.zeros((1, 1)),
+        np.pad([[1.0]], 20),
+    ],
+)
 def test_where_nothing_stands_out_or_all_does_the_picture_stays(pixels):
-    assert largest_component_box(pixels.astype(np.float32)) == (0, pixels.shape[0], 0, pixels.shape[1])
+    assert largest_component_box(pixels.astype(np.float32)) == (
+        0,
+        pixels.shape[0],
+        0,
+        pixels.shape[1],
+    )
 
 
 @pytest.mark.parametrize("exposure", [0.05, 0.3, 1.0])
@@ -61,30 +97,62 @@ def sets(folder):
     for number, (picture, mask) in enumerate([(head(), inside), (head(centre=(66, 60)), lost)], 1):
         write(folder / "figshare" / "images" / f"{number}.png", picture)
         write(folder / "figshare" / "masks" / f"{number}.png", mask)
-    write(folder / "kaggle" / "Training" / "glioma" / "é 1.png", cv2.resize(head(), (50, 60), interpolation=cv2.INTER_AREA))
+    write(
+        folder / "kaggle" / "Training" / "glioma" / "é 1.png",
+        cv2.resize(head(), (50, 60), interpolation=cv2.INTER_AREA),
+    )
     write(folder / "kaggle" / "Training" / "glioma" / "2.png", right)
-    pd.DataFrame({"image": ["images/1.png", "images/2.png"], "mask": ["masks/1.png", "masks/2.png"], "id": [1, 2], "class": "glioma", "group": ["a", "b"],
-                  "role": "train"}).to_csv(folder / "figshare" / "manifest.csv", index=False)
-    pd.DataFrame({"image": ["Training/glioma/é 1.png", "Training/glioma/2.png"], "mask": None, "class": "glioma", "group": ["a", "b"], "role": "train",
-                  "figshare_id": [1, 2], "mirrored": [0, 1]}).to_csv(folder / "kaggle" / "manifest.csv", index=False)
+    pd.DataFrame(
+        {
+            "image": ["images/1.png", "images/2.png"],
+            "mask": ["masks/1.png", "masks/2.png"],
+            "id": [1, 2],
+            "class": "glioma",
+            "group": ["a", "b"],
+            "role": "train",
+        }
+    ).to_csv(folder / "figshare" / "manifest.csv", index=False)
+    pd.DataFrame(
+        {
+            "image": ["Training/glioma/é 1.png", "Training/glioma/2.png"],
+            "mask": None,
+            "class": "glioma",
+            "group": ["a", "b"],
+            "role": "train",
+            "figshare_id": [1, 2],
+            "mirrored": [0, 1],
+        }
+    ).to_csv(folder / "kaggle" / "manifest.csv", index=False)
     return folder
 
 
 def test_cut_outlines_are_counted_pixel_by_pixel(tmp_path):
     found = record_crops(sets(tmp_path)).set_index(["set", "crop"])
     for crop in ("head_box", "head_piece"):
-        assert found.loc[("figshare", crop), ["outlines", "cut", "pixels_lost", "worst"]].tolist() == [2, 1, 20, 1.0]
-        assert found.loc[("kaggle, copies of figshare", crop), ["outlines", "cut", "pixels_lost"]].tolist() == [2, 1, 20]
+        assert found.loc[
+            ("figshare", crop), ["outlines", "cut", "pixels_lost", "worst"]
+        ].tolist() == [2, 1, 20, 1.0]
+        assert found.loc[
+            ("kaggle, copies of figshare", crop), ["outlines", "cut", "pixels_lost"]
+        ].tolist() == [2, 1, 20]
         assert 0.3 < found.loc[("figshare", crop), "kept"] < 0.6
 
 
 def test_a_copy_gets_the_outline_scaled_and_mirrored_as_it_is(tmp_path):
     table = read_data(sets(tmp_path), copies=True)
-    path = table["path"][table["image"].str.endswith("/2.png") & (table["source"] == "kaggle")].item()
+    path = table["path"][
+        table["image"].str.endswith("/2.png") & (table["source"] == "kaggle")
+    ].item()
     (_, _, _), (_, _, _), (_, small, spot), (source, pixels, outline) = known_masks(table, {path})
-    assert source == "kaggle, copies of figshare" and outline.shape == (120, 100) and set(np.flatnonzero(outline.any(0))) == set(range(92, 97))
+    assert (
+        source == "kaggle, copies of figshare"
+        and outline.shape == (120, 100)
+        and set(np.flatnonzero(outline.any(0))) == set(range(92, 97))
+    )
     assert small.shape == spot.shape == (60, 50)
-    assert np.abs(np.argwhere(spot).mean(0) - [34.75, 29.75]).max() < 0.3, "half of (70, 60), by pixel centres"
+    assert np.abs(np.argwhere(spot).mean(0) - [34.75, 29.75]).max() < 0.3, (
+        "half of (70, 60), by pixel centres"
+    )
     assert pixels[60].argmax() > 0
 
 
@@ -92,7 +160,9 @@ def test_no_crop_cuts_an_outline_of_the_public_sets(shared_data, root):
     """All outlines of their own, and a tenth of those that Kaggle's copies have from figshare; runs/preprocessing/crop.csv counts all."""
     table = read_data(shared_data, copies=True)
     flags = pd.read_csv(shared_data / "kaggle" / "manifest.csv")
-    mirrored = {str(shared_data / "kaggle" / image) for image in flags["image"][flags["mirrored"] == 1]}
+    mirrored = {
+        str(shared_data / "kaggle" / image) for image in flags["image"][flags["mirrored"] == 1]
+    }
     copies = table.index[table["copy_of"].notna()]
     table, counted = table.drop(copies.difference(copies[::10])), {}
     for source, pixels, inside in known_masks(table, mirrored):
@@ -100,22 +170,45 @@ def test_no_crop_cuts_an_outline_of_the_public_sets(shared_data, root):
         for crop in (head_box, largest_component_box):
             top, bottom, left, right = crop(pixels)
             assert inside[top:bottom, left:right].sum() == inside.sum() > 0
-    recorded = pd.read_csv(root / "runs" / "preprocessing" / "crop.csv").drop_duplicates("set").set_index("set")["outlines"]
+    recorded = (
+        pd.read_csv(root / "runs" / "preprocessing" / "crop.csv")
+        .drop_duplicates("set")
+        .set_index("set")["outlines"]
+    )
     assert counted["figshare"] == recorded["figshare"] and counted["kaggle"] == recorded["kaggle"]
-    assert abs(10 * counted["kaggle, copies of figshare"] - recorded["kaggle, copies of figshare"]) < 400
+    assert (
+        abs(10 * counted["kaggle, copies of figshare"] - recorded["kaggle, copies of figshare"])
+        < 400
+    )
 
 
 # ---- there and back
+
 
 def random_frame(rng, smaller):
     """A box in a scan, laid into a square that is smaller than it, or nowhere smaller; with or without padding."""
     height, width = rng.integers(20, 120, 2)
     top, left = rng.integers(0, height - 10), rng.integers(0, width - 10)
     bottom, right = rng.integers(top + 5, height + 1), rng.integers(left + 5, width + 1)
-    size = int(rng.integers(3, 6)) if smaller else int(rng.integers(max(bottom - top, right - left), 300))
-    inner_height, inner_width = (size, size) if smaller else (rng.integers(bottom - top, size + 1), rng.integers(right - left, size + 1))
+    size = (
+        int(rng.integers(3, 6))
+        if smaller
+        else int(rng.integers(max(bottom - top, right - left), 300))
+    )
+    inner_height, inner_width = (
+        (size, size)
+        if smaller
+        else (rng.integers(bottom - top, size + 1), rng.integers(right - left, size + 1))
+    )
     y, x = rng.integers(0, size - inner_height + 1), rng.integers(0, size - inner_width + 1)
-    return SquareFrame((int(height), int(width)), *(tuple(map(int, box)) for box in ((top, bottom, left, right), (y, y + inner_height, x, x + inner_width))), size)
+    return SquareFrame(
+        (int(height), int(width)),
+        *(
+            tuple(map(int, box))
+            for box in ((top, bottom, left, right), (y, y + inner_height, x, x + inner_width))
+        ),
+        size,
+    )
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -134,14 +227,21 @@ def test_what_is_drawn_in_the_square_lands_in_the_box_and_nowhere_else(seed):
     plan = random_frame(rng, smaller=seed % 2 == 0)
     top, bottom, left, right = plan.box
     full = restore_mask(np.ones((plan.size, plan.size), bool), plan)
-    assert full.shape == plan.shape and full.dtype == bool and full[top:bottom, left:right].all() and full.sum() == (bottom - top) * (right - left)
+    assert (
+        full.shape == plan.shape
+        and full.dtype == bool
+        and full[top:bottom, left:right].all()
+        and full.sum() == (bottom - top) * (right - left)
+    )
     y0, y1, x0, x1 = plan.inner
     drawn = np.ones((plan.size, plan.size), bool)
     drawn[y0:y1, x0:x1] = False
     assert not restore_mask(drawn, plan).any(), "padding is nowhere on the scan"
 
 
-@pytest.mark.parametrize("size, wanted", [(7, 7), (7, 14), (14, 7), (299, 512), (512, 299), (1, 9), (9, 1)])
+@pytest.mark.parametrize(
+    "size, wanted", [(7, 7), (7, 14), (14, 7), (299, 512), (512, 299), (1, 9), (9, 1)]
+)
 def test_each_pixel_takes_the_one_its_middle_falls_on(size, wanted):
     middles = (np.arange(wanted) + 0.5) * size / wanted
     assert np.array_equal(nearest_indices(size, wanted), np.floor(middles + 1e-9).astype(int))
@@ -152,9 +252,18 @@ def test_squeezed_probabilities_and_outlines_come_back_to_the_same_place():
     square, plan = squeeze_square(pixels, 64)
     spot = np.zeros((64, 64), np.float32)
     spot[30:34, 20:24] = 1
-    y, x = (plan.box[0] + 32 / 64 * (plan.box[1] - plan.box[0]) - 0.5, plan.box[2] + 22 / 64 * (plan.box[3] - plan.box[2]) - 0.5)
+    y, x = (
+        plan.box[0] + 32 / 64 * (plan.box[1] - plan.box[0]) - 0.5,
+        plan.box[2] + 22 / 64 * (plan.box[3] - plan.box[2]) - 0.5,
+    )
     for back in (restore(spot, plan), restore_mask(spot, plan)):
-        assert np.abs(np.average(np.indices(back.shape).reshape(2, -1).T, axis=0, weights=back.ravel()) - [y, x]).max() < 0.51
+        assert (
+            np.abs(
+                np.average(np.indices(back.shape).reshape(2, -1).T, axis=0, weights=back.ravel())
+                - [y, x]
+            ).max()
+            < 0.51
+        )
 
 
 def test_masks_of_another_size_are_refused():
@@ -167,7 +276,16 @@ def test_masks_of_another_size_are_refused():
 
 # ---- the thesis' networks
 
-@pytest.mark.parametrize("network, module", [("Xception", "xception"), ("InceptionV3", "inception_v3"), ("VGG19", "vgg19"), ("ResNet50", "resnet50")])
+
+@pytest.mark.parametrize(
+    "network, module",
+    [
+        ("Xception", "xception"),
+        ("InceptionV3", "inception_v3"),
+        ("VGG19", "vgg19"),
+        ("ResNet50", "resnet50"),
+    ],
+)
 def test_scaling_is_keras_own(network, module):
     applications = pytest.importorskip("keras").applications
     pictures = np.random.default_rng(0).integers(0, 256, (2, 9, 8, 3)).astype(np.uint8)
@@ -176,7 +294,9 @@ def test_scaling_is_keras_own(network, module):
     assert found.dtype == np.float32 and np.abs(found - wanted).max() < 1e-4 and np.ptp(found) > 1
     assert np.array_equal(scale_pixels(pictures, network), pictures / np.float32(255))
     grey = scale_pixels(pictures[..., 0], network, "imagenet")
-    assert np.array_equal(grey, scale_pixels(np.repeat(pictures[..., :1], 3, -1), network, "imagenet"))
+    assert np.array_equal(
+        grey, scale_pixels(np.repeat(pictures[..., :1], 3, -1), network, "imagenet")
+    )
     assert BACKBONES[network] == INPUT_SIDES[network]
 
 
@@ -202,11 +322,14 @@ def test_squeeze_without_crop_or_scaling_changes_nothing():
 
 # ---- a whole set
 
+
 def test_pictures_under_both_protocols_and_odd_names(tmp_path):
     table = read_data(sets(tmp_path), copies=True)
     honest, thesis = (load_images(table, 64, protocol) for protocol in ("honest", "thesis"))
     assert honest.pictures.shape == thesis.pictures.shape == (4, 64, 64)
-    assert honest.pictures.max() > 180 > thesis.pictures.max(), "the thesis leaves the exposure as it is"
+    assert honest.pictures.max() > 180 > thesis.pictures.max(), (
+        "the thesis leaves the exposure as it is"
+    )
     assert set(np.unique(thesis.masks)) == {0, 255}
     wide = [np.ptp(np.flatnonzero(one.pictures[0].max(0) > 20)) for one in (thesis, honest)]
     assert wide[0] > wide[1] + 5, "squeezed to the full width"

@@ -2,6 +2,7 @@
 
 Each field is filled with a marker of its own; then everything that was written is searched for markers, unpacked as far as it goes.
 """
+
 import base64
 import gzip
 import json
@@ -19,6 +20,8 @@ import nibabel
 import nrrd
 import numpy as np
 import pytest
+from dicoms import dicom, in_bytes
+from mutations import encapsulated, head, pillow
 from PIL import Image, PngImagePlugin
 from pydicom.datadict import DicomDictionary
 from pydicom.dataelem import DataElement
@@ -26,25 +29,34 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from dicoms import dicom, in_bytes
-from mutations import encapsulated, head, pillow
 from brain_tumor import BrainTumorError, analyze
-from brain_tumor.io import read, scan
-from brain_tumor.inference.result import write_result_page
 from brain_tumor.app.session import DOWNLOAD_KINDS, Session, result_file
+from brain_tumor.inference.result import write_result_page
+from brain_tumor.io import read, scan
 
 ROOT = Path(__file__).resolve().parent.parent
-MARK = "ZQ7K"                                    # all that is text begins with it
-UID, DAY, NUMBER = "1.2.840.99999.77", "1688", "17712345"     # and what must be no text, with these
-MARKERS = re.compile(rb"ZQ7K|Z\0Q\x007\0K\0|1\.2\.840\.99999\.77|16880[1-9][12]\d|17712345|101010\.177123")
-IMAGE = (0x0002, 0x0028, 0x5200, 0x7FE0)         # groups that say how to read the pixels
+MARK = "ZQ7K"  # all that is text begins with it
+UID, DAY, NUMBER = "1.2.840.99999.77", "1688", "17712345"  # and what must be no text, with these
+MARKERS = re.compile(
+    rb"ZQ7K|Z\0Q\x007\0K\0|1\.2\.840\.99999\.77|16880[1-9][12]\d|17712345|101010\.177123"
+)
+IMAGE = (0x0002, 0x0028, 0x5200, 0x7FE0)  # groups that say how to read the pixels
 
 
 def marker(vr, n):
     """A value that is allowed for such an element, and that nothing else contains."""
-    return {"PN": f"{MARK}{n}^NAME", "UI": f"{UID}.{n}", "DA": f"{DAY}0{1 + n % 9}{10 + n % 18}", "DT": f"{DAY}0{1 + n % 9}{10 + n % 18}101010",
-            "TM": f"101010.{NUMBER[:6]}", "AS": "077Y", "IS": f"{NUMBER}{n % 99:02}", "DS": f"{NUMBER}{n % 9999:04}", "CS": f"{MARK}{n}",
-            "UR": f"http://{MARK}{n}"}.get(vr, f"{MARK}{n}")
+    return {
+        "PN": f"{MARK}{n}^NAME",
+        "UI": f"{UID}.{n}",
+        "DA": f"{DAY}0{1 + n % 9}{10 + n % 18}",
+        "DT": f"{DAY}0{1 + n % 9}{10 + n % 18}101010",
+        "TM": f"101010.{NUMBER[:6]}",
+        "AS": "077Y",
+        "IS": f"{NUMBER}{n % 99:02}",
+        "DS": f"{NUMBER}{n % 9999:04}",
+        "CS": f"{MARK}{n}",
+        "UR": f"http://{MARK}{n}",
+    }.get(vr, f"{MARK}{n}")
 
 
 def filled(data):
@@ -53,13 +65,26 @@ def filled(data):
     for place in (data, inner):
         for n, (tag, (vr, *_)) in enumerate(sorted(DicomDictionary.items())):
             vr = vr.split(" ")[0]
-            if tag >> 16 not in IMAGE and tag != 0x00181164 and tag >> 16 >= 8 and vr in ("PN LO SH LT ST UT UI DA DT TM AS IS DS CS AE UC UR").split() and tag not in data:
+            if (
+                tag >> 16 not in IMAGE
+                and tag != 0x00181164
+                and tag >> 16 >= 8
+                and vr in ("PN LO SH LT ST UT UI DA DT TM AS IS DS CS AE UC UR").split()
+                and tag not in data
+            ):
                 place.add(DataElement(Tag(tag), vr, marker(vr, n)))
     for tag in (0x00101002, 0x00400275, 0x00081140, 0x00321064):
         data.add(DataElement(Tag(tag), "SQ", Sequence([inner])))
     for group in (0x0009, 0x0029, 0x7FE1):
         block = data.private_block(group, f"{MARK} PRIVATE {group}", create=True)
-        for k, (vr, value) in enumerate((("LO", f"{MARK}LO"), ("UN", f"{MARK}UN".encode()), ("OB", f"{MARK}OB".encode()), ("PN", f"{MARK}^PN"))):
+        for k, (vr, value) in enumerate(
+            (
+                ("LO", f"{MARK}LO"),
+                ("UN", f"{MARK}UN".encode()),
+                ("OB", f"{MARK}OB".encode()),
+                ("PN", f"{MARK}^PN"),
+            )
+        ):
             block.add_new(k + 1, vr, value)
     data.add(DataElement(Tag(0x60000022), "LO", f"{MARK}OVERLAY"))
     data.add(DataElement(Tag(0x60003000), "OW", MARK.encode() * 128))
@@ -68,7 +93,10 @@ def filled(data):
     data.preamble = (MARK.encode() * 32)[:128]
     data.file_meta.ImplementationVersionName = f"{MARK}V"
     data.file_meta.SourceApplicationEntityTitle = f"{MARK}AE"
-    data.file_meta.PrivateInformationCreatorUID, data.file_meta.PrivateInformation = f"{UID}.1", f"{MARK}INFO".encode()
+    data.file_meta.PrivateInformationCreatorUID, data.file_meta.PrivateInformation = (
+        f"{UID}.1",
+        f"{MARK}INFO".encode(),
+    )
     data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"{UID}.2"
     return data
 
@@ -80,8 +108,19 @@ def full_dicom(size=128):
 
 def with_profile(png):
     """A PNG with a colour profile that is none: libpng quotes the name of such a one."""
-    body = b"iCCP" + f"{MARK}profile".encode() + b"\0\0" + zlib.compress(np.random.default_rng(0).bytes(300))
-    return png[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + png[33:]
+    body = (
+        b"iCCP"
+        + f"{MARK}profile".encode()
+        + b"\0\0"
+        + zlib.compress(np.random.default_rng(0).bytes(300))
+    )
+    return (
+        png[:33]
+        + struct.pack(">I", len(body) - 4)
+        + body
+        + struct.pack(">I", zlib.crc32(body))
+        + png[33:]
+    )
 
 
 def pictures():
@@ -96,19 +135,45 @@ def pictures():
     volume = nibabel.Nifti1Image(np.dstack([grey] * 3), np.diag([0.9, 0.9, 5, 1]))
     for key in ("descrip", "aux_file", "db_name", "intent_name", "data_type"):
         volume.header[key] = f"{MARK}{key}"[:10].encode()
-    volume.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", f"{MARK}extension".encode()))
-    header = {"content": f"{MARK}content", "spacings": [0.9, 0.9, 5], "PatientName": f"{MARK}key", "labels": [f"{MARK}x", "y", "z"]}
-    return {"a.png": pillow(grey, "PNG", pnginfo=text, exif=exif), "b.png": with_profile(pillow(grey, "PNG", pnginfo=text)),
-            "c.jpg": pillow(grey, "JPEG", exif=exif, comment=f"{MARK}COM", xmp=f"<x>{MARK}XMP</x>".encode()),
-            "d.tif": pillow(grey, "TIFF", tiffinfo={270: f"{MARK}tiff", 315: f"{MARK}artist", 306: f"{MARK}time", 316: f"{MARK}host"}),
-            "e.gif": pillow(grey, "GIF", comment=f"{MARK}GIF".encode()), "f.webp": pillow(grey, "WEBP", exif=exif, xmp=f"{MARK}".encode()),
-            "g.nii": volume.to_bytes(), "h.nii.gz": gzip.compress(volume.to_bytes()), "i.nrrd": (np.dstack([grey.T] * 3), header)}
+    volume.header.extensions.append(
+        nibabel.nifti1.Nifti1Extension("comment", f"{MARK}extension".encode())
+    )
+    header = {
+        "content": f"{MARK}content",
+        "spacings": [0.9, 0.9, 5],
+        "PatientName": f"{MARK}key",
+        "labels": [f"{MARK}x", "y", "z"],
+    }
+    return {
+        "a.png": pillow(grey, "PNG", pnginfo=text, exif=exif),
+        "b.png": with_profile(pillow(grey, "PNG", pnginfo=text)),
+        "c.jpg": pillow(
+            grey, "JPEG", exif=exif, comment=f"{MARK}COM", xmp=f"<x>{MARK}XMP</x>".encode()
+        ),
+        "d.tif": pillow(
+            grey,
+            "TIFF",
+            tiffinfo={
+                270: f"{MARK}tiff",
+                315: f"{MARK}artist",
+                306: f"{MARK}time",
+                316: f"{MARK}host",
+            },
+        ),
+        "e.gif": pillow(grey, "GIF", comment=f"{MARK}GIF".encode()),
+        "f.webp": pillow(grey, "WEBP", exif=exif, xmp=f"{MARK}".encode()),
+        "g.nii": volume.to_bytes(),
+        "h.nii.gz": gzip.compress(volume.to_bytes()),
+        "i.nrrd": (np.dstack([grey.T] * 3), header),
+    }
 
 
 def write(folder):
     folder.mkdir()
     (folder / "innocent.dcm").write_bytes(full_dicom())
-    (folder / "packed.dcm").write_bytes(in_bytes(filled(dicom(head(128), syntax="1.2.840.10008.1.2.1.99"))))
+    (folder / "packed.dcm").write_bytes(
+        in_bytes(filled(dicom(head(128), syntax="1.2.840.10008.1.2.1.99")))
+    )
     for name, data in pictures().items():
         if isinstance(data, tuple):
             nrrd.write(str(folder / name), *data)
@@ -125,9 +190,9 @@ def opened(data):
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         at, packed, kinds = 8, b"", []
         while at < len(data):
-            length, kind = struct.unpack(">I4s", data[at:at + 8])
+            length, kind = struct.unpack(">I4s", data[at : at + 8])
             kinds.append(kind)
-            packed += data[at + 8:at + 8 + length] if kind == b"IDAT" else b""
+            packed += data[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
             at += 12 + length
         assert set(kinds) == {b"IHDR", b"IDAT", b"IEND"}, "nothing beside the picture"
         yield zlib.decompress(packed)
@@ -147,7 +212,9 @@ def leaking(folder):
     """Files with markers in them, or in their names."""
     files = [path for path in Path(folder).rglob("*") if path.is_file()]
     assert files
-    return {path.name: found for path in files if (found := leaks(path.read_bytes()) + leaks(path.name))}
+    return {
+        path.name: found for path in files if (found := leaks(path.read_bytes()) + leaks(path.name))
+    }
 
 
 def choice(path):
@@ -162,34 +229,55 @@ def scans(tmp_path_factory):
 def test_the_files_are_full_of_markers(scans):
     data = full_dicom()
     assert len(MARKERS.findall(data)) > 2500
-    assert {MARK.encode(), UID.encode(), NUMBER.encode(), b"101010.177123"} <= set(leaks(data)) and any(provenance.startswith(b"1688") for provenance in leaks(data))
+    assert {MARK.encode(), UID.encode(), NUMBER.encode(), b"101010.177123"} <= set(
+        leaks(data)
+    ) and any(provenance.startswith(b"1688") for provenance in leaks(data))
     for path in scans.iterdir():
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
         assert MARKERS.search(data) or path.name == "packed.dcm", path.name
-    assert leaks(gzip.compress(MARK.encode())) and leaks("base64," + base64.b64encode(MARK.encode()).decode())
+    assert leaks(gzip.compress(MARK.encode())) and leaks(
+        "base64," + base64.b64encode(MARK.encode()).decode()
+    )
 
 
-def test_no_marker_is_in_what_a_result_says_shows_and_saves(scans, tmp_path, capfd, caplog, recwarn):
+def test_no_marker_is_in_what_a_result_says_shows_and_saves(
+    scans, tmp_path, capfd, caplog, recwarn
+):
     results = [analyze(path, slice=choice(path)) for path in sorted(scans.iterdir())]
     assert len(results) == 11
     for result in results:
-        for said in (repr(result), result._repr_html_(), repr(result.scan), result.scan._repr_html_(), json.dumps(result.to_dict(full=True)),
-                     *map(repr, result.to_dict().values()), result.to_dict().get("Image_combine", b""), repr(vars(result)), repr(vars(result.scan))):
+        for said in (
+            repr(result),
+            result._repr_html_(),
+            repr(result.scan),
+            result.scan._repr_html_(),
+            json.dumps(result.to_dict(full=True)),
+            *map(repr, result.to_dict().values()),
+            result.to_dict().get("Image_combine", b""),
+            repr(vars(result)),
+            repr(vars(result.scan)),
+        ):
             assert leaks(said) == []
         result.save(tmp_path / "saved")
         if result.status != "refused":
             assert leaks(repr(result.explain())) == []
     write_result_page(results, tmp_path / "saved" / "report.html")
     assert leaking(tmp_path / "saved") == {} and len(list((tmp_path / "saved").iterdir())) > 30
-    assert leaks("".join(capfd.readouterr()) + caplog.text + "".join(str(w.message) for w in recwarn)) == []
+    assert (
+        leaks("".join(capfd.readouterr()) + caplog.text + "".join(str(w.message) for w in recwarn))
+        == []
+    )
 
 
 def test_no_marker_is_in_tables_and_batches(scans, tmp_path):
-    batch = analyze(scans, progress=False)             # the volumes are refused: nobody said which slice
+    batch = analyze(scans, progress=False)  # the volumes are refused: nobody said which slice
     batch.to_csv(tmp_path / "table.csv")
     batch.save(tmp_path / "saved")
-    assert leaking(tmp_path) == {} and leaks(repr(batch) + batch._repr_html_() + batch.to_frame().to_json()) == []
+    assert (
+        leaking(tmp_path) == {}
+        and leaks(repr(batch) + batch._repr_html_() + batch.to_frame().to_json()) == []
+    )
 
 
 def test_no_marker_is_in_what_the_page_gives_away(scans, tmp_path):
@@ -206,8 +294,12 @@ def test_no_marker_is_in_what_the_page_gives_away(scans, tmp_path):
 @pytest.mark.parametrize("words", [["--json"], ["--csv"], ["--out", "OUT", "--explain"], []])
 def test_no_marker_is_in_what_the_command_line_prints_and_writes(scans, tmp_path, words):
     words = [str(tmp_path / "out") if word == "OUT" else word for word in words]
-    done = subprocess.run([sys.executable, "-m", "brain_tumor", "analyze", str(scans), *words], cwd=ROOT, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-m", "brain_tumor", "analyze", str(scans), *words],
+        cwd=ROOT,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode in (0, 1) and b"innocent" in done.stdout + done.stderr
     assert leaks(done.stdout) + leaks(done.stderr) == []
     if "--out" in words:
@@ -232,26 +324,59 @@ def test_no_marker_is_in_the_refusal_of_a_damaged_file(capfd, caplog, recwarn):
         data = bytearray(whole)
         for _ in range(int(rng.integers(1, 40))):
             at = int(rng.integers(0, len(data)))
-            data[at:at + int(rng.integers(0, 3))] = rng.bytes(int(rng.integers(0, 3)))
+            data[at : at + int(rng.integers(0, 3))] = rng.bytes(int(rng.integers(0, 3)))
         said = quiet(bytes(data))
         refused += said != ""
         assert leaks(said) == [], said
     assert refused > 30
-    said = "".join(capfd.readouterr()) + caplog.text + "".join(f"{w.filename}: {w.message}" for w in recwarn)
+    said = (
+        "".join(capfd.readouterr())
+        + caplog.text
+        + "".join(f"{w.filename}: {w.message}" for w in recwarn)
+    )
     assert leaks(said) == [], said[:1500]
 
 
-TEXT = (0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280030, 0x00280100, 0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056)
+TEXT = (
+    0x00280002,
+    0x00280004,
+    0x00280008,
+    0x00280010,
+    0x00280030,
+    0x00280100,
+    0x00281050,
+    0x00281051,
+    0x00281052,
+    0x00281053,
+    0x00281056,
+)
 
 
 @pytest.mark.parametrize("tag", TEXT, ids=hex)
 @pytest.mark.parametrize("vr", ["LO", "DS", "IS", "PN", "UN"])
 def test_no_marker_is_in_the_refusal_of_a_tag_that_holds_a_name(tag, vr):
     """A name where a number should be: neither read, nor repeated."""
-    raw = in_bytes(dicom(head(), NumberOfFrames=1, PixelSpacing=[1, 1], WindowCenter=9, WindowWidth=9, RescaleSlope=1, RescaleIntercept=0))
+    raw = in_bytes(
+        dicom(
+            head(),
+            NumberOfFrames=1,
+            PixelSpacing=[1, 1],
+            WindowCenter=9,
+            WindowWidth=9,
+            RescaleSlope=1,
+            RescaleIntercept=0,
+        )
+    )
     length = struct.pack("<HI", 0, 10) if vr == "UN" else struct.pack("<H", 10)
     at = raw.index(b"\xe0\x7f\x10\0")
-    raw = raw[:at] + struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr.encode() + length + f"{MARK}^NAME ".encode() + raw[at:]
+    raw = (
+        raw[:at]
+        + struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+        + vr.encode()
+        + length
+        + f"{MARK}^NAME ".encode()
+        + raw[at:]
+    )
     for read in (read.read, scan.read):
         try:
             read(raw)
@@ -283,6 +408,10 @@ def test_no_marker_is_in_the_refusal_of_a_header_that_names_another_file(tmp_pat
 def test_a_refused_file_leaves_no_marker_in_the_folder_of_results(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "half.dcm").write_bytes(full_dicom()[:-9000])
-    (tmp_path / "in" / "stream.dcm").write_bytes(encapsulated("1.2.840.10008.1.2.4.90", MARK.encode() * 40, PatientName=f"{MARK}^NAME"))
+    (tmp_path / "in" / "stream.dcm").write_bytes(
+        encapsulated("1.2.840.10008.1.2.4.90", MARK.encode() * 40, PatientName=f"{MARK}^NAME")
+    )
     found = list(analyze(tmp_path / "in", progress=False).results(tmp_path / "out"))
-    assert [result.status for result in found] == ["refused"] * 2 and leaking(tmp_path / "out") == {}
+    assert [result.status for result in found] == ["refused"] * 2 and leaking(
+        tmp_path / "out"
+    ) == {}

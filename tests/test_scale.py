@@ -1,4 +1,5 @@
 """Many workers: the same answers as one process, whatever becomes of a worker, a run, an executor."""
+
 import os
 import pickle
 import shutil
@@ -14,32 +15,39 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from jobs import kill_after
 
 import brain_tumor.inference.analyze as analysis
+from brain_tumor.imaging.samples import samples
 from brain_tumor.inference import workers
 from brain_tumor.inference.analyze import analyze
-from brain_tumor.io.pages import png_bytes
-from brain_tumor.inference.workers import map_groups, process_pool
-from brain_tumor.io.files import MODELS
-from brain_tumor.inference.resume import Journal, complete_lines
-from brain_tumor.imaging.samples import samples
 from brain_tumor.inference.result import RESULT_COLUMNS
-from brain_tumor.io.scan import CLASSES
-from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.inference.resume import Journal, complete_lines
+from brain_tumor.inference.workers import map_groups, process_pool
 from brain_tumor.io.decode import read_in_process
-from jobs import kill_after
+from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.files import MODELS
+from brain_tumor.io.pages import png_bytes
+from brain_tumor.io.scan import CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
 STATUS = RESULT_COLUMNS.index("status")
-NUMBERS = [place for place, name in enumerate(RESULT_COLUMNS) if name.startswith("p_") or name == "confidence"]
+NUMBERS = [
+    place
+    for place, name in enumerate(RESULT_COLUMNS)
+    if name.startswith("p_") or name == "confidence"
+]
 
 
 # ---------------------------------------------------------------- engines that travel
 
+
 def bright(scan):
     """Calls the brightest pixels a glioma."""
     odds = np.where(np.array(CLASSES) == "glioma", 0.94, 0.02)
-    return SimpleNamespace(probabilities=odds, mask_probability=(scan.pixels > 0.8).astype(np.float32), threshold=0.5)
+    return SimpleNamespace(
+        probabilities=odds, mask_probability=(scan.pixels > 0.8).astype(np.float32), threshold=0.5
+    )
 
 
 def deadly(scan):
@@ -52,6 +60,7 @@ def deadly(scan):
 @dataclass(frozen=True)
 class HeldOnce:
     """The first process that meets the large scan writes down who it is, and stays there."""
+
     flag: Path
 
     def __call__(self, scan):
@@ -64,10 +73,13 @@ class HeldOnce:
 @dataclass(frozen=True)
 class Unlucky:
     """The large scan ends the first three processes that meet it."""
+
     tally: Path
 
     def __call__(self, scan):
-        if scan.pixels.shape[0] == 80 and (not self.tally.is_file() or self.tally.stat().st_size < 3):
+        if scan.pixels.shape[0] == 80 and (
+            not self.tally.is_file() or self.tally.stat().st_size < 3
+        ):
             with open(self.tally, "a") as stream:
                 stream.write("x")
             os._exit(1)
@@ -76,6 +88,7 @@ class Unlucky:
 
 class Fussy(Exception):
     """Wants two words, and would be unpacked with one."""
+
     def __init__(self, name, why):
         super().__init__(f"{name}: {why}")
 
@@ -102,7 +115,9 @@ def archive(tmp_path):
     """Twenty pictures, two of the same name, a text and a torn picture among them."""
     folder = tmp_path / "archive"
     for number in range(20):
-        write(folder / ("deep" if number % 5 == 0 else ".") / f"{number % 19:02}.png", picture(number))
+        write(
+            folder / ("deep" if number % 5 == 0 else ".") / f"{number % 19:02}.png", picture(number)
+        )
     (folder / "07a.png").write_text("no picture")
     (folder / "11a.png").write_bytes((folder / "11.png").read_bytes()[:90])
     return folder
@@ -110,19 +125,30 @@ def archive(tmp_path):
 
 # ---------------------------------------------------------------- executors
 
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers in processes of their own, known to Dask."""
     distributed = pytest.importorskip("distributed", reason="needs Dask: pip install -e .[dev]")
     import dask
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1, "distributed.worker.daemon": True}):
-        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50) as cluster:
+
+    with dask.config.set(
+        {"distributed.scheduler.allowed-failures": 1, "distributed.worker.daemon": True}
+    ):
+        with distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=50,
+        ) as cluster:
             yield cluster
 
 
 @pytest.fixture
 def client(cluster):
     import distributed
+
     with distributed.Client(cluster) as client:
         client.wait_for_workers(2)
         yield client
@@ -141,7 +167,11 @@ def executor(request):
         with ThreadPoolExecutor(2) as executor:
             yield executor
     else:
-        yield request.getfixturevalue("client").get_executor() if request.param == "dask" else request.getfixturevalue("pool")
+        yield (
+            request.getfixturevalue("client").get_executor()
+            if request.param == "dask"
+            else request.getfixturevalue("pool")
+        )
 
 
 def many(source, **options):
@@ -150,25 +180,53 @@ def many(source, **options):
 
 # ---------------------------------------------------------------- the same answers
 
+
 def test_rows_pixels_and_files_are_those_of_one_process(archive, tmp_path, executor):
     alone = many(archive)
     results = list(alone)
     assert [values[STATUS] for values in alone.rows].count("refused") == 2
-    assert many(archive, executor=executor).all_rows() == alone.rows, "the refused ones are refused one by one, in the same words"
+    assert many(archive, executor=executor).all_rows() == alone.rows, (
+        "the refused ones are refused one by one, in the same words"
+    )
     for one, other in zip(results, many(archive, executor=executor), strict=True):
-        assert (one.source, one.path, one.error, one.files) == (other.source, other.path, other.error, other.files)
-        assert one.scan is None or np.array_equal(one.mask, other.mask) and np.array_equal(one.scan.pixels, other.scan.pixels)
+        assert (one.source, one.path, one.error, one.files) == (
+            other.source,
+            other.path,
+            other.error,
+            other.files,
+        )
+        assert (
+            one.scan is None
+            or np.array_equal(one.mask, other.mask)
+            and np.array_equal(one.scan.pixels, other.scan.pixels)
+        )
         assert one.scan is None or other.asked is not None
-    here, there = many(archive).save(tmp_path / "here"), many(archive, executor=executor).save(tmp_path / "there")
-    assert sorted(path.name for path in here.iterdir()) == sorted(path.name for path in there.iterdir())
+    here, there = (
+        many(archive).save(tmp_path / "here"),
+        many(archive, executor=executor).save(tmp_path / "there"),
+    )
+    assert sorted(path.name for path in here.iterdir()) == sorted(
+        path.name for path in there.iterdir()
+    )
     assert all((there / path.name).read_bytes() == path.read_bytes() for path in here.iterdir())
     assert len(list(here.iterdir())) == 20 * 3 + 2 + 1
 
 
 def test_everything_that_can_be_read_can_travel(tmp_path, pool):
     from PIL import Image
+
     values, path = picture(3), write(tmp_path / "a.png", picture(3))
-    kinds = [path, str(path), path.read_bytes(), bytearray(path.read_bytes()), values, values / 255, read_in_process(path, spacing=0.5), Image.fromarray(values), None]
+    kinds = [
+        path,
+        str(path),
+        path.read_bytes(),
+        bytearray(path.read_bytes()),
+        values,
+        values / 255,
+        read_in_process(path, spacing=0.5),
+        Image.fromarray(values),
+        None,
+    ]
     alone = many([*kinds, open(path, "rb")]).all_rows()
     assert many([*kinds, open(path, "rb")], executor=pool).all_rows() == alone
     assert [values[STATUS] for values in alone] == ["ok"] * 8 + ["refused", "ok"]
@@ -179,7 +237,9 @@ def test_the_shipped_network_says_the_same_in_processes(pool):
     one = analyze(sources, progress=False, gate=False).all_rows()
     two = analyze(sources, progress=False, executor=pool, batch_size=4, gate=False).all_rows()
     explained = list(analyze(sources[:2], progress=False, executor=pool, gate=False))[1].explain()
-    words = lambda rows: [[value for place, value in enumerate(values) if place not in NUMBERS] for values in rows]
+    words = lambda rows: [
+        [value for place, value in enumerate(values) if place not in NUMBERS] for values in rows
+    ]
     numbers = lambda rows: np.array([[values[place] for place in NUMBERS] for values in rows])
     assert words(one) == words(two) and np.allclose(numbers(one), numbers(two), atol=1e-6)
     assert explained.heat.shape == explained.scan.pixels.shape
@@ -187,7 +247,9 @@ def test_the_shipped_network_says_the_same_in_processes(pool):
 
 def test_rows_travel_without_pixels(archive, monkeypatch):
     came, delivered = [], analysis.delivered
-    monkeypatch.setattr(analysis, "delivered", lambda answer, *more: came.append(answer) or delivered(answer, *more))
+    monkeypatch.setattr(
+        analysis, "delivered", lambda answer, *more: came.append(answer) or delivered(answer, *more)
+    )
     with ThreadPoolExecutor(2) as pool:
         many(archive, executor=pool).to_frame()
         assert len(came) == 22 and max(len(pickle.dumps(answer)) for answer in came) < 3000
@@ -200,7 +262,9 @@ def test_a_generator_is_read_only_a_little_ahead():
     sources = (taken.append(number) or picture(number) for number in range(2000))
     with ThreadPoolExecutor(2) as pool:
         for count, result in enumerate(many(sources, executor=pool), 1):
-            assert len(taken) <= count + 2 * 2 * 3 and np.array_equal(result.mask, picture(count - 1) == 255)
+            assert len(taken) <= count + 2 * 2 * 3 and np.array_equal(
+                result.mask, picture(count - 1) == 255
+            )
             if count == 60:
                 break
     assert len(taken) < 80
@@ -211,6 +275,7 @@ def test_ctrl_c_is_not_the_end_of_a_generator(threads):
     def sources():
         yield from (picture(number) for number in range(20))
         raise KeyboardInterrupt
+
     with ThreadPoolExecutor(2) as pool:
         batch = many(sources(), executor=pool if threads else None)
         with pytest.raises(KeyboardInterrupt):
@@ -223,15 +288,29 @@ def test_ctrl_c_is_not_the_end_of_a_generator(threads):
 
 # ---------------------------------------------------------------- workers that die
 
+
 def test_a_scan_that_kills_is_refused_by_name_and_the_others_come_through(tmp_path, client):
-    sources = [write(tmp_path / f"{number}.png", picture(number, 80 if number == 4 else 64)) for number in range(12)]
+    sources = [
+        write(tmp_path / f"{number}.png", picture(number, 80 if number == 4 else 64))
+        for number in range(12)
+    ]
     alone = many([path for path in sources if path.name != "4.png"]).all_rows()
     for name in ("processes", "dask"):
         with process_pool(2) as pool:
-            rows = many(sources, engine=deadly, executor=pool if name == "processes" else client.get_executor()).all_rows()
-        assert [values[STATUS] for values in rows] == ["refused" if number == 4 else "ok" for number in range(12)], name
-        assert "4.png: every process that worked on it ended" in rows[4][RESULT_COLUMNS.index("error")]
-        assert [values[2:10] for values in rows[:4] + rows[5:]] == [values[2:10] for values in alone]
+            rows = many(
+                sources,
+                engine=deadly,
+                executor=pool if name == "processes" else client.get_executor(),
+            ).all_rows()
+        assert [values[STATUS] for values in rows] == [
+            "refused" if number == 4 else "ok" for number in range(12)
+        ], name
+        assert (
+            "4.png: every process that worked on it ended" in rows[4][RESULT_COLUMNS.index("error")]
+        )
+        assert [values[2:10] for values in rows[:4] + rows[5:]] == [
+            values[2:10] for values in alone
+        ]
 
 
 def kill_holder(flag):
@@ -247,20 +326,27 @@ def test_a_worker_killed_with_a_scan_in_its_hands_loses_nothing(tmp_path, client
     killer = threading.Thread(target=kill_holder, args=(engine.flag,), daemon=True)
     killer.start()
     with process_pool(2) as pool:
-        rows = many(sources, engine=engine, executor=pool if name == "processes" else client.get_executor()).all_rows()
+        rows = many(
+            sources, engine=engine, executor=pool if name == "processes" else client.get_executor()
+        ).all_rows()
     assert not killer.is_alive() and rows == many(sources, engine=engine).all_rows()
 
 
 def test_a_scan_that_is_lost_with_others_and_once_alone_is_not_given_up(tmp_path):
     engine = Unlucky(tmp_path / "tally")
     with process_pool(2) as pool:
-        rows = many([picture(number, 80 if number == 4 else 64) for number in range(9)], engine=engine, executor=pool).all_rows()
+        rows = many(
+            [picture(number, 80 if number == 4 else 64) for number in range(9)],
+            engine=engine,
+            executor=pool,
+        ).all_rows()
     assert [values[STATUS] for values in rows] == ["ok"] * 9 and engine.tally.read_text() == "xxx"
 
 
 @dataclass(frozen=True)
 class Noting:
     """Squares numbers, notes the groups it is given, and ends its process at 13."""
+
     folder: Path
 
     def __call__(self, group):
@@ -273,7 +359,11 @@ class Noting:
 
 def test_only_the_group_of_what_kills_is_taken_apart(tmp_path):
     with process_pool(2) as pool:
-        found = list(map_groups(Noting(tmp_path), range(40), pool, size=4, give_up=lambda number, problem: None))
+        found = list(
+            map_groups(
+                Noting(tmp_path), range(40), pool, size=4, give_up=lambda number, problem: None
+            )
+        )
     assert found == [number * number if number != 13 else None for number in range(40)]
     notes = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
     assert notes.count("4 True") == 2 and notes.count("1 True") == 2 and notes.count("1 False") == 3
@@ -281,7 +371,9 @@ def test_only_the_group_of_what_kills_is_taken_apart(tmp_path):
 
 def test_a_pool_that_a_scan_broke_serves_the_next_batch(archive):
     with process_pool(1) as pool:
-        assert many([picture(1, 80)], engine=deadly, executor=pool).all_rows()[0][STATUS] == "refused"
+        assert (
+            many([picture(1, 80)], engine=deadly, executor=pool).all_rows()[0][STATUS] == "refused"
+        )
         assert many(archive, executor=pool).all_rows() == many(archive).all_rows()
 
 
@@ -317,6 +409,7 @@ def buggy(scan):
 
 # ---------------------------------------------------------------- executors and workers that won't do
 
+
 def test_an_executor_that_is_shut_down_is_said_at_once_and_keeps_what_is_done(archive, tmp_path):
     pool = ThreadPoolExecutor(2)
     batch = many(archive, executor=pool)
@@ -336,6 +429,7 @@ def test_an_executor_that_is_shut_down_is_said_at_once_and_keeps_what_is_done(ar
 
 def test_a_closed_client_is_said_and_not_waited_for(archive, cluster):
     import distributed
+
     client = distributed.Client(cluster)
     batch = many(archive, executor=client.get_executor())
     with pytest.raises(BrainTumorError, match="client is closed"):
@@ -360,7 +454,10 @@ def test_a_generator_whose_executor_failed_is_not_called_complete():
 
 def test_a_worker_without_the_model_or_with_another_says_so(archive, tmp_path, client, pool):
     import json
-    newer, tuned, gone = (shutil.copytree(MODELS / "compact", tmp_path / name) for name in ("newer", "tuned", "gone"))
+
+    newer, tuned, gone = (
+        shutil.copytree(MODELS / "compact", tmp_path / name) for name in ("newer", "tuned", "gone")
+    )
     for place in (newer, tuned, gone):
         analyze(archive / "01.png", engine=place)  # they run here
     for place, change in ((newer, {"version": "other"}), (tuned, {"threshold": 0.4})):
@@ -368,7 +465,10 @@ def test_a_worker_without_the_model_or_with_another_says_so(archive, tmp_path, c
         (place / "manifest.json").write_text(json.dumps(manifest | change), encoding="utf-8")
     shutil.rmtree(gone)
     for executor in (client.get_executor(), pool):
-        for place, words in ((newer, "version other instead of"), (tuned, "threshold 0.4 instead of 0.3")):
+        for place, words in (
+            (newer, "version other instead of"),
+            (tuned, "threshold 0.4 instead of 0.3"),
+        ):
             with pytest.raises(BrainTumorError, match=f"has another model .{words}"):
                 many(archive, engine=place, executor=executor).to_frame()
         with pytest.raises(BrainTumorError, match="can't start the engine.*model"):
@@ -379,11 +479,15 @@ def test_another_version_and_none_at_all(monkeypatch, archive):
     with ThreadPoolExecutor(1) as pool:
         with monkeypatch.context() as patch:
             patch.setattr(workers, "__version__", "9.9")
-            with pytest.raises(BrainTumorError, match=r"the workers have brain_tumor \d.*and 9.9 is asking"):
+            with pytest.raises(
+                BrainTumorError, match=r"the workers have brain_tumor \d.*and 9.9 is asking"
+            ):
                 many(archive, executor=pool).to_frame()
         with monkeypatch.context() as patch:
             patch.setattr(workers, "resolve_name", lambda name: __import__("brain_tumour"))
-            with pytest.raises(BrainTumorError, match="the workers have no brain_tumour: install brain_tumor"):
+            with pytest.raises(
+                BrainTumorError, match="the workers have no brain_tumour: install brain_tumor"
+            ):
                 many(archive, executor=pool).to_frame()
 
 
@@ -404,10 +508,17 @@ def test_windows_takes_no_more_processes_than_it_can_wait_for(monkeypatch):
         process_pool(64)
 
 
-@pytest.mark.skipif("fork" not in __import__("multiprocessing").get_all_start_methods(), reason="this system copies no processes")
+@pytest.mark.skipif(
+    "fork" not in __import__("multiprocessing").get_all_start_methods(),
+    reason="this system copies no processes",
+)
 def test_copied_processes_are_refused(archive):
     from multiprocessing import get_context
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool, pytest.raises(BrainTumorError, match="fork"):
+
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool,
+        pytest.raises(BrainTumorError, match="fork"),
+    ):
         many(archive, executor=pool).to_frame()
 
 
@@ -439,7 +550,9 @@ def begun(archive, tmp_path, how):
     flag = tmp_path / "flag"
     tests = [str(ROOT), str(ROOT / "tests")]
     code = KILLED.format(tests=tests, flag=str(flag), archive=str(archive), how=how)
-    kill_after(subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE), flag)
+    kill_after(
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE), flag
+    )
     assert flag.is_file()
 
 
@@ -455,7 +568,9 @@ def test_a_killed_run_is_gone_on_with_from_its_table(archive, tmp_path):
     asked = []
     batch = analyze(archive, engine=listening(asked), progress=False, batch_size=3)
     batch.to_csv(table, resume=True)
-    assert len(asked) == 20 - len([values for values in batch.rows[:done] if values[STATUS] != "refused"])
+    assert len(asked) == 20 - len(
+        [values for values in batch.rows[:done] if values[STATUS] != "refused"]
+    )
     assert table.read_bytes() == whole.read_bytes() and not (tmp_path / "t.csv.partial").exists()
     assert batch.rows == many(archive).all_rows() and len(batch.to_frame()) == 22
 
@@ -464,6 +579,7 @@ def listening(asked):
     def bright_(scan):
         asked.append(scan.source)
         return bright(scan)
+
     bright_.__name__ = "bright"
     return bright_
 
@@ -475,7 +591,9 @@ def test_saved_files_of_a_killed_run_keep_their_names(archive, tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.json")}
     with ThreadPoolExecutor(2) as pool:
         many(archive, executor=pool).save(out, resume=True)
-    names = [path.name for path in out.iterdir() if not path.name.startswith(".")]  # a file may have been in the killed one's hands
+    names = [
+        path.name for path in out.iterdir() if not path.name.startswith(".")
+    ]  # a file may have been in the killed one's hands
     assert sorted(names) == sorted(path.name for path in whole.iterdir())
     assert all((out / path.name).read_bytes() == path.read_bytes() for path in whole.iterdir())
     kept = [name for name, time in before.items() if (out / name).stat().st_mtime_ns == time]
@@ -498,7 +616,9 @@ def test_what_changed_since_is_done_again_and_what_came_is_done_too(archive, tmp
     os.utime(archive / known[4], ns=(1, 1))
     fresh = {result.path for result in many(archive).results(resume=tmp_path / "t.csv")}
     assert "00b.png" in fresh and fresh & set(known) == {known[2], known[4]}
-    assert (tmp_path / "t.csv").read_bytes() == many(archive).to_csv(tmp_path / "whole.csv").read_bytes()
+    assert (tmp_path / "t.csv").read_bytes() == many(archive).to_csv(
+        tmp_path / "whole.csv"
+    ).read_bytes()
 
 
 def test_rows_of_another_run_are_not_mixed_in(archive, tmp_path):
@@ -516,7 +636,9 @@ def test_rows_of_another_run_are_not_mixed_in(archive, tmp_path):
 def test_refused_ones_are_kept_or_tried_again(archive, tmp_path):
     for retry in (False, True):
         stopped(archive, tmp_path / "t.csv", 15)
-        tried = [result.path for result in many(archive).results(resume=tmp_path / "t.csv", retry=retry)]
+        tried = [
+            result.path for result in many(archive).results(resume=tmp_path / "t.csv", retry=retry)
+        ]
         assert ("07a.png" in tried) is retry
 
 
@@ -524,7 +646,9 @@ def test_arrays_are_known_by_their_content(tmp_path):
     stopped([picture(number) for number in range(10)], tmp_path / "t.csv", 6)
     moved = [picture(number) for number in (9, *range(9))]
     assert len(list(many(moved).results(resume=tmp_path / "t.csv"))) == 4
-    assert (tmp_path / "t.csv").read_bytes() == many(moved).to_csv(tmp_path / "whole.csv").read_bytes()
+    assert (tmp_path / "t.csv").read_bytes() == many(moved).to_csv(
+        tmp_path / "whole.csv"
+    ).read_bytes()
 
 
 def test_a_journal_torn_at_any_byte_gives_whole_rows_only(archive, tmp_path):
@@ -532,11 +656,17 @@ def test_a_journal_torn_at_any_byte_gives_whole_rows_only(archive, tmp_path):
     partial = tmp_path / "t.csv.partial"
     text, rows = partial.read_bytes(), many(archive).all_rows()
     run = complete_lines(partial)[0][-1]
-    start = text.index(b"\n", len(text) // 2) if text.count(b"\n") < 4 else text[: text.rindex(b"\n", 0, -1)].rindex(b"\n")
+    start = (
+        text.index(b"\n", len(text) // 2)
+        if text.count(b"\n") < 4
+        else text[: text.rindex(b"\n", 0, -1)].rindex(b"\n")
+    )
     for end in range(start, len(text)):
         partial.write_bytes(text[:end])
         journal = Journal(tmp_path / "t.csv", run)
-        assert {values for known in journal.known.values() for values in known} <= set(rows) and len(journal.known) == text[:end].count(b"\n") - 1
+        assert {values for known in journal.known.values() for values in known} <= set(
+            rows
+        ) and len(journal.known) == text[:end].count(b"\n") - 1
         journal.close()
     for end in (0, 10, text.index(b"\n")):
         partial.write_bytes(text[:end])
@@ -554,7 +684,9 @@ def test_a_scan_that_is_given_twice_has_two_rows_and_two_sets_of_files(archive, 
             if number == stop:
                 break
         many(twice).save(out, resume=True)
-        assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
+        assert sorted(path.name for path in out.iterdir()) == sorted(
+            path.name for path in whole.iterdir()
+        )
         assert (out / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
 
 
@@ -581,7 +713,9 @@ def test_touched_scans_keep_the_names_of_their_files(archive, tmp_path):
         os.utime(path, ns=(1, 1))
     many(archive).save(out, resume=True)
     whole = many(archive).save(tmp_path / "whole")
-    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        path.name for path in whole.iterdir()
+    )
 
 
 def test_a_finished_batch_leaves_no_journal_behind(archive, tmp_path):
@@ -589,12 +723,22 @@ def test_a_finished_batch_leaves_no_journal_behind(archive, tmp_path):
     batch = many(archive)
     rows = list(batch.all_rows())
     batch.to_csv(tmp_path / "t.csv", resume=True)
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["t.csv"] and batch.rows == rows
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [
+        "t.csv"
+    ] and batch.rows == rows
 
 
 # ---------------------------------------------------------------- what else may lie there
 
-@pytest.mark.parametrize("content", ["source,status,p_glioma,a run\na.png,ok,1,\n", "somebody's own", ",".join(RESULT_COLUMNS) + "\n"])
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "source,status,p_glioma,a run\na.png,ok,1,\n",
+        "somebody's own",
+        ",".join(RESULT_COLUMNS) + "\n",
+    ],
+)
 def test_a_file_that_is_no_journal_is_refused_and_left_alone(archive, tmp_path, content):
     partial = tmp_path / "t.csv.partial"
     partial.write_text(content)
@@ -608,7 +752,12 @@ def test_zeros_of_a_power_cut_cost_one_row_at_most(archive, tmp_path, zeros):
     stopped(archive, tmp_path / "t.csv", 6)
     partial = tmp_path / "t.csv.partial"
     text, count = partial.read_bytes(), len(complete_lines(partial))
-    for end, kept in ((len(text), count), (len(text) - 2, count - 1), (len(text) - 9, count - 1), (0, 0)):
+    for end, kept in (
+        (len(text), count),
+        (len(text) - 2, count - 1),
+        (len(text) - 9, count - 1),
+        (0, 0),
+    ):
         partial.write_bytes(text[:end] + b"\0" * zeros)
         assert len(complete_lines(partial)) == kept
     hole = text.rindex(b",", 0, -60)
@@ -627,9 +776,15 @@ def test_of_two_runs_on_a_table_the_later_goes_on(archive, tmp_path):
     next(late)
     with pytest.raises(BrainTumorError, match="another run writes this table now"):
         list(early)
-    assert len(first) == 4 and (tmp_path / "t.csv.partial").is_file() and not (tmp_path / "t.csv").exists()
+    assert (
+        len(first) == 4
+        and (tmp_path / "t.csv.partial").is_file()
+        and not (tmp_path / "t.csv").exists()
+    )
     assert len(list(late)) == 22 - 3 - 1
-    assert (tmp_path / "t.csv").read_bytes() == many(archive).to_csv(tmp_path / "whole.csv").read_bytes()
+    assert (tmp_path / "t.csv").read_bytes() == many(archive).to_csv(
+        tmp_path / "whole.csv"
+    ).read_bytes()
 
 
 def test_the_end_of_the_earlier_run_takes_nothing_from_the_later(tmp_path):
@@ -642,6 +797,7 @@ def test_the_end_of_the_earlier_run_takes_nothing_from_the_later(tmp_path):
 
 class Full:
     """A stream onto a full disk."""
+
     def __init__(self, stream):
         self.stream, self.fileno = stream, stream.fileno
 
@@ -657,7 +813,11 @@ def test_a_full_disk_is_said_in_words(archive, tmp_path, monkeypatch):
     opened = Journal._open
     batch = many(archive).results(resume=tmp_path / "t.csv")
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "_append", lambda self, path, lines: path.write_text(",".join(RESULT_COLUMNS) + ",run\n"))
+        patch.setattr(
+            Journal,
+            "_append",
+            lambda self, path, lines: path.write_text(",".join(RESULT_COLUMNS) + ",run\n"),
+        )
         patch.setattr(Journal, "_open", lambda self, path: Full(opened(self, path)))
         with pytest.raises(BrainTumorError, match="Make room and resume"):
             list(batch)
@@ -671,7 +831,9 @@ def test_odd_names_are_noted_and_half_a_letter_costs_only_its_mark(tmp_path):
         journal.add((name, *values[1:]), "file 1 1")
     journal.close()
     journal = Journal(tmp_path / "t.csv", "a run")
-    assert [name for name, _ in journal.known] == ["b.png", "c\rb.png", "d\nb.png"] and len(complete_lines(journal.path)) == 5
+    assert [name for name, _ in journal.known] == ["b.png", "c\rb.png", "d\nb.png"] and len(
+        complete_lines(journal.path)
+    ) == 5
     journal.close()
 
 

@@ -1,4 +1,5 @@
 """Segmentation networks: counts, refusals, weights to and from a file, each backend, and what their pictures are drawn from."""
+
 import importlib.util
 import json
 import os
@@ -10,16 +11,39 @@ import pytest
 
 keras = pytest.importorskip("keras")
 from brain_tumor.io.errors import BrainTumorError  # noqa: E402
+from brain_tumor.segmentation.architecture import (
+    UNET_FILTERS,
+    check_architecture_input,
+    draw_levels,
+    level_table,
+    untrained_weights,
+)  # noqa: E402
 from brain_tumor.segmentation.attention_unet import ATTENTION_UNET, attention_maps, attention_unet  # noqa: E402
-from brain_tumor.segmentation.architecture import UNET_FILTERS, check_architecture_input, draw_levels, level_table, untrained_weights  # noqa: E402
 from brain_tumor.segmentation.resunet import RESUNET, RESUNET_PUBLISHED, resunet_published  # noqa: E402
 from brain_tumor.segmentation.unet import UNET, unet  # noqa: E402
-from brain_tumor.segmentation.unet_plus_plus import UNET_PLUS_PLUS, prune_unet_plus_plus, unet_plus_plus  # noqa: E402
+from brain_tumor.segmentation.unet_plus_plus import (
+    UNET_PLUS_PLUS,
+    prune_unet_plus_plus,
+    unet_plus_plus,
+)  # noqa: E402
 from brain_tumor.training.weights import load_weights, save_weights  # noqa: E402
 
 ALL = (UNET, ATTENTION_UNET, RESUNET, RESUNET_PUBLISHED, UNET_PLUS_PLUS)
 SMALL = (4, 8, 16)
-LAYERS = {"InputLayer", "Conv2D", "Conv2DTranspose", "BatchNormalization", "Activation", "ReLU", "MaxPooling2D", "UpSampling2D", "Concatenate", "Add", "Multiply", "Dropout"}
+LAYERS = {
+    "InputLayer",
+    "Conv2D",
+    "Conv2DTranspose",
+    "BatchNormalization",
+    "Activation",
+    "ReLU",
+    "MaxPooling2D",
+    "UpSampling2D",
+    "Concatenate",
+    "Add",
+    "Multiply",
+    "Dropout",
+}
 each = pytest.mark.parametrize("network", ALL, ids=lambda network: network.name)
 
 
@@ -53,11 +77,18 @@ def models():
 def test_the_contract(network, models, scans):
     model = models[network.name]
     answers = said(model, scans)
-    assert answers.shape == (2, 64, 64, 2 if network is UNET_PLUS_PLUS else 1) and answers.dtype == np.float32
+    assert (
+        answers.shape == (2, 64, 64, 2 if network is UNET_PLUS_PLUS else 1)
+        and answers.dtype == np.float32
+    )
     assert np.isfinite(answers).all() and 0 <= answers.min() < answers.max() <= 1
-    assert model.name == network.name == network.build.__name__ and [tensor.name for tensor in model.inputs] == ["scan"]
+    assert model.name == network.name == network.build.__name__ and [
+        tensor.name for tensor in model.inputs
+    ] == ["scan"]
     assert {type(layer).__name__ for layer in model.layers} <= LAYERS
-    assert {layer.activation.__name__ for layer in model.layers if hasattr(layer, "activation")} <= {"relu", "sigmoid", "linear"}
+    assert {
+        layer.activation.__name__ for layer in model.layers if hasattr(layer, "activation")
+    } <= {"relu", "sigmoid", "linear"}
 
 
 @each
@@ -75,7 +106,10 @@ def test_weights_go_to_a_file_and_back(network, models, scans, tmp_path):
 @each
 def test_same_seed_same_network(network, models):
     for v, other in zip(seeded(network).variables, models[network.name].variables):
-        assert v.path == other.path and (keras.ops.convert_to_numpy(v) == keras.ops.convert_to_numpy(other)).all()
+        assert (
+            v.path == other.path
+            and (keras.ops.convert_to_numpy(v) == keras.ops.convert_to_numpy(other)).all()
+        )
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
@@ -92,19 +126,36 @@ def test_a_gradient_reaches_every_weight(network, scans):
 @each
 def test_one_channel_and_another_depth(network):
     model = network.build(48, (3, 5), 1)
-    assert model.output_shape == (None, 48, 48, 1) and network.build(32, (2,) * 4, 2).input_shape == (None, 32, 32, 2)
+    assert model.output_shape == (None, 48, 48, 1) and network.build(
+        32, (2,) * 4, 2
+    ).input_shape == (None, 32, 32, 2)
 
 
 # ---- counts
 
-@pytest.mark.parametrize("build, settings, million", [
-    (unet, dict(channels=1, normalise=False), "31.03"), (unet, dict(filters=(32, 64, 128, 256, 512), channels=1, normalise=False), "7.76"),
-    (unet_plus_plus, dict(filters=(32, 64, 128, 256, 512), channels=1, normalise=False), "9.04"), (resunet_published, {}, "8.22")])
+
+@pytest.mark.parametrize(
+    "build, settings, million",
+    [
+        (unet, dict(channels=1, normalise=False), "31.03"),
+        (unet, dict(filters=(32, 64, 128, 256, 512), channels=1, normalise=False), "7.76"),
+        (
+            unet_plus_plus,
+            dict(filters=(32, 64, 128, 256, 512), channels=1, normalise=False),
+            "9.04",
+        ),
+        (resunet_published, {}, "8.22"),
+    ],
+)
 def test_parameters_are_those_of_the_papers(build, settings, million):
     """ResUNet's authors count 7.8 million: its shortcuts, which they take for free, are the rest."""
     model = build(side=32, **settings)
     assert f"{model.count_params() / 1e6:.2f}" == million
-    shortcuts = sum(layer.count_params() for layer in model.layers if "_shortcut" in layer.name or "norm" in layer.name)
+    shortcuts = sum(
+        layer.count_params()
+        for layer in model.layers
+        if "_shortcut" in layer.name or "norm" in layer.name
+    )
     if build is resunet_published:
         assert f"{(model.count_params() - shortcuts) / 1e6:.1f}" == "7.8"
 
@@ -115,7 +166,9 @@ def test_no_parameter_is_lost_in_the_table(network, models):
     table = level_table(model)
     assert table["parameters"].sum() == model.count_params()
     assert table["layers"].sum() == sum(weight.name == "kernel" for weight in model.weights)
-    assert set(table["level"]) == {1, 2, 3} and (table["side"] * 2 ** (table["level"] - 1) == 64).all()
+    assert (
+        set(table["level"]) == {1, 2, 3} and (table["side"] * 2 ** (table["level"] - 1) == 64).all()
+    )
 
 
 def test_no_convolution_of_one_goes_in_steps():
@@ -126,28 +179,50 @@ def test_no_convolution_of_one_goes_in_steps():
 
 # ---- pictures
 
+
 @each
 def test_the_picture_stays_small_and_draws_all(network, models):
     model = models[network.name]
     figure = draw_levels(model)
     words = [text.get_text() for text in figure.axes[0].texts]
-    stages = [stage for stage in level_table(model)["stage"] if stage != "outline" and not stage.startswith("gate")]
+    stages = [
+        stage
+        for stage in level_table(model)["stage"]
+        if stage != "outline" and not stage.startswith("gate")
+    ]
     assert [word.split("\n")[0] for word in words if "\n" in word] == stages
-    assert words.count("outline") == model.output_shape[-1] and words.count("×") == (2 if network is ATTENTION_UNET else 0)
+    assert words.count("outline") == model.output_shape[-1] and words.count("×") == (
+        2 if network is ATTENTION_UNET else 0
+    )
     assert len(figure._repr_png_()) < 150_000
 
 
 # ---- bad input
 
+
 @each
-@pytest.mark.parametrize("side, remedy", [(250, "248 or 252"), (2, "take 4"), (0, "take 4"), (62.5, "60 or 64"), ("64", "take 4"), (-8, "take 4"), (True, "take 4")])
+@pytest.mark.parametrize(
+    "side, remedy",
+    [
+        (250, "248 or 252"),
+        (2, "take 4"),
+        (0, "take 4"),
+        (62.5, "60 or 64"),
+        ("64", "take 4"),
+        (-8, "take 4"),
+        (True, "take 4"),
+    ],
+)
 def test_sides_that_do_not_fit_are_refused(network, side, remedy):
     with pytest.raises(BrainTumorError, match=remedy):
         network.build(side, SMALL)
 
 
 @each
-@pytest.mark.parametrize("filters, channels", [((8,), 3), ((), 3), ((8, 0), 3), ((8, -4), 3), ((8, 1.5), 3), ((4, 8), 0), ((4, 8), 2.0)])
+@pytest.mark.parametrize(
+    "filters, channels",
+    [((8,), 3), ((), 3), ((8, 0), 3), ((8, -4), 3), ((8, 1.5), 3), ((4, 8), 0), ((4, 8), 2.0)],
+)
 def test_widths_and_channels_that_do_not_fit_are_refused(network, filters, channels):
     with pytest.raises(BrainTumorError, match="whole number"):
         network.build(64, filters, channels)
@@ -165,8 +240,11 @@ def test_gates_that_are_not_there_are_refused(first):
 
 # ---- gates and branches
 
+
 def test_fewer_gates_from_the_second_level_on(scans):
-    assert [list(attention_maps(attention_unet(64, SMALL, first_gate=first), scans)) for first in (1, 2)] == [["gate1", "gate2"], ["gate2"]]
+    assert [
+        list(attention_maps(attention_unet(64, SMALL, first_gate=first), scans)) for first in (1, 2)
+    ] == [["gate1", "gate2"], ["gate2"]]
     with pytest.raises(BrainTumorError, match="no gates"):
         attention_maps(attention_unet(64, SMALL, first_gate=3), scans)
 
@@ -214,7 +292,12 @@ def elsewhere(tmp_path_factory, models, scans):
         save_weights(folder / f"{network.name}.npz", model)
         np.save(folder / f"{network.name}.npy", said(model, scans))
         names.append(f"{network.build.__module__.split('.')[-1]}:{network.name}")
-    done = subprocess.run([sys.executable, "-c", OTHER, str(folder), *names], capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "torch"})
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER, str(folder), *names],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"KERAS_BACKEND": "torch"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,4 +1,5 @@
 """Speed: plain PyTorch gives Keras' own answers, and the precision is chosen by the clock."""
+
 import importlib.util
 import json
 import os
@@ -54,7 +55,12 @@ print(json.dumps(found))
 def compared():
     if importlib.util.find_spec("torch") is None:
         pytest.skip("PyTorch is not installed; it is needed for faster training only")
-    done = subprocess.run([sys.executable, "-c", COMPARE], capture_output=True, text=True, env=os.environ | {"KERAS_BACKEND": "torch"})
+    done = subprocess.run(
+        [sys.executable, "-c", COMPARE],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"KERAS_BACKEND": "torch"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -78,54 +84,95 @@ def test_statistics_move_as_in_keras(compared):
 
 # ---- the choice of precision
 
+
 def small():
     import keras
+
     keras.utils.set_random_seed(0)
     layers = keras.layers
     x = layers.Conv2D(4, 3, name="conv")(inputs := keras.Input((16, 16, 3), name="scan"))
-    return keras.Model(inputs, layers.Dense(4, activation="softmax", name="classes")(layers.GlobalMaxPooling2D(name="pool")(layers.BatchNormalization(name="norm")(x))), name="small")
+    return keras.Model(
+        inputs,
+        layers.Dense(4, activation="softmax", name="classes")(
+            layers.GlobalMaxPooling2D(name="pool")(layers.BatchNormalization(name="norm")(x))
+        ),
+        name="small",
+    )
 
 
 def compiled(model):
     import keras
+
     model.compile(keras.optimizers.Adamax(0.01), "categorical_crossentropy", jit_compile=False)
     return model
 
 
-@pytest.mark.parametrize("seconds, half", [({"float32": 1.0, "bfloat16": 0.5}, True), ({"float32": 0.5, "bfloat16": 1.0}, False)])
+@pytest.mark.parametrize(
+    "seconds, half",
+    [({"float32": 1.0, "bfloat16": 0.5}, True), ({"float32": 0.5, "bfloat16": 1.0}, False)],
+)
 def test_the_clock_decides(monkeypatch, seconds, half):
-    monkeypatch.setattr(acceleration, "seconds_a_step", lambda model, inputs, targets: seconds["bfloat16" if getattr(model, "half", False) else model.get_layer("conv").compute_dtype])
+    monkeypatch.setattr(
+        acceleration,
+        "seconds_a_step",
+        lambda model, inputs, targets: seconds[
+            "bfloat16" if getattr(model, "half", False) else model.get_layer("conv").compute_dtype
+        ],
+    )
     monkeypatch.setattr(acceleration, "through_torch", lambda model, half: model)
     model = small()
     chosen, said = acceleration.quicker(model, compiled, None, None)
-    assert said == {"half": half, "seconds_full": seconds["float32"], "seconds_half": seconds["bfloat16"]}
-    assert chosen.optimizer is not None and all((a == b).all() for a, b in zip(model.get_weights(), chosen.get_weights()))
+    assert said == {
+        "half": half,
+        "seconds_full": seconds["float32"],
+        "seconds_half": seconds["bfloat16"],
+    }
+    assert chosen.optimizer is not None and all(
+        (a == b).all() for a, b in zip(model.get_weights(), chosen.get_weights())
+    )
     if keras_backend() != "torch":
-        assert chosen.get_layer("conv").compute_dtype == ("bfloat16" if half else "float32") and chosen.get_layer("classes").compute_dtype == "float32"
+        assert (
+            chosen.get_layer("conv").compute_dtype == ("bfloat16" if half else "float32")
+            and chosen.get_layer("classes").compute_dtype == "float32"
+        )
 
 
 def keras_backend():
     import keras
+
     return keras.backend.backend()
 
 
 def test_a_timed_step_leaves_no_trace():
     model, rng = compiled(small()), np.random.default_rng(0)
-    inputs, targets = rng.random((8, 16, 16, 3), np.float32), np.eye(4, dtype=np.float32)[np.arange(8) % 4]
+    inputs, targets = (
+        rng.random((8, 16, 16, 3), np.float32),
+        np.eye(4, dtype=np.float32)[np.arange(8) % 4],
+    )
     before = [np.array(v) for v in model.variables]
     assert acceleration.seconds_a_step(model, inputs, targets, steps=1) > 0
-    assert all((old == np.array(v)).all() for old, v in zip(before, model.variables)) and all(not np.array(v).any() for v in model.optimizer.variables if "learning" not in v.path)
+    assert all((old == np.array(v)).all() for old, v in zip(before, model.variables)) and all(
+        not np.array(v).any() for v in model.optimizer.variables if "learning" not in v.path
+    )
     model.train_on_batch(inputs, targets)
     assert any((old != np.array(v)).any() for old, v in zip(before, model.variables))
 
 
 def test_what_the_twin_learns_the_network_reads(tmp_path):
     model, rng = small(), np.random.default_rng(0)
-    inputs, targets = rng.random((8, 16, 16, 3), np.float32), np.eye(4, dtype=np.float32)[np.arange(8) % 4]
+    inputs, targets = (
+        rng.random((8, 16, 16, 3), np.float32),
+        np.eye(4, dtype=np.float32)[np.arange(8) % 4],
+    )
     twin = compiled(acceleration.half_twin(model))
     for _ in range(3):
         twin.train_on_batch(inputs, targets)
     save_weights(tmp_path / "twin.npz", twin)
     load_weights(tmp_path / "twin.npz", model)
     assert all((a == b).all() for a, b in zip(model.get_weights(), twin.get_weights()))
-    assert np.abs(np.asarray(model.predict_on_batch(inputs)) - np.asarray(twin.predict_on_batch(inputs))).max() < 0.02
+    assert (
+        np.abs(
+            np.asarray(model.predict_on_batch(inputs)) - np.asarray(twin.predict_on_batch(inputs))
+        ).max()
+        < 0.02
+    )

@@ -1,4 +1,5 @@
 """Stacking: joined predictions, five combiners, two protocols, with scikit-learn and brute force as judges."""
+
 import json
 import subprocess
 import sys
@@ -9,10 +10,29 @@ import pytest
 pd = pytest.importorskip("pandas")
 pytest.importorskip("sklearn", reason="scikit-learn comes with the extra `workbook`")
 
-from brain_tumor.training.runs import infer_image_count
+from brain_tumor.classification.stacking import (
+    STACKING_MARKS,
+    STACKING_METHODS,
+    best_member,
+    check_combiner,
+    choose_strength,
+    combine_predictions,
+    combiner_shapes,
+    compare_stacking,
+    example_predictions,
+    fit_combiner,
+    fit_logistic,
+    fit_weights,
+    group_fold_indices,
+    log_loss,
+    record_stacking,
+    stack_predictions,
+    stack_runs,
+    stacking_conclusion,
+)
 from brain_tumor.io.errors import BrainTumorError
 from brain_tumor.io.scan import CLASSES  # noqa: E402
-from brain_tumor.classification.stacking import STACKING_MARKS, STACKING_METHODS, best_member, check_combiner, choose_strength, combine_predictions, combiner_shapes, compare_stacking, example_predictions, fit_combiner, fit_logistic, fit_weights, group_fold_indices, log_loss, record_stacking, stack_predictions, stack_runs, stacking_conclusion
+from brain_tumor.training.runs import infer_image_count
 
 NAMES = [f"p_{name}" for name in CLASSES]
 FAST = ("vote", "average", "weighted", "logistic")
@@ -32,43 +52,58 @@ def joined(apart):
 def write(folder, table, **settings):
     folder.mkdir()
     table.to_csv(folder / "predictions.csv", index=False)
-    (folder / "run.json").write_text(json.dumps({"protocol": "honest", "split_sha256": "0" * 64, "provenance": "made up"} | settings))
+    (folder / "run.json").write_text(
+        json.dumps(
+            {"protocol": "honest", "split_sha256": "0" * 64, "provenance": "made up"} | settings
+        )
+    )
     return folder
 
 
 # ---- joining
 
+
 def test_folders_and_tables_join_alike_in_any_order(apart, tmp_path, joined):
-    folders = {name: write(tmp_path / name, table.sample(frac=1, random_state=1) if number else table) for number, (name, table) in enumerate(apart.items())}
+    folders = {
+        name: write(tmp_path / name, table.sample(frac=1, random_state=1) if number else table)
+        for number, (name, table) in enumerate(apart.items())
+    }
     table, stacked = stack_predictions(folders)
     assert (stacked == joined[1]).all() and (table["image"] == joined[0]["image"]).all()
     for number, said in enumerate(apart.values()):
-        assert (stacked[:, 4 * number:4 * number + 4] == said[NAMES].to_numpy()).all()
+        assert (stacked[:, 4 * number : 4 * number + 4] == said[NAMES].to_numpy()).all()
 
 
-@pytest.mark.parametrize("spoil, words", [
-    (lambda t: t.iloc[:-2], ("lacks 2 pictures", "0574")),
-    (lambda t: pd.concat([t, t.iloc[:1].assign(image="new")]), ("1 pictures more", "new")),
-    (lambda t: pd.concat([t, t.iloc[:1]]), ("stands there twice",)),
-    (lambda t: t.drop(columns="p_no_tumor"), ("without p_no_tumor",)),
-    (lambda t: t[[*t.columns[:-4], *NAMES[::-1]]], ("order p_pituitary",)),
-    (lambda t: t.assign(p_glioma=2.0), ("sum to 1",)),
-    (lambda t: t.assign(p_glioma=np.nan), ("sum to 1",)),
-    (lambda t: t.assign(p_glioma="much"), ("no number",)),
-    (lambda t: t.assign(**{"class": "cyst"}), ("class of",)),
-    (lambda t: t.assign(role="test"), ("role of", "one split")),
-    (lambda t: t.assign(group="P1"), ("group of",)),
-])
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda t: t.iloc[:-2], ("lacks 2 pictures", "0574")),
+        (lambda t: pd.concat([t, t.iloc[:1].assign(image="new")]), ("1 pictures more", "new")),
+        (lambda t: pd.concat([t, t.iloc[:1]]), ("stands there twice",)),
+        (lambda t: t.drop(columns="p_no_tumor"), ("without p_no_tumor",)),
+        (lambda t: t[[*t.columns[:-4], *NAMES[::-1]]], ("order p_pituitary",)),
+        (lambda t: t.assign(p_glioma=2.0), ("sum to 1",)),
+        (lambda t: t.assign(p_glioma=np.nan), ("sum to 1",)),
+        (lambda t: t.assign(p_glioma="much"), ("no number",)),
+        (lambda t: t.assign(**{"class": "cyst"}), ("class of",)),
+        (lambda t: t.assign(role="test"), ("role of", "one split")),
+        (lambda t: t.assign(group="P1"), ("group of",)),
+    ],
+)
 def test_a_run_that_does_not_fit_is_named(apart, spoil, words):
     first, second = list(apart.values())[:2]
     with pytest.raises(BrainTumorError) as error:
         stack_predictions({"xception": first, "vgg19": spoil(second)})
-    assert str(error.value).startswith("run vgg19:") and all(word in str(error.value) for word in words)
+    assert str(error.value).startswith("run vgg19:") and all(
+        word in str(error.value) for word in words
+    )
 
 
 def test_missing_and_damaged_runs(apart, tmp_path):
     first = next(iter(apart.values()))
-    with pytest.raises(BrainTumorError, match="run vgg19: .*predictions.csv: there is no such file"):
+    with pytest.raises(
+        BrainTumorError, match="run vgg19: .*predictions.csv: there is no such file"
+    ):
         stack_predictions({"xception": first, "vgg19": tmp_path})
     (tmp_path / "predictions.csv").write_bytes(b"")
     with pytest.raises(BrainTumorError, match="run vgg19: .*not a table"):
@@ -78,6 +113,7 @@ def test_missing_and_damaged_runs(apart, tmp_path):
 
 
 # ---- combining
+
 
 def test_vote_is_a_vote_and_ties_go_by_mean_probability():
     rng = np.random.default_rng(0)
@@ -94,14 +130,25 @@ def test_vote_is_a_vote_and_ties_go_by_mean_probability():
 def test_every_method_gives_probabilities(joined):
     rng = np.random.default_rng(0)
     for method in STACKING_METHODS:
-        arrays = {name: rng.normal(size=shape) for name, shape in combiner_shapes(method, 3).items()} if method != "weighted" else {"weights": np.array([0.2, 0.3, 0.5])}
+        arrays = (
+            {name: rng.normal(size=shape) for name, shape in combiner_shapes(method, 3).items()}
+            if method != "weighted"
+            else {"weights": np.array([0.2, 0.3, 0.5])}
+        )
         p = combine_predictions(method, arrays, joined[1])
-        assert p.shape == (len(joined[0]), 4) and (p >= 0).all() and np.abs(p.sum(1) - 1).max() < 1e-4
+        assert (
+            p.shape == (len(joined[0]), 4) and (p >= 0).all() and np.abs(p.sum(1) - 1).max() < 1e-4
+        )
 
 
 def test_arrays_of_another_method_or_number_are_refused(joined):
-    for method, arrays in (("weighted", {}), ("average", {"weights": np.ones(3)}), ("logistic", {"kernel": np.ones((8, 4)), "bias": np.ones(4)}),
-                           ("weighted", {"weights": np.array([np.nan, 0, 1])}), ("weighted", {"weights": np.array(["a", "b", "c"])})):
+    for method, arrays in (
+        ("weighted", {}),
+        ("average", {"weights": np.ones(3)}),
+        ("logistic", {"kernel": np.ones((8, 4)), "bias": np.ones(4)}),
+        ("weighted", {"weights": np.array([np.nan, 0, 1])}),
+        ("weighted", {"weights": np.array(["a", "b", "c"])}),
+    ):
         with pytest.raises(BrainTumorError, match=f"method {method}"):
             check_combiner(method, arrays, 3)
     with pytest.raises(BrainTumorError, match="boosting"):
@@ -115,7 +162,14 @@ def test_weights_are_the_best_on_a_grid(joined):
     found = fit_weights(stacked, labels)
     best = log_loss(combine_predictions("weighted", found, stacked), labels)
     grid = [np.array([a, b, 100 - a - b]) / 100 for a in range(101) for b in range(101 - a)]
-    assert best <= min(log_loss(combine_predictions("weighted", {"weights": w}, stacked), labels) for w in grid[::7]) + 1e-6
+    assert (
+        best
+        <= min(
+            log_loss(combine_predictions("weighted", {"weights": w}, stacked), labels)
+            for w in grid[::7]
+        )
+        + 1e-6
+    )
     assert found["weights"].min() >= 0 and found["weights"].sum() == pytest.approx(1)
     flat = np.full(stacked.shape, 0.25)
     assert fit_weights(flat, labels)["weights"] == pytest.approx([1 / 3] * 3, abs=1e-6)
@@ -128,38 +182,58 @@ def test_logistic_is_scikit_learns_stacking(joined):
 
     class Told(ClassifierMixin, BaseEstimator):
         "A classifier that says what was recorded."
+
         def __init__(self, first=0):
             self.first = first
+
         def fit(self, x, y):
             self.classes_ = np.unique(y)
             return self
+
         def predict_proba(self, x):
-            return x[:, self.first:self.first + 4]
+            return x[:, self.first : self.first + 4]
 
     _, stacked, labels = joined
     members = [(f"m{i}", Told(4 * i).fit(stacked, labels)) for i in range(3)]
-    theirs = StackingClassifier(members, LogisticRegression(C=0.5, max_iter=5000), cv="prefit").fit(stacked, labels).predict_proba(stacked)
-    assert np.abs(combine_predictions("logistic", fit_logistic(stacked, labels, 0.5), stacked) - theirs).max() < 1e-9
+    theirs = (
+        StackingClassifier(members, LogisticRegression(C=0.5, max_iter=5000), cv="prefit")
+        .fit(stacked, labels)
+        .predict_proba(stacked)
+    )
+    assert (
+        np.abs(
+            combine_predictions("logistic", fit_logistic(stacked, labels, 0.5), stacked) - theirs
+        ).max()
+        < 1e-9
+    )
 
 
 def test_numpy_says_what_keras_says(joined):
     pytest.importorskip("keras", reason="Keras comes with the extra `workbook`")
     from brain_tumor.classification.stacking import fit_meta_network
+
     _, stacked, labels = joined
     arrays, model = fit_meta_network(stacked[:96], labels[:96], epochs=2, seed=3)
     assert {name: np.shape(a) for name, a in arrays.items()} == combiner_shapes("network", 3)
     said = model.predict(stacked, verbose=0)
-    assert np.ptp(said, axis=0).max() > 0.05 and np.abs(combine_predictions("network", arrays, stacked) - said).max() < 1e-6
+    assert (
+        np.ptp(said, axis=0).max() > 0.05
+        and np.abs(combine_predictions("network", arrays, stacked) - said).max() < 1e-6
+    )
     rates = model.optimizer.learning_rate
     assert float(rates) == pytest.approx(1e-3) and len(model.history.history["loss"]) == 2
 
 
 # ---- choosing and protocols
 
+
 def test_folds_keep_groups_whole(joined):
     table, _, labels = joined
     for into, out in group_fold_indices(labels, table["group"].to_numpy()):
-        assert not set(table["group"].iloc[into]) & set(table["group"].iloc[out]) and len(set(labels[out])) == 4
+        assert (
+            not set(table["group"].iloc[into]) & set(table["group"].iloc[out])
+            and len(set(labels[out])) == 4
+        )
     with pytest.raises(BrainTumorError, match="1 group"):
         group_fold_indices(labels, np.full(len(labels), "P"))
 
@@ -173,11 +247,18 @@ def test_strength_is_chosen_without_looking_at_the_own_group():
 def test_honest_never_sees_the_labels_of_the_test(joined):
     table, stacked, _ = joined
     rng, test = np.random.default_rng(0), (table["role"] == "test").to_numpy()
-    other = table.assign(**{"class": np.where(test, rng.permutation(table["class"]), table["class"])})
+    other = table.assign(
+        **{"class": np.where(test, rng.permutation(table["class"]), table["class"])}
+    )
     for method in ("weighted", "logistic"):
-        once, twice = (stack_runs(t, stacked, method, "honest")[0][NAMES].to_numpy() for t in (table, other))
+        once, twice = (
+            stack_runs(t, stacked, method, "honest")[0][NAMES].to_numpy() for t in (table, other)
+        )
         assert (once == twice).all()
-        assert (stack_runs(table, stacked, method, "thesis")[0][NAMES].to_numpy() != stack_runs(other, stacked, method, "thesis")[0][NAMES].to_numpy()).any()
+        assert (
+            stack_runs(table, stacked, method, "thesis")[0][NAMES].to_numpy()
+            != stack_runs(other, stacked, method, "thesis")[0][NAMES].to_numpy()
+        ).any()
 
 
 def test_the_best_member_is_chosen_on_validation(joined):
@@ -190,21 +271,41 @@ def test_the_best_member_is_chosen_on_validation(joined):
 
 def test_every_row_is_marked_and_members_of_chance_are_not_flattered():
     table = compare_stacking(example_predictions("chance", members=4), FAST, note="made up")
-    assert table["provenance"].str.endswith("made up").all() and set(table["protocol"]) == {"member", "unfitted", "thesis", "honest"}
+    assert table["provenance"].str.endswith("made up").all() and set(table["protocol"]) == {
+        "member",
+        "unfitted",
+        "thesis",
+        "honest",
+    }
     fitted = table.pivot(index="method", columns="protocol", values="accuracy").loc["logistic"]
     assert fitted["thesis"] > 0.35 and fitted["honest"] < 0.35
-    assert (table.loc[table["protocol"] == "thesis", "says"] == "no evidence: scored on its own training rows").all()
+    assert (
+        table.loc[table["protocol"] == "thesis", "says"]
+        == "no evidence: scored on its own training rows"
+    ).all()
     assert stacking_conclusion(table).startswith("Combining buys nothing")
-    assert table["provenance"][table["protocol"] == "thesis"].str.startswith(STACKING_MARKS["thesis"]).all() and "training accuracy" in STACKING_MARKS["thesis"]
+    assert (
+        table["provenance"][table["protocol"] == "thesis"]
+        .str.startswith(STACKING_MARKS["thesis"])
+        .all()
+        and "training accuracy" in STACKING_MARKS["thesis"]
+    )
 
 
 def test_independent_errors_cancel_and_shared_ones_do_not():
-    apart, alike = (compare_stacking(example_predictions(kind), ("average", "weighted")) for kind in ("independent", "shared"))
-    assert stacking_conclusion(apart).startswith("Combining helps") and stacking_conclusion(alike).startswith("Combining buys nothing")
+    apart, alike = (
+        compare_stacking(example_predictions(kind), ("average", "weighted"))
+        for kind in ("independent", "shared")
+    )
+    assert stacking_conclusion(apart).startswith("Combining helps") and stacking_conclusion(
+        alike
+    ).startswith("Combining buys nothing")
     average = apart[apart["method"] == "average"].iloc[0]
     assert average["over_average"] == average["average_low"] == average["average_high"] == 0
     best = apart[apart["says"].str.startswith("the best member")].iloc[0]
-    assert best["over_best"] == 0 and average["over_best"] == pytest.approx(average["accuracy"] - best["accuracy"], abs=2e-4)
+    assert best["over_best"] == 0 and average["over_best"] == pytest.approx(
+        average["accuracy"] - best["accuracy"], abs=2e-4
+    )
 
 
 def test_a_side_that_is_missing_is_named(joined):
@@ -225,7 +326,11 @@ def test_recording_is_repeatable_and_refuses_mixed_runs(apart, tmp_path):
         record_stacking(folders, tmp_path / "t.csv", FAST)
         texts.append((tmp_path / "t.csv").read_bytes())
     found = pd.read_csv(tmp_path / "t.csv")
-    assert texts[0] == texts[1] and found["provenance"].str.endswith("made up").all() and set(found["method"]) == {"n0_honest", "n1_honest", "n2_honest", *FAST}
+    assert (
+        texts[0] == texts[1]
+        and found["provenance"].str.endswith("made up").all()
+        and set(found["method"]) == {"n0_honest", "n1_honest", "n2_honest", *FAST}
+    )
     other = write(tmp_path / "other", next(iter(apart.values())), split_sha256="1" * 64)
     with pytest.raises(BrainTumorError, match="split_sha256.*other"):
         record_stacking([*folders, other], tmp_path / "t.csv", FAST)
@@ -237,10 +342,19 @@ def test_recording_is_repeatable_and_refuses_mixed_runs(apart, tmp_path):
 def test_the_thesis_headline_is_training_accuracy(root):
     log = pd.read_csv(root / "runs" / "thesis" / "stacking.csv")
     rows = [infer_image_count(log["accuracy"])]
-    assert rows[0] == 1307 and round(log["accuracy"].iloc[-1] * 1307) == 1302 and f"{1302 / 1307:.2%}" == "99.62%"
+    assert (
+        rows[0] == 1307
+        and round(log["accuracy"].iloc[-1] * 1307) == 1302
+        and f"{1302 / 1307:.2%}" == "99.62%"
+    )
     assert not [name for name in log if name.startswith("val")]
 
 
 def test_combining_needs_no_training_library():
     code = "import sys, numpy as np; from brain_tumor.classification.stacking import combine_predictions; combine('average', {}, np.full((2, 8), .25)); print({'keras', 'tensorflow', 'sklearn', 'scipy', 'pandas'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "set()"
+    )

@@ -1,4 +1,5 @@
 """What the hosting site runs: that it asks for little, fits settings.ini, and calls nothing that isn't there."""
+
 import importlib.util
 import re
 import shlex
@@ -16,7 +17,10 @@ import release_notes  # noqa: E402
 FOLDER = ROOT / ".github" / "workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
 by_name = {"ids": lambda path: path.name}
-WRITES = {"pages.yml": {"publish": {"pages", "id-token"}}, "release.yml": {"publish": {"contents"}, "pypi": {"id-token"}}}
+WRITES = {
+    "pages.yml": {"publish": {"pages", "id-token"}},
+    "release.yml": {"publish": {"contents"}, "pypi": {"id-token"}},
+}
 USED = re.compile(r"actions/[\w-]+@(v\d+|[0-9a-f]{40})|pypa/gh-action-pypi-publish@[0-9a-f]{40}")
 
 
@@ -28,7 +32,9 @@ def settings():
 
 def pythons():
     """The versions that settings.ini promises, as "3.11"."""
-    low, high = (tuple(map(int, settings()[key].split("."))) for key in ("min_python", "max_python"))
+    low, high = (
+        tuple(map(int, settings()[key].split("."))) for key in ("min_python", "max_python")
+    )
     return [f"3.{minor}" for minor in range(low[1], high[1] + 1)]
 
 
@@ -46,7 +52,7 @@ def commands(text):
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line)
         if ">" in words:
-            words = words[:words.index(">")]
+            words = words[: words.index(">")]
         if words:
             yield words
 
@@ -80,7 +86,9 @@ def test_what_is_commented_out_needs_nothing_but_its_signs_gone():
     whole = yaml.safe_load(re.sub(r"^  # (?=  |pypi:)", "  ", text, flags=re.MULTILINE))
     before, job = yaml.safe_load(text)["jobs"], whole["jobs"].pop("pypi")
     assert whole["jobs"] == before and job["needs"] in before and 0 < job["timeout-minutes"] <= 120
-    assert {key for key, value in job["permissions"].items() if value == "write"} == WRITES["release.yml"]["pypi"]
+    assert {key for key, value in job["permissions"].items() if value == "write"} == WRITES[
+        "release.yml"
+    ]["pypi"]
     assert all(USED.fullmatch(step["uses"]) for step in job["steps"])
 
 
@@ -89,7 +97,11 @@ def test_the_matrix_is_what_settings_ini_promises():
     assert matrix["python"] == pythons()
     assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
     for path in FILES:
-        asked = [step["with"]["python-version"] for step in steps(path) if step.get("uses", "").startswith("actions/setup-python")]
+        asked = [
+            step["with"]["python-version"]
+            for step in steps(path)
+            if step.get("uses", "").startswith("actions/setup-python")
+        ]
         assert set(asked) <= {*pythons(), "${{ matrix.python }}"}
 
 
@@ -97,10 +109,15 @@ def missing(words):
     """What a command line names that is not there; None where all is."""
     tool, rest = words[0], words[1:]
     if tool == "make":
-        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+        targets = set(
+            re.findall(
+                r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+            )
+        )
         return next((word for word in rest if "=" not in word and word not in targets), None)
     if tool == "brain_tumor":
         from brain_tumor.cli import build_parser
+
         try:
             build_parser().parse_args(rest)
         except SystemExit:
@@ -108,13 +125,27 @@ def missing(words):
         return None
     if tool == "nbdev_test":
         pattern = re.compile(rest[rest.index("--file_re") + 1])
-        return None if sum(bool(pattern.search(path.name)) for path in (ROOT / "nbs").glob("*.ipynb")) > 10 else pattern.pattern
+        return (
+            None
+            if sum(bool(pattern.search(path.name)) for path in (ROOT / "nbs").glob("*.ipynb")) > 10
+            else pattern.pattern
+        )
     if tool == "python" and rest[0] == "-m":
         if rest[1] == "pip":
             extras = {extra for word in rest for extra in re.findall(r"\.\[([\w,]+)\]", word)}
-            return next((extra for extra in ",".join(extras).split(",") if extra and f"{extra}_requirements" not in settings()), None)
+            return next(
+                (
+                    extra
+                    for extra in ",".join(extras).split(",")
+                    if extra and f"{extra}_requirements" not in settings()
+                ),
+                None,
+            )
         files = [word for word in rest if word.endswith(".py")]
-        return next((name for name in [*files] if not (ROOT / name).is_file()), None if importlib.util.find_spec(rest[1]) else rest[1])
+        return next(
+            (name for name in [*files] if not (ROOT / name).is_file()),
+            None if importlib.util.find_spec(rest[1]) else rest[1],
+        )
     if tool == "python":
         return None if (ROOT / rest[0]).is_file() else rest[0]
     return None if tool == "gh" else tool
@@ -127,13 +158,25 @@ def test_every_command_is_there(path):
 
 
 def test_the_check_sees_what_is_not_there():
-    for line in ("make nonsense", "brain_tumor nonsense", "nbdev_test --file_re ^xyz", "python -m pytest tests/test_nonsense.py",
-                 "python -m nonsense_module", "python tools/nonsense.py", 'python -m pip install ".[nonsense]"', "nonsense"):
+    for line in (
+        "make nonsense",
+        "brain_tumor nonsense",
+        "nbdev_test --file_re ^xyz",
+        "python -m pytest tests/test_nonsense.py",
+        "python -m nonsense_module",
+        "python tools/nonsense.py",
+        'python -m pip install ".[nonsense]"',
+        "nonsense",
+    ):
         assert missing(shlex.split(line)), line
 
 
 def test_the_site_is_published_from_where_it_is_built():
-    uploaded = [step["with"]["path"] for step in steps(FOLDER / "pages.yml") if "upload-pages" in step.get("uses", "")]
+    uploaded = [
+        step["with"]["path"]
+        for step in steps(FOLDER / "pages.yml")
+        if "upload-pages" in step.get("uses", "")
+    ]
     assert uploaded == [settings()["doc_path"]]
 
 
@@ -160,15 +203,25 @@ First.
 
 
 def test_notes_are_the_part_of_their_version():
-    assert release_notes.notes(CHANGES, "0.2.0") == "- One thing, told over two lines.\n- **Another** of 20 things and *some*:\n  - a part.\n  1. a first."
+    assert (
+        release_notes.notes(CHANGES, "0.2.0")
+        == "- One thing, told over two lines.\n- **Another** of 20 things and *some*:\n  - a part.\n  1. a first."
+    )
     assert release_notes.notes(CHANGES, "0.1.0") == "First."
-    for version, why in (("0.0.1", "is empty"), ("0.3.0", "is missing; there are 0.2.0, 0.1.0, 0.0.1")):
+    for version, why in (
+        ("0.0.1", "is empty"),
+        ("0.3.0", "is missing; there are 0.2.0, 0.1.0, 0.0.1"),
+    ):
         with pytest.raises(ValueError, match=why):
             release_notes.notes(CHANGES, version)
 
 
 def test_a_tag_must_be_the_version():
-    assert release_notes.asked(["--tag", "v0.2.0"], "0.2.0") == "0.2.0" == release_notes.asked([], "0.2.0")
+    assert (
+        release_notes.asked(["--tag", "v0.2.0"], "0.2.0")
+        == "0.2.0"
+        == release_notes.asked([], "0.2.0")
+    )
     for words in (["--tag", "v0.1.0"], ["--tag", "0.2.0"], ["--tag"], ["0.1.0", "0.2.0"]):
         with pytest.raises(ValueError):
             release_notes.asked(words, "0.2.0")

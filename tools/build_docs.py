@@ -4,6 +4,7 @@ With Quarto where it is installed; otherwise nbdev prepares the notebooks (docum
 links between chapters) and Sphinx lays them out. Order and sections come from _quarto.yml either way. nbdev's own
 nbdev_docs is not called: without Quarto it would try to install it.
 """
+
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ NOTEBOOK_LINK = re.compile(r"\]\((?!https?:)([\w./-]+\.ipynb)(#[^)\s]*)?\)")
 def process():
     """Let nbdev process every notebook; the folder with the results."""
     import nbdev.serve
+
     nbdev.serve.FilterDefaults = Shown
     return Path(nbdev.serve.proc_nbs(force=True, n_workers=2))
 
@@ -36,6 +38,7 @@ def process():
 def front_matter(source):
     """Title and description that nbdev moved from a chapter's first cell, as a heading again."""
     import yaml
+
     found = yaml.safe_load(source.strip().strip("-"))
     return f"# {found['title']}\n\n> {found.get('description', '')}"
 
@@ -43,7 +46,11 @@ def front_matter(source):
 def headings(notebook):
     """The places in a processed notebook that a link can lead to."""
     texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    return {slug(title) for text in texts for title in re.findall(r"^#+\s+(.+?)\s*$", text, re.MULTILINE)}
+    return {
+        slug(title)
+        for text in texts
+        for title in re.findall(r"^#+\s+(.+?)\s*$", text, re.MULTILINE)
+    }
 
 
 def slug(title):
@@ -55,6 +62,7 @@ def local_links(text, site, places, here="index.ipynb"):
 
     nbdev links every exported name, private ones and methods too; those without a heading of their own lose the link.
     """
+
     def published(match):
         anchor = slug(match["anchor"] or "")
         if anchor and anchor not in places.get(match["page"], ()):
@@ -65,7 +73,7 @@ def local_links(text, site, places, here="index.ipynb"):
         path = Path(match[1])
         return f"]({(path.parent / Path(page_name(path.name))).as_posix()}.ipynb{match[2] or ''})"
 
-    up = "../" * here.count("/")                         # a guide lies one folder below the chapters
+    up = "../" * here.count("/")  # a guide lies one folder below the chapters
     text = NOTEBOOK_LINK.sub(notebook, text)
     link = rf"\[(?P<text>[^\]]*)\]\({re.escape(site)}/(?P<page>[\w./-]+?)\.html(?:#(?P<anchor>[^)]*))?\)"
     return re.sub(link, published, text)
@@ -111,7 +119,13 @@ def contents():
         pages = [page_name(name) for name in names if name != "index.ipynb"]
         if pages:
             option = f":caption: {caption}\n" if caption else ""
-            trees.append("```{toctree}\n:hidden:\n:maxdepth: 1\n" + option + "\n" + "\n".join(pages) + "\n```")
+            trees.append(
+                "```{toctree}\n:hidden:\n:maxdepth: 1\n"
+                + option
+                + "\n"
+                + "\n".join(pages)
+                + "\n```"
+            )
     return nbformat.v4.new_markdown_cell("\n\n".join(trees))
 
 
@@ -133,8 +147,24 @@ def with_sphinx(processed):
         target.parent.mkdir(parents=True, exist_ok=True)
         _, notebook = nbformat.validator.normalize(notebook)
         nbformat.write(notebook, target)
-    return subprocess.call([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d",
-                            str(SOURCE / ".doctrees"), "-c", str(ROOT / "tools" / "sphinx"), str(SOURCE), str(OUT)])
+    return subprocess.call(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-q",
+            "-W",
+            "--keep-going",
+            "-b",
+            "html",
+            "-d",
+            str(SOURCE / ".doctrees"),
+            "-c",
+            str(ROOT / "tools" / "sphinx"),
+            str(SOURCE),
+            str(OUT),
+        ]
+    )
 
 
 def with_quarto(processed):
@@ -149,17 +179,22 @@ def with_quarto(processed):
 def main():
     os.chdir(ROOT)
     os.environ.setdefault("MPLBACKEND", "Agg")
-    sys.path.insert(0, str(ROOT))                        # the notebooks' imports come from this tree
+    sys.path.insert(0, str(ROOT))  # the notebooks' imports come from this tree
     quarto = shutil.which("quarto") is not None
     if quarto:
         from nbdev.quarto import refresh_quarto_yml
+
         refresh_quarto_yml()
     processed = process()
     code = with_quarto(processed) if quarto else with_sphinx(processed)
     if not code:
-        print(f"The site is in {OUT.relative_to(ROOT)}: open {OUT.relative_to(ROOT) / 'index.html'}")
+        print(
+            f"The site is in {OUT.relative_to(ROOT)}: open {OUT.relative_to(ROOT) / 'index.html'}"
+        )
     return code
 
 
-if __name__ == "__main__":          # the notebooks are processed in processes of their own, which read this file too
+if (
+    __name__ == "__main__"
+):  # the notebooks are processed in processes of their own, which read this file too
     sys.exit(main())

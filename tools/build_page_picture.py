@@ -2,6 +2,7 @@
 
 Needs Chromium. The page is served as `make app` serves it, a bundled sample is opened, and Predict is clicked.
 """
+
 import io
 import sys
 import tempfile
@@ -21,15 +22,21 @@ def take(address):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = play.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto(address, timeout=90_000)
-        for number, name in enumerate(("no_tumor-axial.png", "meningioma-coronal-dicom.dcm", "glioma-axial.png"), 1):
+        for number, name in enumerate(
+            ("no_tumor-axial.png", "meningioma-coronal-dicom.dcm", "glioma-axial.png"), 1
+        ):
             page.locator(".bt-sample select").select_option(name)
             page.locator(".bt-open-sample").click()
             page.locator(".bt-preview", has_text=name).wait_for()
             page.locator(".bt-predict").click()
-            page.wait_for_function("n => document.querySelectorAll('.bt-history .bt-card').length === n", arg=number)
+            page.wait_for_function(
+                "n => document.querySelectorAll('.bt-history .bt-card').length === n", arg=number
+            )
         page.locator(".bt-pane-heat img").wait_for()
         page.wait_for_timeout(500)
         page.locator(".bt-headline h2").click()
@@ -38,10 +45,15 @@ def take(address):
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder, voila(ROOT / "nbs", Path(folder) / "voila.log") as address:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        voila(ROOT / "nbs", Path(folder) / "voila.log") as address,
+    ):
         picture = Image.open(io.BytesIO(take(address("app.ipynb")))).convert("RGB")
     target = ROOT / "nbs" / "images" / "page.png"
-    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(target, optimize=True)
+    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        target, optimize=True
+    )
     print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1000:.0f} kB")
 
 

@@ -2,6 +2,7 @@
 
 Left the phantom, in the middle the true outline of its tumour, right the mask.
 """
+
 import sys
 from pathlib import Path
 
@@ -10,18 +11,22 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from brain_tumor.imaging.samples import sample_truth, samples  # noqa: E402
 from brain_tumor.imaging.preprocessing import head_box, stretch_intensity  # noqa: E402
+from brain_tumor.imaging.samples import sample_truth, samples  # noqa: E402
 
 SIDE, GAP = 320, 12
-GREEN = (0, 215, 90)                                        # blue, green, red
+GREEN = (0, 215, 90)  # blue, green, red
 
 
 def close_up(grey, mask):
     """The head alone, square and as bright as a reader would set it."""
     top, bottom, left, right = head_box(grey / np.float32(255), margin=0.03)
-    half, row, column = max(bottom - top, right - left) // 2, (top + bottom) // 2, (left + right) // 2
-    window = np.s_[max(row - half, 0):row + half, max(column - half, 0):column + half]
+    half, row, column = (
+        max(bottom - top, right - left) // 2,
+        (top + bottom) // 2,
+        (left + right) // 2,
+    )
+    window = np.s_[max(row - half, 0) : row + half, max(column - half, 0) : column + half]
     return (stretch_intensity(grey[window] / np.float32(255)) * 255).astype(np.uint8), mask[window]
 
 

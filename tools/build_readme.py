@@ -4,6 +4,7 @@ nbdev's processing drops hidden cells and directives; what is left is written as
 notebook has recorded. Links to chapters and pictures get the folder in front. With --check nothing is written, and
 the exit status says whether README.md is what the notebook gives.
 """
+
 import os
 import re
 import sys
@@ -43,12 +44,15 @@ def parts(cell):
         return [cell.source.strip()]
     code = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.MULTILINE).strip("\n")
     hidden = re.search(r"^#\|\s*echo:\s*false", cell.source, re.MULTILINE)
-    return ([] if hidden or not code else [f"```python\n{code}\n```"]) + [shown(o) for o in cell.get("outputs", [])]
+    return ([] if hidden or not code else [f"```python\n{code}\n```"]) + [
+        shown(o) for o in cell.get("outputs", [])
+    ]
 
 
 def readme(root=ROOT):
     """The text of README.md, made from the notebook that settings.ini names."""
     from nbdev.process import NBProcessor
+
     cfg = get_config(path=root)
     name = cfg.readme_nb
     processor = NBProcessor(Path(root) / cfg.nbs_path.name / name, procs=Plain().procs())

@@ -1,4 +1,5 @@
 """The order of the chapters, read from the one place where it is written: the sidebar of _quarto.yml."""
+
 import re
 from pathlib import Path
 
@@ -9,7 +10,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def sections(root=ROOT):
     """[(caption or None, [notebook, ...]), ...] in reading order; notebooks as paths below nbs/."""
-    contents = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
+    contents = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["website"][
+        "sidebar"
+    ]["contents"]
     found = []
     for entry in contents:
         if isinstance(entry, str):

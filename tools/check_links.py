@@ -3,15 +3,36 @@
 Every local link must lead to a file and, with a fragment, to a place in it; and no page may fetch anything from
 elsewhere when it is opened (links to follow by hand are fine).
 """
+
 import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
-           "embed": "src", "object": "data", "link": "href", "input": "src"}
-NOT_FETCHED = {"canonical", "author", "license", "help", "next", "prev", "search", "index", "alternate"}
+FETCHED = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "audio": "src",
+    "embed": "src",
+    "object": "data",
+    "link": "href",
+    "input": "src",
+}
+NOT_FETCHED = {
+    "canonical",
+    "author",
+    "license",
+    "help",
+    "next",
+    "prev",
+    "search",
+    "index",
+    "alternate",
+}
 CSS_URL = re.compile(r"(?:@import\s+(?:url\()?|url\()\s*['\"]?((?:https?:)?//[^'\")\s]+)")
 
 
@@ -27,7 +48,9 @@ class Page(HTMLParser):
         self.links += [found[key] for key in ("href", "src") if found.get(key)]
         rel = set((found.get("rel") or "").split())
         address = found.get(FETCHED.get(tag, ""), "") or ""
-        if address.startswith(("http:", "https:", "//")) and not (tag == "link" and rel & NOT_FETCHED):
+        if address.startswith(("http:", "https:", "//")) and not (
+            tag == "link" and rel & NOT_FETCHED
+        ):
             self.fetched.append(address)
         self.fetched += CSS_URL.findall(found.get("style") or "")
 
@@ -35,8 +58,11 @@ class Page(HTMLParser):
 def check(root):
     """(number of local links, broken links, addresses fetched from elsewhere) of the site in folder `root`."""
     root = Path(root).resolve()
-    pages = {path: Page(path.read_text(encoding="utf-8", errors="replace"))
-             for path in sorted(root.rglob("*.html")) if "_static" not in path.relative_to(root).parts}
+    pages = {
+        path: Page(path.read_text(encoding="utf-8", errors="replace"))
+        for path in sorted(root.rglob("*.html"))
+        if "_static" not in path.relative_to(root).parts
+    }
     count, broken, outside = 0, [], []
     for path, page in pages.items():
         name = path.relative_to(root).as_posix()
@@ -48,7 +74,11 @@ def check(root):
             count += 1
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             target = target / "index.html" if target.is_dir() else target
-            known = target in pages and parts.fragment and unquote(parts.fragment) not in pages[target].ids
+            known = (
+                target in pages
+                and parts.fragment
+                and unquote(parts.fragment) not in pages[target].ids
+            )
             if not target.exists() or known:
                 broken.append(f"{name}: {link}")
     for sheet in sorted(root.rglob("*.css")):

@@ -6,6 +6,7 @@ Cells marked `#| eval: false` keep the outputs they have. What differs from run 
 log lines on standard error, live widgets and execution counts. A notebook that fails keeps its old
 outputs; its error is shown and the exit status is 1.
 """
+
 import argparse
 import os
 import re
@@ -20,13 +21,18 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parent.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NOT_RUN = re.compile(r"^#\|\s*eval:\s*false\s*$", re.MULTILINE)
-SKIP = "skip-execution"                                     # the one mark that nbclient heeds
+SKIP = "skip-execution"  # the one mark that nbclient heeds
 
 
 def skipped(notebook):
     """The code cells that carry `#| eval: false` and no tag of their own yet."""
-    return [cell for cell in notebook.cells if cell.cell_type == "code"
-            and NOT_RUN.search(cell.source) and SKIP not in cell.metadata.get("tags", [])]
+    return [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        and NOT_RUN.search(cell.source)
+        and SKIP not in cell.metadata.get("tags", [])
+    ]
 
 
 def lasting(output):
@@ -47,9 +53,15 @@ def record(path, timeout):
     marked = skipped(notebook)
     for cell in marked:
         cell.metadata.setdefault("tags", []).append(SKIP)
-    NotebookClient(notebook, timeout=timeout, kernel_name="python3", record_timing=False,
-                   store_widget_state=False, coalesce_streams=True,
-                   resources={"metadata": {"path": str(path.resolve().parent)}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.resolve().parent)}},
+    ).execute()
     for cell in marked:
         cell.metadata["tags"].remove(SKIP)
         if not cell.metadata["tags"]:
@@ -66,10 +78,14 @@ def record(path, timeout):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="+", type=Path)
-    parser.add_argument("--timeout", type=int, default=1800, help="seconds a cell may take (default 1800)")
+    parser.add_argument(
+        "--timeout", type=int, default=1800, help="seconds a cell may take (default 1800)"
+    )
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
     failed = 0
     for path in args.notebooks:
         start = time.time()

@@ -5,6 +5,7 @@
 Whatever isn't read must be refused with a BrainTumorError. Everything is decoded in one process here, without limits of
 its own, so that a crash is a crash: the file that caused it is left in out/fuzz. Without atheris nothing is done, and said.
 """
+
 import argparse
 import json
 import os
@@ -22,14 +23,16 @@ def search(runs: int, tally: Path) -> None:
     """In a process of its own, for libFuzzer doesn't come back."""
     import atheris
 
-    with atheris.instrument_imports(include=["brain_tumor.io.scan", "pydicom", "nibabel", "nrrd", "tifffile"]):
+    with atheris.instrument_imports(
+        include=["brain_tumor.io.scan", "pydicom", "nibabel", "nrrd", "tifffile"]
+    ):
         import nibabel  # noqa: F401
         import nrrd  # noqa: F401
         import pydicom  # noqa: F401
         import tifffile  # noqa: F401
 
-        from brain_tumor.io.errors import BrainTumorError
         from brain_tumor.io.decode import read_in_process
+        from brain_tumor.io.errors import BrainTumorError
     seen = Counter()
 
     def one(data: bytes) -> None:
@@ -44,8 +47,20 @@ def search(runs: int, tally: Path) -> None:
         if sum(seen.values()) in (runs, runs // 2):
             tally.write_text(json.dumps(seen))
 
-    atheris.Setup([sys.argv[0], f"-atheris_runs={runs}", f"-artifact_prefix={OUT}/", "-rss_limit_mb=6000", "-timeout=60", "-verbosity=0",
-                   "-max_len=60000", str(OUT / "found"), str(OUT / "seeds")], one)
+    atheris.Setup(
+        [
+            sys.argv[0],
+            f"-atheris_runs={runs}",
+            f"-artifact_prefix={OUT}/",
+            "-rss_limit_mb=6000",
+            "-timeout=60",
+            "-verbosity=0",
+            "-max_len=60000",
+            str(OUT / "found"),
+            str(OUT / "seeds"),
+        ],
+        one,
+    )
     atheris.Fuzz()
 
 
@@ -81,15 +96,23 @@ def main() -> int:
         return 0
     count, tally = lay_out(), OUT / "tally.json"
     tally.unlink(missing_ok=True)
-    done = subprocess.run([sys.executable, __file__, "--search", str(tally), "--runs", str(given.runs)], stderr=subprocess.PIPE,
-                          env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    done = subprocess.run(
+        [sys.executable, __file__, "--search", str(tally), "--runs", str(given.runs)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
     outcomes = json.loads(tally.read_text()) if tally.is_file() else {}
     print(f"{sum(outcomes.values())} files by atheris: {outcomes}; exit code {done.returncode}")
     if done.returncode:
         print(done.stderr.decode(errors="replace")[-3000:])
     if given.record and outcomes:
         before = json.loads(given.record.read_text()) if given.record.is_file() else {}
-        before["atheris"] = {"examples": sum(outcomes.values()), "seeds": count, "outcomes": outcomes, "crashed": done.returncode != 0}
+        before["atheris"] = {
+            "examples": sum(outcomes.values()),
+            "seeds": count,
+            "outcomes": outcomes,
+            "crashed": done.returncode != 0,
+        }
         given.record.write_text(json.dumps(before, indent=1, sort_keys=True) + "\n")
     return done.returncode
 

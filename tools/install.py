@@ -7,6 +7,7 @@ Uses uv where it is on the path, otherwise venv and pip. What was installed is n
 together with a fingerprint of settings.ini, setup.py and pyproject.toml: when one of them changes, the next
 run installs again. The file itself runs on any Python 3, to be able to say which one is needed.
 """
+
 import hashlib
 import json
 import os
@@ -30,7 +31,9 @@ def settings():
 
 def pythons():
     """The versions the package runs on, newest first, as (major, minor)."""
-    low, high = (tuple(map(int, settings()[key].split("."))) for key in ("min_python", "max_python"))
+    low, high = (
+        tuple(map(int, settings()[key].split("."))) for key in ("min_python", "max_python")
+    )
     return [(3, minor) for minor in range(high[1], low[1] - 1, -1)]
 
 
@@ -38,7 +41,9 @@ def version(python):
     """(major, minor) of an interpreter, or None when it does not run."""
     code = "import sys; print(*sys.version_info[:2])"
     try:
-        out = subprocess.run([str(python), "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+        out = subprocess.run(
+            [str(python), "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+        )
         return tuple(map(int, out.stdout.split()))
     except (OSError, ValueError, subprocess.CalledProcessError):
         return None
@@ -46,7 +51,13 @@ def version(python):
 
 def find_uv():
     uv = shutil.which("uv")
-    if uv and subprocess.run([uv, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+    if (
+        uv
+        and subprocess.run(
+            [uv, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ).returncode
+        == 0
+    ):
         return uv
     return None
 
@@ -64,7 +75,9 @@ def find_python():
 
 def run(*command):
     print("+ " + " ".join(map(str, command)), flush=True)
-    code = subprocess.run([str(word) for word in command], cwd=str(ROOT), stdin=subprocess.DEVNULL).returncode
+    code = subprocess.run(
+        [str(word) for word in command], cwd=str(ROOT), stdin=subprocess.DEVNULL
+    ).returncode
     if code:
         sys.exit(code)
 
@@ -79,10 +92,14 @@ def make_venv(uv):
         try:
             run(python, "-m", "venv", "--clear", VENV)
         except SystemExit:
-            sys.exit("The virtual environment could not be made. On Debian and Ubuntu: apt-get install python3-venv")
+            sys.exit(
+                "The virtual environment could not be made. On Debian and Ubuntu: apt-get install python3-venv"
+            )
     else:
-        sys.exit("brain_tumor needs Python {}; this one is {}. Install one of them, or uv "
-                 "(https://docs.astral.sh/uv), and try again.".format(names, sys.version.split()[0]))
+        sys.exit(
+            "brain_tumor needs Python {}; this one is {}. Install one of them, or uv "
+            "(https://docs.astral.sh/uv), and try again.".format(names, sys.version.split()[0])
+        )
 
 
 def fingerprint():
@@ -100,12 +117,15 @@ def note():
 
 
 def main(extras):
-    known = [key[:-len("_requirements")] for key in settings() if key.endswith("_requirements")]
+    known = [key[: -len("_requirements")] for key in settings() if key.endswith("_requirements")]
     unknown = sorted(set(extras) - set(known))
     if unknown:
         sys.exit("No such extra: {}. There are: {}.".format(", ".join(unknown), ", ".join(known)))
     wanted, done = {"fingerprint": fingerprint(), "root": str(ROOT)}, note()
-    fresh = all(done.get(key) == value for key, value in wanted.items()) and version(PYTHON) in pythons()
+    fresh = (
+        all(done.get(key) == value for key, value in wanted.items())
+        and version(PYTHON) in pythons()
+    )
     if fresh and set(extras) <= set(done["extras"]):
         return
     uv, moved = find_uv(), done.get("root", str(ROOT)) != str(ROOT)
@@ -114,11 +134,35 @@ def main(extras):
         done = {}
     extras = sorted(set(extras) | set(done.get("extras", [])))
     what = ".[{}]".format(",".join(extras)) if extras else "."
-    print("Installing brain_tumor{} into .venv ...".format(" with " + " and ".join(extras) if extras else ""), flush=True)
+    print(
+        "Installing brain_tumor{} into .venv ...".format(
+            " with " + " and ".join(extras) if extras else ""
+        ),
+        flush=True,
+    )
     if uv:
-        run(uv, "pip", "install", "--quiet", "--python", PYTHON, "--compile-bytecode", "--editable", what)
+        run(
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            PYTHON,
+            "--compile-bytecode",
+            "--editable",
+            what,
+        )
     else:
-        run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable", what)
+        run(
+            PYTHON,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--editable",
+            what,
+        )
     NOTE.write_text(json.dumps(dict(wanted, extras=extras), indent=1) + "\n", encoding="utf-8")
 
 

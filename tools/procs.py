@@ -1,4 +1,5 @@
 """What nbdev does to a notebook before it becomes a page, with this project's changes."""
+
 import ast
 
 from execnb.nbio import mk_cell
@@ -13,7 +14,11 @@ def public_names(cell):
     """The public functions and classes that an exported cell defines."""
     if cell.cell_type != "code" or not {"export", "exports"} & cell.directives_.keys():
         return []
-    return [node.name for node in cell.parsed_() or () if isinstance(node, DEFINITIONS) and node.name[0] != "_"]
+    return [
+        node.name
+        for node in cell.parsed_() or ()
+        if isinstance(node, DEFINITIONS) and node.name[0] != "_"
+    ]
 
 
 class name_headings(Processor):

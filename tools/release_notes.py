@@ -3,6 +3,7 @@
 Without a version, the one of settings.ini; with --tag, the tag must be that version with a v before it. Lines that
 were broken at a width are joined again, since the page of a release would show each break.
 """
+
 import re
 import sys
 from configparser import ConfigParser
@@ -34,7 +35,11 @@ def notes(text, version):
     """The notes of one version; ValueError where the changes have none, or only a heading."""
     known = versions(text)
     if not known.get(version):
-        what = "is empty" if version in known else f"is missing; there are {', '.join(known) or 'none'}"
+        what = (
+            "is empty"
+            if version in known
+            else f"is missing; there are {', '.join(known) or 'none'}"
+        )
         raise ValueError(f"CHANGELOG.md: the part ## {version} {what}")
     return joined(known[version])
 

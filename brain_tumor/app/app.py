@@ -17,17 +17,35 @@ from pathlib import Path
 import ipywidgets as w
 
 from . import views
-from ..inference.analyze import analyze
-from ..inference.single_scan import find_engine
-from ..imaging.overlay import overlay, shrink
-from ..io.pages import png_bytes
-from ..inference.ood import OVERRIDE_REMEDY
-from .layout import InputPanel, KEYBOARD_HELP, MaskEditor, ResultPanel, page_layout, set_options, set_visible, with_class
-from ..imaging.samples import samples
-from ..inference.result import Analysis
-from ..io.errors import BrainTumorError
-from .session import EditedMask, HistoryEntry, OpenFile, Session, change_slice, parse_typed_spacing, result_file, spacing_text
+from brain_tumor.app.layout import (
+    KEYBOARD_HELP,
+    InputPanel,
+    MaskEditor,
+    ResultPanel,
+    page_layout,
+    set_options,
+    set_visible,
+    with_class,
+)
+from brain_tumor.app.session import (
+    EditedMask,
+    HistoryEntry,
+    OpenFile,
+    Session,
+    change_slice,
+    parse_typed_spacing,
+    result_file,
+    spacing_text,
+)
 from .widgets import Cards
+from ..imaging.overlay import overlay, shrink
+from ..imaging.samples import samples
+from ..inference.analyze import analyze
+from ..inference.ood import OVERRIDE_REMEDY
+from ..inference.result import Analysis
+from ..inference.single_scan import find_engine
+from ..io.errors import BrainTumorError
+from ..io.pages import png_bytes
 
 # %% ../../nbs/11_app/01_app.ipynb #a011
 class AppState(w.VBox):
@@ -35,14 +53,21 @@ class AppState(w.VBox):
 
     def __init__(self):
         self.session, self.lock = Session(), threading.RLock()
-        self.worker, self.reader = (ThreadPoolExecutor(1, thread_name_prefix=f"brain_tumor_{name}") for name in ("predict", "read"))
+        self.worker, self.reader = (
+            ThreadPoolExecutor(1, thread_name_prefix=f"brain_tumor_{name}")
+            for name in ("predict", "read")
+        )
         self.file = self.answer = 0  # numbers of what is in view; 0: none
         self.cards, self.past = {}, {}  # number -> card, of files and of answers
         self.unjudged = {}  # number of a file -> the view of it that the gate refused, and why
         self.job, self.reading, self.painter = None, None, None
         self.bad_spacing = 0, "", ""  # number of the file, what was typed, why it is no spacing
         self.samples = {path.name: path for path in samples("all")}
-        self.intake = InputPanel(list(self.samples), lambda number: self.choose(int(number)), {"place": self.session.place, "arrived": self.arrived, "refused": self.refused})
+        self.intake = InputPanel(
+            list(self.samples),
+            lambda number: self.choose(int(number)),
+            {"place": self.session.place, "arrived": self.arrived, "refused": self.refused},
+        )
         self.outcome = ResultPanel(self.give, MaskEditor(self.stroke, self.undo, self.start_over))
         self.history = Cards(lambda number: self.show(int(number)), label="History of this session")
         super().__init__(page_layout(self.intake, self.outcome, self.history))
@@ -75,7 +100,10 @@ class AppState(w.VBox):
 
     def hears(self, control: w.Widget, what) -> None:
         "Call `what` with the new value where the reader moves a control."
-        control.observe(lambda change: None if self.painter == threading.get_ident() else what(change.new), "value")
+        control.observe(
+            lambda change: None if self.painter == threading.get_ident() else what(change.new),
+            "value",
+        )
 
     def say(self, text: str, kind: str = "", done: float | None = None) -> None:
         "Say something below the button."
@@ -83,15 +111,22 @@ class AppState(w.VBox):
 
 # %% ../../nbs/11_app/01_app.ipynb #a021
 NO_FILES = '<div class="bt-empty"><h2>{}</h2><p>{}</p></div>'
-NO_RESULT = ("Nothing opened yet", "Drop a scan on the left, or open one of the samples, and click Predict.")
+NO_RESULT = (
+    "Nothing opened yet",
+    "Drop a scan on the left, or open one of the samples, and click Predict.",
+)
 WAITING_FILES = ("Not analysed yet", "Click Predict to see what the engine finds in this scan.")
-PREDICT_ANYWAY = "To see the engine’s answer all the same, take the tick away above Predict, and click again."
+PREDICT_ANYWAY = (
+    "To see the engine’s answer all the same, take the tick away above Predict, and click again."
+)
+
 
 def slice_in_view(
     opened: OpenFile,  # a file, at one of its slices
 ) -> list:  # equal where it is the same slice
     "Which slice of which file is in view."
     return [opened.number, repr(opened.scan.slice_index), opened.scan.axis]
+
 
 class Renderer(AppState):
     "Shows what follows from the state."
@@ -131,8 +166,12 @@ class Renderer(AppState):
             intake.slice.max, intake.slice.value = opened.count - 1, opened.slice
             intake.plane.value = scan.axis if opened.volume else 2
             refused = self.bad_spacing if self.bad_spacing[0] == opened.number else None
-            intake.spacing.value = refused[1] if refused else spacing_text(opened.typed or scan.spacing)
-            intake.spacing_hint.value = views.message(refused[2], "bad") if refused else views.spacing_line(opened)
+            intake.spacing.value = (
+                refused[1] if refused else spacing_text(opened.typed or scan.spacing)
+            )
+            intake.spacing_hint.value = (
+                views.message(refused[2], "bad") if refused else views.spacing_line(opened)
+            )
 
     def paint_answer(self, entry: HistoryEntry | None, result: Analysis | None) -> None:
         "The right panel."
@@ -155,10 +194,20 @@ class Renderer(AppState):
     def paint_result(self, entry: HistoryEntry, result: Analysis) -> None:
         "An answer, with everything that hangs on it."
         outcome = self.outcome
-        outcome.bars.value, outcome.scan.value, outcome.mask.value = views.class_bars(result), views.scan_picture(result.scan), views.mask_picture(result)
+        outcome.bars.value, outcome.scan.value, outcome.mask.value = (
+            views.class_bars(result),
+            views.scan_picture(result.scan),
+            views.mask_picture(result),
+        )
         outcome.overlay.value = views.overlay_picture(result, outcome.opacity.value)
-        outcome.sizes.value, outcome.notes.value = views.sizes_view(result), views.notes_view(result)
-        outcome.threshold.value, outcome.threshold.disabled = entry.outline.threshold, not entry.outline.drawn
+        outcome.sizes.value, outcome.notes.value = (
+            views.sizes_view(result),
+            views.notes_view(result),
+        )
+        outcome.threshold.value, outcome.threshold.disabled = (
+            entry.outline.threshold,
+            not entry.outline.drawn,
+        )
         self.paint_heat(entry, result)
         self.paint_bench(entry, result)
         self.paint_comparison(entry, result)
@@ -193,7 +242,9 @@ class FileOpening(Renderer):
         "A file is there, or the reason why not."
         with self.lock:
             self.cards[opened.number] = views.file_card(opened)
-            by_hand = self.answer and self.outcome.correct.value  # somebody is drawing: the view stays
+            by_hand = (
+                self.answer and self.outcome.correct.value
+            )  # somebody is drawing: the view stays
             if not by_hand and (not opened.error or not self.file):
                 self.file, self.answer = opened.number, 0
             self.say(opened.error or f"{opened.name} is open.", "bad" if opened.error else "")
@@ -263,11 +314,19 @@ class Readiness(Selection):
         "A name or a folder; BrainTumorError where none was typed."
         intake = self.intake
         if intake.engine.value == "folder" and not intake.folder.value.strip():
-            raise BrainTumorError("No folder was typed: give the one that a trained model, an ensemble or a segmenter was saved in, or choose compact.")
+            raise BrainTumorError(
+                "No folder was typed: give the one that a trained model, an ensemble or a segmenter was saved in, or choose compact."
+            )
         try:
-            return str(Path(intake.folder.value.strip()).expanduser()) if intake.engine.value == "folder" else intake.engine.value
+            return (
+                str(Path(intake.folder.value.strip()).expanduser())
+                if intake.engine.value == "folder"
+                else intake.engine.value
+            )
         except RuntimeError:
-            raise BrainTumorError(f"{intake.folder.value.strip()}: there is no such home folder. Type the whole path of the model's folder.") from None
+            raise BrainTumorError(
+                f"{intake.folder.value.strip()}: there is no such home folder. Type the whole path of the model's folder."
+            ) from None
 
     def check_spacing(self) -> None:
         "BrainTumorError where something is in the field that is no spacing."
@@ -280,7 +339,9 @@ class Readiness(Selection):
             return
         if self.intake.zone.coming:
             raise BrainTumorError("A file is still on its way. Click again when it is there.")
-        raise BrainTumorError("There is no scan to analyse yet: drop a file, or open a sample, and click again.")
+        raise BrainTumorError(
+            "There is no scan to analyse yet: drop a file, or open a sample, and click again."
+        )
 
 # %% ../../nbs/11_app/01_app.ipynb #a043
 class PredictionRun(Readiness):
@@ -312,19 +373,37 @@ class PredictionRun(Readiness):
                 opened = self.session.files.get(number)
                 self.say(f"Analysing {opened.name} …", done=done / len(numbers))
                 try:
-                    self.answered(opened, self.known(opened, which) or self.ask(engine, opened, which))
+                    self.answered(
+                        opened, self.known(opened, which) or self.ask(engine, opened, which)
+                    )
                 except BrainTumorError as problem:
                     failed.append(str(problem))
-            self.say(*views.summed_up(len(numbers) - len(failed), failed, [card for card in self.cards.values() if card["state"] == "refused"]))
+            self.say(
+                *views.summed_up(
+                    len(numbers) - len(failed),
+                    failed,
+                    [card for card in self.cards.values() if card["state"] == "refused"],
+                )
+            )
         except BrainTumorError as problem:
             self.say(f"{problem} Nothing was lost.", "bad")
         except Exception as problem:
-            self.say(f"Something went wrong ({type(problem).__name__}: {problem}). Nothing was lost; try again, or another scan.", "bad")
+            self.say(
+                f"Something went wrong ({type(problem).__name__}: {problem}). Nothing was lost; try again, or another scan.",
+                "bad",
+            )
 
     def known(self, opened: OpenFile, which: str) -> int | None:
         "The number of the answer that is there already."
         with self.lock:
-            return next((number for number, card in self.past.items() if card["asked"] == prediction_request(opened, which)), None)
+            return next(
+                (
+                    number
+                    for number, card in self.past.items()
+                    if card["asked"] == prediction_request(opened, which)
+                ),
+                None,
+            )
 
     def ask(self, engine, opened: OpenFile, which: str) -> int:
         "Ask the engine, and remember what it says; its number."
@@ -335,14 +414,19 @@ class PredictionRun(Readiness):
             raise BrainTumorError(why)
         entry = self.session.keep(result, opened, which)
         with self.lock:
-            self.past[entry.number] = views.answer_card(entry.number, entry.result) | {"file": opened.number, "asked": prediction_request(opened, which)}
+            self.past[entry.number] = views.answer_card(entry.number, entry.result) | {
+                "file": opened.number,
+                "asked": prediction_request(opened, which),
+            }
         return entry.number
 
     def leave_unjudged(self, opened: OpenFile, why: str) -> None:
         "The gate let no answer through: say so where the answer would be, and what a reader of this page can do."
         with self.lock:
             self.unjudged[opened.number] = slice_in_view(opened), why
-            self.cards[opened.number] = views.file_card(opened, unjudged=why.removesuffix(f" {PREDICT_ANYWAY}"))
+            self.cards[opened.number] = views.file_card(
+                opened, unjudged=why.removesuffix(f" {PREDICT_ANYWAY}")
+            )
             if self.file == opened.number:
                 self.answer = 0
             self.refresh()
@@ -355,6 +439,7 @@ class PredictionRun(Readiness):
             if still and (self.file == opened.number or not self.answer):
                 self.answer, self.file = number, opened.number
             self.refresh()
+
 
 def prediction_request(
     opened: OpenFile,  # a file, at one of its slices
@@ -381,7 +466,9 @@ class MaskCorrection(PredictionRun):
     def stroke(self, points: list) -> None:
         "A stroke was drawn."
         canvas = self.outcome.bench.canvas
-        self.change(lambda outline: outline.stroke(points, canvas.radius, canvas.erase)) if points else None
+        self.change(
+            lambda outline: outline.stroke(points, canvas.radius, canvas.erase)
+        ) if points else None
 
     def undo(self) -> None:
         "Take the last stroke back."
@@ -400,13 +487,28 @@ class MaskCorrection(PredictionRun):
         bench = self.outcome.bench
         set_visible(bench, self.outcome.correct.value)
         if self.outcome.correct.value:
-            picture = overlay(shrink(result.scan.pixels, 1024), views.small_mask(result.mask, 1024), self.outcome.opacity.value)
-            bench.canvas.picture, bench.canvas.words = png_bytes(picture), f"The outline to correct: {views.where_is(result.mask)}. {KEYBOARD_HELP}"
-            bench.sizes.value, bench.undo.disabled = views.live_sizes(result, entry.outline.by_hand), not entry.outline.past
+            picture = overlay(
+                shrink(result.scan.pixels, 1024),
+                views.small_mask(result.mask, 1024),
+                self.outcome.opacity.value,
+            )
+            bench.canvas.picture, bench.canvas.words = (
+                png_bytes(picture),
+                f"The outline to correct: {views.where_is(result.mask)}. {KEYBOARD_HELP}",
+            )
+            bench.sizes.value, bench.undo.disabled = (
+                views.live_sizes(result, entry.outline.by_hand),
+                not entry.outline.past,
+            )
 
 # %% ../../nbs/11_app/01_app.ipynb #a053
 MASK_LABELS = "Heat map, by the network's outline: how likely the network finds each pixel to be tumour. The outline runs where this passes the threshold. It doesn't show what the class was decided by."
-HEAT_LABELS = [("class decision", "class"), ("class decision, Grad-CAM", "grad-cam"), ("outline probability", "outline")]
+HEAT_LABELS = [
+    ("class decision", "class"),
+    ("class decision, Grad-CAM", "grad-cam"),
+    ("outline probability", "outline"),
+]
+
 
 class HeatMap(MaskCorrection):
     "The heat map."
@@ -421,7 +523,11 @@ class HeatMap(MaskCorrection):
             self.worker.submit(self.explain_now, entry.number, how)
             return
         why = entry.heats.get(how)
-        heat, words = (why.heat, f"Heat map, by {why.method}: {why.sentence}") if why else (result.mask_probability, MASK_LABELS)
+        heat, words = (
+            (why.heat, f"Heat map, by {why.method}: {why.sentence}")
+            if why
+            else (result.mask_probability, MASK_LABELS)
+        )
         outcome.heat.value = views.heat_picture(result, heat, dict(map(reversed, HEAT_LABELS))[how])
         outcome.heat_words.value = f'<p class="bt-quiet">{views.escape(words)}</p>'
 
@@ -430,7 +536,9 @@ class HeatMap(MaskCorrection):
         entry = self.session.answers.get(number)
         try:
             if how not in entry.heats:
-                entry.heats[how] = analyze(entry.base.scan, engine=entry.which, gate=False).explain(method=None if how == "class" else how)
+                entry.heats[how] = analyze(entry.base.scan, engine=entry.which, gate=False).explain(
+                    method=None if how == "class" else how
+                )
                 self.session.answers.put(number, entry)
         except Exception as problem:
             self.say(f"The class can't be explained in this way: {problem}", "bad")
@@ -444,11 +552,17 @@ class Comparison(HeatMap):
 
     def paint_comparison(self, entry: HistoryEntry, result: Analysis) -> None:
         "Another answer beside this one."
-        others = [(f"{card['id']}: {card['title']}, {card['text']}", number) for number, card in self.past.items() if number != entry.number]
+        others = [
+            (f"{card['id']}: {card['title']}, {card['text']}", number)
+            for number, card in self.past.items()
+            if number != entry.number
+        ]
         set_options(self.outcome.compare, [("nothing", 0), *others])
         other = self.outcome.compare.value
         set_visible(self.outcome.comparison, bool(other))
-        self.outcome.comparison.value = views.compared(result, self.session.answer(other).result) if other else ""
+        self.outcome.comparison.value = (
+            views.compared(result, self.session.answer(other).result) if other else ""
+        )
 
 # %% ../../nbs/11_app/01_app.ipynb #a061
 class App(Comparison):
@@ -468,9 +582,17 @@ class App(Comparison):
         self.hears(intake.plane, lambda value: self.turn(axis=value))
         self.hears(intake.spacing, self.space)
         self.hears(outcome.threshold, self.move_threshold)
-        for control in (outcome.opacity, outcome.correct, outcome.compare, outcome.heat_of, intake.gate):
+        for control in (
+            outcome.opacity,
+            outcome.correct,
+            outcome.compare,
+            outcome.heat_of,
+            intake.gate,
+        ):
             self.hears(control, lambda value: self.refresh())
-        intake.engine.observe(lambda change: set_visible(intake.folder, change.new == "folder"), "value")
+        intake.engine.observe(
+            lambda change: set_visible(intake.folder, change.new == "folder"), "value"
+        )
         set_visible(intake.folder, intake.engine.value == "folder")
         self.refresh()
 

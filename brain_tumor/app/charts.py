@@ -53,11 +53,15 @@ function render({model, el}) {
 export default {render};
 """
 
+
 class MatrixChart(AnyWidget):
-    "A confusion matrix whose cells can be chosen; `chosen` is \"row,column\"."
+    'A confusion matrix whose cells can be chosen; `chosen` is "row,column".'
+
     _esm = MATRIX_JS + MATRIX_RENDER
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)  # of rows and columns
-    counts = traitlets.List(traitlets.List(traitlets.Int())).tag(sync=True)  # true class by row, said class by column
+    counts = traitlets.List(traitlets.List(traitlets.Int())).tag(
+        sync=True
+    )  # true class by row, said class by column
     chosen = traitlets.Unicode("").tag(sync=True)
     label = traitlets.Unicode("").tag(sync=True)
 
@@ -128,14 +132,20 @@ function render({model, el}) {
 export default {render};
 """
 
+
 class PointMap(AnyWidget):
     "A map of pictures: hover, arrow keys, a filter by class; `chosen` is the name of the point that was clicked."
+
     _esm = MAP_JS + MAP_RENDER
-    points = traitlets.List(traitlets.Dict()).tag(sync=True)  # each with x, y, kind (a class), wrong (bool), name, words
+    points = traitlets.List(traitlets.Dict()).tag(
+        sync=True
+    )  # each with x, y, kind (a class), wrong (bool), name, words
     shown = traitlets.List(traitlets.Unicode(), default_value=list(CLASSES)).tag(sync=True)  # kinds
     chosen = traitlets.Unicode("").tag(sync=True)
     label = traitlets.Unicode("").tag(sync=True)
-    hint = traitlets.Unicode("Point at a mark, or press an arrow key, to read what it is.").tag(sync=True)
+    hint = traitlets.Unicode("Point at a mark, or press an arrow key, to read what it is.").tag(
+        sync=True
+    )
     signs = traitlets.Dict(CLASS_MARKERS).tag(sync=True)
     colours = traitlets.Dict(CLASS_COLOURS).tag(sync=True)
 

@@ -17,16 +17,15 @@ import ipywidgets as w
 import numpy as np
 
 from .charts import CHART_STYLE, CLASS_MARKERS, MatrixChart, PointMap
-from ..io.pages import html_image
-from ..imaging.overlay import shrink
 from .layout import labelled_control, set_options, set_visible, with_class
-from ..io.files import RUNS
-from ..training.runs import Run, find_runs
-from ..io.pages import figure_pixels
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES, INTENDED_USE
 from .views import APP_STYLE, message_view, plain_words
 from .widgets import Downloads, Labels
+from ..imaging.overlay import shrink
+from ..io.errors import BrainTumorError
+from ..io.files import RUNS
+from ..io.pages import figure_pixels, html_image
+from ..io.scan import CLASSES, INTENDED_USE
+from ..training.runs import Run, find_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,14 +41,17 @@ def figure_widget(
     figure.set_dpi(dpi)
     return f'<div class="bt-figure">{html_image(figure_pixels(figure), text)}</div>'
 
+
 def table_widget(
     table: "pd.DataFrame",  # of a report
     caption: str,  # what it is
 ) -> str:  # a piece of HTML
     "A table in the page, figures with their intervals."
     from brain_tumor.io.pages import format_intervals
+
     said = format_intervals(table).to_html(index=False, border=0, escape=True)
     return f'<div class="bt-table">{said.replace("<thead>", f"<caption>{escape(caption)}</caption><thead>")}</div>'
+
 
 def download_bytes(
     made: "pd.DataFrame | Figure",  # what a report gave
@@ -57,6 +59,7 @@ def download_bytes(
 ) -> tuple[str, str, bytes]:  # name, media type, content
     "A table as CSV, a figure as PNG, for the browser to keep."
     from brain_tumor.classification.report import save_output
+
     with tempfile.TemporaryDirectory() as folder:
         content = save_output(made, Path(folder) / name).read_bytes()
     return name, "text/csv" if name.endswith(".csv") else "image/png", content
@@ -71,8 +74,12 @@ class RunImages:
     def open(self, folder: str | Path) -> int:
         "Read a folder of sets; how many pictures it has."
         from brain_tumor.data.splits import read_data
+
         table = read_data(folder, copies=True)
-        self.folder, self.paths = Path(folder), dict(zip(zip(table["source"], table["image"]), table["path"]))
+        self.folder, self.paths = (
+            Path(folder),
+            dict(zip(zip(table["source"], table["image"]), table["path"])),
+        )
         return len(self.paths)
 
     def close(self) -> int:
@@ -83,6 +90,7 @@ class RunImages:
     def thumb(self, row: dict, side: int = 150) -> str:
         "One picture of a table of predictions, small, with what is true and what was said; its name alone where it isn't there."
         from brain_tumor.data.datasets import read_pixels_8bit
+
         words = f"{row['image']}: true {plain_words(row['class'])}, said {plain_words(row['predicted'])} {row['p_' + row['predicted']]:.0%}"
         path = self.paths.get((row["source"], row["image"]))
         try:
@@ -95,20 +103,38 @@ class RunImages:
 REPORT_FILES = [("png", "Save as PNG"), ("csv", "Save as CSV")]
 SMALL_COUNT = 9  # pictures shown at once
 
+
 class ConfusionView(w.VBox):
     "The confusion matrix, and the pictures behind a cell."
 
     def __init__(self, pictures: RunImages):
         self.pictures, self.run, self.first = pictures, None, 0
-        self.grid, self.title, self.gallery = MatrixChart(names=[plain_words(name) for name in CLASSES]), w.HTML(), w.HTML()
-        self.more = with_class(w.Button(description="Show the next ones", tooltip="Show the next pictures of this cell"), "bt-more")
+        self.grid, self.title, self.gallery = (
+            MatrixChart(names=[plain_words(name) for name in CLASSES]),
+            w.HTML(),
+            w.HTML(),
+        )
+        self.more = with_class(
+            w.Button(
+                description="Show the next ones", tooltip="Show the next pictures of this cell"
+            ),
+            "bt-more",
+        )
         self.grid.observe(lambda change: self.look(), "chosen")
         self.more.on_click(lambda _: self.look(self.first + SMALL_COUNT))
-        right = w.VBox([with_class(self.title, "bt-cell"), with_class(self.gallery, "bt-gallery"), self.more])
-        super().__init__([with_class(w.Box([self.grid, right]), "bt-halves", "bt-matrix"), Downloads(self.give, REPORT_FILES)])
+        right = w.VBox(
+            [with_class(self.title, "bt-cell"), with_class(self.gallery, "bt-gallery"), self.more]
+        )
+        super().__init__(
+            [
+                with_class(w.Box([self.grid, right]), "bt-halves", "bt-matrix"),
+                Downloads(self.give, REPORT_FILES),
+            ]
+        )
 
     def paint(self, run: Run) -> None:
         from brain_tumor.classification.report import confusion_counts
+
         self.run, table = run, confusion_counts(run)
         self.grid.label = f"{run.title}: how many of each class were called what"
         self.grid.counts = table[list(CLASSES)].to_numpy().tolist()
@@ -128,23 +154,42 @@ class ConfusionView(w.VBox):
         rows, self.first = self.behind(), first
         set_visible(self.more, rows is not None and first + SMALL_COUNT < len(rows))
         if rows is None:
-            self.gallery.value, self.title.value = "", "<h3>Pictures behind a cell</h3><p>Click a cell of the matrix.</p>"
+            self.gallery.value, self.title.value = (
+                "",
+                "<h3>Pictures behind a cell</h3><p>Click a cell of the matrix.</p>",
+            )
             return
-        self.gallery.value = "".join(self.pictures.thumb(row) for row in rows.iloc[first:first + SMALL_COUNT].to_dict("records"))
+        self.gallery.value = "".join(
+            self.pictures.thumb(row)
+            for row in rows.iloc[first : first + SMALL_COUNT].to_dict("records")
+        )
         self.title.value = self.headline(rows)  # last: whoever reads it finds the pictures there
 
     def headline(self, rows: "pd.DataFrame") -> str:
         "What is shown of a cell, and what is missing to see more."
         true, said = (plain_words(CLASSES[number]) for number in self.grid.cell)
-        here = sum((row["source"], row["image"]) in self.pictures.paths for row in rows[["source", "image"]].to_dict("records"))
+        here = sum(
+            (row["source"], row["image"]) in self.pictures.paths
+            for row in rows[["source", "image"]].to_dict("records")
+        )
         last = min(self.first + SMALL_COUNT, len(rows))
-        count = f"{self.first + 1} to {last} of {len(rows)}, the surest first" if len(rows) else "no picture"
-        missing = ("Only names are recorded. To see the pictures, give the folder of your own copy of the sets." if not self.pictures.folder else
-                   f"{len(rows) - here} of them are not in your folder." if here < len(rows) else "")
+        count = (
+            f"{self.first + 1} to {last} of {len(rows)}, the surest first"
+            if len(rows)
+            else "no picture"
+        )
+        missing = (
+            "Only names are recorded. To see the pictures, give the folder of your own copy of the sets."
+            if not self.pictures.folder
+            else f"{len(rows) - here} of them are not in your folder."
+            if here < len(rows)
+            else ""
+        )
         return f'<h3>True {true}, said {said}</h3><p class="bt-quiet" role="status">{count}. {missing}</p>'
 
     def give(self, kind: str) -> tuple[str, str, bytes] | None:
         from brain_tumor.classification.report import confusion_counts, confusion_figure
+
         if self.run is None:
             return None
         make = {"png": confusion_figure, "csv": confusion_counts}[kind]
@@ -156,29 +201,76 @@ class ThresholdView(w.VBox):
 
     def __init__(self):
         self.run = None
-        self.of = labelled_control(w.Dropdown, "Class", "bt-of", options=[(plain_words(name), name) for name in CLASSES])
-        self.level = labelled_control(w.FloatSlider, "Threshold of its probability", "bt-level", value=0.5, min=0, max=1, step=0.01, readout_format=".2f")
+        self.of = labelled_control(
+            w.Dropdown, "Class", "bt-of", options=[(plain_words(name), name) for name in CLASSES]
+        )
+        self.level = labelled_control(
+            w.FloatSlider,
+            "Threshold of its probability",
+            "bt-level",
+            value=0.5,
+            min=0,
+            max=1,
+            step=0.01,
+            readout_format=".2f",
+        )
         self.words, self.figure, self.table = with_class(w.HTML(), "bt-point"), w.HTML(), w.HTML()
         for control in (self.of, self.level):
             control.observe(lambda change: self.run and self.paint(self.run), "value")
-        left = w.VBox([self.of, self.level, self.words, Downloads(self.give, REPORT_FILES)], layout=w.Layout(grid_gap="12px"))
+        left = w.VBox(
+            [self.of, self.level, self.words, Downloads(self.give, REPORT_FILES)],
+            layout=w.Layout(grid_gap="12px"),
+        )
         super().__init__([with_class(w.Box([left, self.figure]), "bt-halves"), self.table])
 
     def paint(self, run: Run) -> None:
         from brain_tumor.classification.report import operating_points
+
         self.run, self.points = run, operating_points(run, self.level.value)
         self.words.value = operating_point_text(self.points.set_index("of").loc[self.of.value])
-        self.figure.value = figure_widget(self.draw(), f"ROC curves of {run.title}; on that of {plain_words(self.of.value)} a point at threshold {self.level.value:.2f}", 150)
-        columns = self.points[["of", *(name for name in self.points if name.startswith(("sens", "spec"))), "found", "missed", "alarms", "quiet"]]
-        self.table.value = table_widget(columns.rename(columns={"of": "class", "quiet": "left in peace"}), f"All classes at threshold {self.level.value:.2f}; in brackets 95 % intervals over groups")
+        self.figure.value = figure_widget(
+            self.draw(),
+            f"ROC curves of {run.title}; on that of {plain_words(self.of.value)} a point at threshold {self.level.value:.2f}",
+            150,
+        )
+        columns = self.points[
+            [
+                "of",
+                *(name for name in self.points if name.startswith(("sens", "spec"))),
+                "found",
+                "missed",
+                "alarms",
+                "quiet",
+            ]
+        ]
+        self.table.value = table_widget(
+            columns.rename(columns={"of": "class", "quiet": "left in peace"}),
+            f"All classes at threshold {self.level.value:.2f}; in brackets 95 % intervals over groups",
+        )
 
     def draw(self) -> "Figure":
         "The report's curves with the point of one class."
         from brain_tumor.classification.report import roc_figure
+
         figure, at = roc_figure(self.run), self.points.set_index("of").loc[self.of.value]
         axis = figure.axes[0]
-        axis.plot(1 - at["specificity"], at["sensitivity"], "o", color="black", markersize=9, markerfacecolor="white", markeredgewidth=2, zorder=5)
-        axis.annotate(f"{plain_words(at.name)}, {at['threshold']:.2f}", (1 - at["specificity"], at["sensitivity"]), (8, -14), textcoords="offset points", fontsize=8)
+        axis.plot(
+            1 - at["specificity"],
+            at["sensitivity"],
+            "o",
+            color="black",
+            markersize=9,
+            markerfacecolor="white",
+            markeredgewidth=2,
+            zorder=5,
+        )
+        axis.annotate(
+            f"{plain_words(at.name)}, {at['threshold']:.2f}",
+            (1 - at["specificity"], at["sensitivity"]),
+            (8, -14),
+            textcoords="offset points",
+            fontsize=8,
+        )
         return figure
 
     def give(self, kind: str) -> tuple[str, str, bytes] | None:
@@ -187,6 +279,7 @@ class ThresholdView(w.VBox):
         made = self.draw() if kind == "png" else self.points
         return download_bytes(made, f"{self.run.name}_threshold_{self.level.value:.2f}.{kind}")
 
+
 def operating_point_text(
     at: "pd.Series",  # a row of `operating_points`, named by its class
 ) -> str:  # a piece of HTML that is read aloud
@@ -194,9 +287,13 @@ def operating_point_text(
     if np.isnan(at["sensitivity"]):
         return f'<p role="status">No picture of {plain_words(at.name)} is among these.</p>'
     own, others = at["found"] + at["missed"], at["alarms"] + at["quiet"]
-    say = lambda name: f'<b>{name.capitalize()} {at[name]:.3f}</b> <span class="bt-quiet">({at[name + "_low"]:.3f} to {at[name + "_high"]:.3f})</span>'
-    return (f'<p role="status">{say("sensitivity")}: {at["found"]} of {own} pictures with {plain_words(at.name)} are found, {at["missed"]} missed.<br>'
-            f'{say("specificity") if others else "No other picture"}: {at["quiet"]} of {others} others are left in peace, {at["alarms"]} are false alarms.</p>')
+    say = lambda name: (
+        f'<b>{name.capitalize()} {at[name]:.3f}</b> <span class="bt-quiet">({at[name + "_low"]:.3f} to {at[name + "_high"]:.3f})</span>'
+    )
+    return (
+        f'<p role="status">{say("sensitivity")}: {at["found"]} of {own} pictures with {plain_words(at.name)} are found, {at["missed"]} missed.<br>'
+        f"{say('specificity') if others else 'No other picture'}: {at['quiet']} of {others} others are left in peace, {at['alarms']} are false alarms.</p>"
+    )
 
 # %% ../../nbs/11_app/explorer.ipynb #c051
 class MapView(w.VBox):
@@ -205,11 +302,31 @@ class MapView(w.VBox):
     def __init__(self, pictures: RunImages):
         self.pictures, self.run, self.table = pictures, None, None
         self.map, self.note, self.picture = PointMap(), w.HTML(), w.HTML()
-        self.kinds = [with_class(w.Checkbox(value=True, description=f"{CLASS_MARKERS[name]} {plain_words(name)}", indent=False), "bt-kind", f"bt-kind-{name}") for name in CLASSES]
+        self.kinds = [
+            with_class(
+                w.Checkbox(
+                    value=True,
+                    description=f"{CLASS_MARKERS[name]} {plain_words(name)}",
+                    indent=False,
+                ),
+                "bt-kind",
+                f"bt-kind-{name}",
+            )
+            for name in CLASSES
+        ]
         for box in self.kinds:
             box.observe(lambda change: self.filter(), "value")
         self.map.observe(lambda change: self.look(), "chosen")
-        right = w.VBox([w.HTML("<h3>Classes to show</h3>"), *self.kinds, with_class(self.note, "bt-map-note"), self.picture, Downloads(self.give, REPORT_FILES)], layout=w.Layout(grid_gap="6px"))
+        right = w.VBox(
+            [
+                w.HTML("<h3>Classes to show</h3>"),
+                *self.kinds,
+                with_class(self.note, "bt-map-note"),
+                self.picture,
+                Downloads(self.give, REPORT_FILES),
+            ],
+            layout=w.Layout(grid_gap="6px"),
+        )
         self.whole = with_class(w.Box([self.map, right]), "bt-wide")
         self.none = w.HTML()
         super().__init__([self.none, self.whole])
@@ -238,32 +355,54 @@ class MapView(w.VBox):
     def look(self) -> None:
         "Show the picture of the point that was clicked."
         rows = self.table[self.table["image"] == self.map.chosen] if self.table is not None else []
-        self.picture.value = "".join(self.pictures.thumb(row) for row in rows[:1].to_dict("records")) if len(rows) else ""
+        self.picture.value = (
+            "".join(self.pictures.thumb(row) for row in rows[:1].to_dict("records"))
+            if len(rows)
+            else ""
+        )
 
     def give(self, kind: str) -> tuple[str, str, bytes] | None:
         from brain_tumor.classification.report import feature_map_figure
+
         if self.table is None or not self.map.shown:
             return None
-        made = feature_map_figure(self.run.only(**{"class": self.map.shown})) if kind == "png" else self.seen()[["source", "image", "class", "group", "predicted", "x", "y"]]
+        made = (
+            feature_map_figure(self.run.only(**{"class": self.map.shown}))
+            if kind == "png"
+            else self.seen()[["source", "image", "class", "group", "predicted", "x", "y"]]
+        )
         return download_bytes(made, f"{self.run.name}_map.{kind}")
+
 
 def map_points(
     run: Run,  # with its side chosen
 ) -> "pd.DataFrame | None":  # its predictions with x and y; None where no map of them was recorded
     "Read a run's map."
     import pandas as pd
+
     file = run.path / "map.csv"
     if not file.is_file():
         return None
-    found = run.predictions.merge(pd.read_csv(file, dtype={"source": str, "image": str}, na_filter=False), on=["source", "image"])
+    found = run.predictions.merge(
+        pd.read_csv(file, dtype={"source": str, "image": str}, na_filter=False),
+        on=["source", "image"],
+    )
     return found if len(found) == len(run.predictions) else None
+
 
 def map_point(
     row: dict,  # of predictions, with x and y
 ) -> dict:  # as `PointMap` takes it
     "A picture as a point."
     words = f"{row['image']}, group {row['group']}: true {plain_words(row['class'])}, said {plain_words(row['predicted'])} {row['p_' + row['predicted']]:.0%}"
-    return {"x": row["x"], "y": row["y"], "kind": row["class"], "wrong": row["class"] != row["predicted"], "name": row["image"], "words": words}
+    return {
+        "x": row["x"],
+        "y": row["y"],
+        "kind": row["class"],
+        "wrong": row["class"] != row["predicted"],
+        "name": row["image"],
+        "words": words,
+    }
 
 # %% ../../nbs/11_app/explorer.ipynb #c061
 class CurvesView(w.VBox):
@@ -271,7 +410,9 @@ class CurvesView(w.VBox):
 
     def __init__(self):
         self.runs, self.awake = {}, False  # it sleeps until it is painted first
-        self.which = labelled_control(w.Dropdown, "Run, of either task", "bt-curves-run", options=[("none", "")])
+        self.which = labelled_control(
+            w.Dropdown, "Run, of either task", "bt-curves-run", options=[("none", "")]
+        )
         self.figure = w.HTML()
         self.which.observe(lambda change: self.awake and self.paint(), "value")
         super().__init__([self.which, self.figure, Downloads(self.give, REPORT_FILES)])
@@ -279,47 +420,76 @@ class CurvesView(w.VBox):
     def offer(self, runs: list[Run]) -> None:
         "The runs to choose from."
         self.runs = {run.name: run for run in runs if run.epochs}
-        set_options(self.which, [(run.name, run.name) for run in self.runs.values()] or [("none", "")])
+        set_options(
+            self.which, [(run.name, run.name) for run in self.runs.values()] or [("none", "")]
+        )
 
     def paint(self) -> None:
         self.awake, run = True, self.runs.get(self.which.value)
-        self.figure.value = figure_widget(self.draw(run), f"Curves of {run.title} against epochs; the kept epoch is ringed") if run else ""
+        self.figure.value = (
+            figure_widget(
+                self.draw(run), f"Curves of {run.title} against epochs; the kept epoch is ringed"
+            )
+            if run
+            else ""
+        )
 
     def draw(self, run: Run) -> "Figure":
         "The report's curves; an outline's with Dice."
-        from brain_tumor.training.runs import THESIS_LOGS, thesis_log
         from brain_tumor.classification.report import curves_with_thesis
+        from brain_tumor.training.runs import THESIS_LOGS, thesis_log
+
         if run.settings["task"] == "segmentation":
             from brain_tumor.segmentation.report import segmentation_curves
+
             return segmentation_curves(run)
         name = run.settings["network"]
-        return curves_with_thesis(run, thesis_log(name)) if name in THESIS_LOGS and name != "stacking" and (RUNS / "thesis" / f"{name}.csv").is_file() else run.curves()
+        return (
+            curves_with_thesis(run, thesis_log(name))
+            if name in THESIS_LOGS
+            and name != "stacking"
+            and (RUNS / "thesis" / f"{name}.csv").is_file()
+            else run.curves()
+        )
 
     def give(self, kind: str) -> tuple[str, str, bytes] | None:
         run = self.runs.get(self.which.value)
-        return run and download_bytes(self.draw(run) if kind == "png" else run.history, f"{run.name}_curves.{kind}")
+        return run and download_bytes(
+            self.draw(run) if kind == "png" else run.history, f"{run.name}_curves.{kind}"
+        )
 
 # %% ../../nbs/11_app/explorer.ipynb #c063
 GROUPINGS = {"size of the tumour (thirds)": "third", "class": "class", "plane": "plane"}
+
 
 class DiceView(w.VBox):
     "Dice of outlines, by size, class or plane, networks side by side."
 
     def __init__(self):
         self.runs, self.awake = {}, False
-        self.which = with_class(w.SelectMultiple(description="Networks (Ctrl or Shift for several)", rows=10), "bt-field", "bt-networks")
+        self.which = with_class(
+            w.SelectMultiple(description="Networks (Ctrl or Shift for several)", rows=10),
+            "bt-field",
+            "bt-networks",
+        )
         self.by = labelled_control(w.Dropdown, "Dice by", "bt-by", options=list(GROUPINGS.items()))
-        self.side = labelled_control(w.Dropdown, "Side", "bt-outline-side", options=["test", "validation"])
+        self.side = labelled_control(
+            w.Dropdown, "Side", "bt-outline-side", options=["test", "validation"]
+        )
         self.figure, self.table, self.note = w.HTML(), w.HTML(), w.HTML()
         for control in (self.which, self.by, self.side):
             control.observe(lambda change: self.awake and self.paint(), "value")
-        left = w.VBox([self.which, self.by, self.side, Downloads(self.give, REPORT_FILES)], layout=w.Layout(grid_gap="12px"))
+        left = w.VBox(
+            [self.which, self.by, self.side, Downloads(self.give, REPORT_FILES)],
+            layout=w.Layout(grid_gap="12px"),
+        )
         right = w.VBox([self.note, self.figure, self.table])
         super().__init__([with_class(w.Box([left, right]), "bt-third")])
 
     def offer(self, runs: list[Run]) -> None:
         "The networks to choose from; those that may stand side by side are chosen."
         from brain_tumor.segmentation.comparison import comparable_runs
+
         self.runs = {run.name: run for run in runs}
         self.which.options = [run.name for run in runs]
         self.which.value = [run.name for run in comparable_runs(runs)][:6]
@@ -329,28 +499,57 @@ class DiceView(w.VBox):
 
     def paint(self) -> None:
         from brain_tumor.segmentation.comparison import comparable_runs
+
         self.awake, runs = True, self.chosen()
         apart = runs and len(comparable_runs(runs)) < len(runs)
-        self.note.value = message_view("Not all of these may be set side by side: some follow the thesis' recipe or its split.", "bad") if apart else "" if runs else message_view("Choose at least one network.")
+        self.note.value = (
+            message_view(
+                "Not all of these may be set side by side: some follow the thesis' recipe or its split.",
+                "bad",
+            )
+            if apart
+            else ""
+            if runs
+            else message_view("Choose at least one network.")
+        )
         try:
-            self.figure.value = figure_widget(self.draw(), f"Box plots of Dice by {self.by.label}, {len(runs)} networks side by side") if runs else ""
-            self.table.value = table_widget(self.tell(), f"Mean Dice by {self.by.label}; in brackets 95 % intervals over groups") if runs else ""
+            self.figure.value = (
+                figure_widget(
+                    self.draw(),
+                    f"Box plots of Dice by {self.by.label}, {len(runs)} networks side by side",
+                )
+                if runs
+                else ""
+            )
+            self.table.value = (
+                table_widget(
+                    self.tell(),
+                    f"Mean Dice by {self.by.label}; in brackets 95 % intervals over groups",
+                )
+                if runs
+                else ""
+            )
         except BrainTumorError as problem:
             self.figure.value = self.table.value = ""
             self.note.value = message_view(str(problem), "bad")
 
     def draw(self) -> "Figure":
         from brain_tumor.segmentation.comparison import box_figure
+
         return box_figure(self.chosen(), self.by.value, self.side.value)
 
     def tell(self) -> "pd.DataFrame":
         from brain_tumor.segmentation.comparison import dice_by_group
+
         return dice_by_group(self.chosen(), self.by.value, self.side.value)
 
     def give(self, kind: str) -> tuple[str, str, bytes] | None:
         if not self.which.value:
             return None
-        return download_bytes(self.draw() if kind == "png" else self.tell(), f"dice_by_{self.by.value}_{self.side.value}.{kind}")
+        return download_bytes(
+            self.draw() if kind == "png" else self.tell(),
+            f"dice_by_{self.by.value}_{self.side.value}.{kind}",
+        )
 
 # %% ../../nbs/11_app/explorer.ipynb #c071
 VIEW_TITLES = ("Confusion", "ROC and threshold", "Map", "Curves", "Outlines by size")
@@ -380,25 +579,63 @@ class RunChoice(w.VBox):
     "The left panel: which runs, which run, which of its pictures, and where one's own pictures are."
 
     def __init__(self, runs: str | Path, data: str | Path | None):
-        self.folder = labelled_control(w.Text, "Folder of recorded runs", "bt-runs", value=str(runs), continuous_update=False)
-        self.run = labelled_control(w.Dropdown, "Run (classification)", "bt-run", options=[("none", "")])
-        self.side = labelled_control(w.Dropdown, "Side", "bt-side-of", options=["test", "validation"])
+        self.folder = labelled_control(
+            w.Text, "Folder of recorded runs", "bt-runs", value=str(runs), continuous_update=False
+        )
+        self.run = labelled_control(
+            w.Dropdown, "Run (classification)", "bt-run", options=[("none", "")]
+        )
+        self.side = labelled_control(
+            w.Dropdown, "Side", "bt-side-of", options=["test", "validation"]
+        )
         self.part = labelled_control(w.Dropdown, "Pictures of", "bt-pictures-of", options=["all"])
-        self.data = labelled_control(w.Text, "Your copy of the sets (a folder)", "bt-data", value=str(data or ""), placeholder="none: names instead of pictures", continuous_update=False)
-        self.data_note, self.note, self.provenance = w.HTML(), w.HTML(), with_class(w.HTML(), "bt-mark")
-        super().__init__([self.folder, self.run, self.side, self.part, self.provenance, self.note, self.data, self.data_note])
+        self.data = labelled_control(
+            w.Text,
+            "Your copy of the sets (a folder)",
+            "bt-data",
+            value=str(data or ""),
+            placeholder="none: names instead of pictures",
+            continuous_update=False,
+        )
+        self.data_note, self.note, self.provenance = (
+            w.HTML(),
+            w.HTML(),
+            with_class(w.HTML(), "bt-mark"),
+        )
+        super().__init__(
+            [
+                self.folder,
+                self.run,
+                self.side,
+                self.part,
+                self.provenance,
+                self.note,
+                self.data,
+                self.data_note,
+            ]
+        )
         with_class(self, "bt-panel", "bt-intake")
 
     def rows(self, run: Run) -> Run:
         "The run with the pictures that are chosen."
-        return run.only(role=self.side.value, **({} if self.part.value == "all" else {"set": self.part.value}))
+        return run.only(
+            role=self.side.value, **({} if self.part.value == "all" else {"set": self.part.value})
+        )
 
     def offer(self, run: Run) -> None:
         "The sides and sets that a run was asked about."
         table = run.predictions
-        set_options(self.side, [(role, role) for role in ("test", "validation") if role in set(table["role"])])
+        set_options(
+            self.side,
+            [(role, role) for role in ("test", "validation") if role in set(table["role"])],
+        )
         sets = sorted(set(table["set"][table["role"] == self.side.value]))
-        set_options(self.part, [("all sets together", "all")] + [(name, name) for name in sets] if len(sets) > 1 else [(sets[0], "all")])
+        set_options(
+            self.part,
+            [("all sets together", "all")] + [(name, name) for name in sets]
+            if len(sets) > 1
+            else [(sets[0], "all")],
+        )
 
 # %% ../../nbs/11_app/explorer.ipynb #c073
 class Explorer(w.VBox):
@@ -407,12 +644,26 @@ class Explorer(w.VBox):
     def __init__(
         self,
         runs: str | Path = RUNS,  # folder with run folders in it
-        data: str | Path | None = None,  # folder of one's own pictures, as `splits.read_data` reads it
+        data: str
+        | Path
+        | None = None,  # folder of one's own pictures, as `splits.read_data` reads it
     ):
         self.pictures, self.found, self.quiet = RunImages(), {}, False
         self.choice = RunChoice(runs, data)
-        self.confusion, self.threshold, self.map, self.curves, self.outlines = ConfusionView(self.pictures), ThresholdView(), MapView(self.pictures), CurvesView(), DiceView()
-        self.tabs = with_class(w.Tab([self.confusion, self.threshold, self.map, self.curves, self.outlines], titles=VIEW_TITLES), "bt-tabs")
+        self.confusion, self.threshold, self.map, self.curves, self.outlines = (
+            ConfusionView(self.pictures),
+            ThresholdView(),
+            MapView(self.pictures),
+            CurvesView(),
+            DiceView(),
+        )
+        self.tabs = with_class(
+            w.Tab(
+                [self.confusion, self.threshold, self.map, self.curves, self.outlines],
+                titles=VIEW_TITLES,
+            ),
+            "bt-tabs",
+        )
         for control in (self.choice.run, self.choice.side, self.choice.part):
             control.observe(lambda change: self.paint(), "value")
         self.choice.folder.observe(lambda change: self.open_runs(), "value")
@@ -420,7 +671,14 @@ class Explorer(w.VBox):
         self.tabs.observe(lambda change: self.paint(), "selected_index")
         use = w.HTML(f'<p class="bt-use"><b>No medical device.</b> {INTENDED_USE}</p>')
         right = with_class(w.VBox([self.tabs]), "bt-panel")
-        super().__init__([w.HTML(f"<style>{APP_STYLE}{CHART_STYLE}{EXPLORE_STYLE}</style>"), Labels(), use, with_class(w.Box([self.choice, right]), "bt-columns")])
+        super().__init__(
+            [
+                w.HTML(f"<style>{APP_STYLE}{CHART_STYLE}{EXPLORE_STYLE}</style>"),
+                Labels(),
+                use,
+                with_class(w.Box([self.choice, right]), "bt-columns"),
+            ]
+        )
         with_class(self, "bt-app", "bt-explorer")
         self.open_data(), self.open_runs()
 
@@ -433,20 +691,29 @@ class Explorer(w.VBox):
     def open_runs(self) -> None:
         "Read the folder of runs."
         if not self.choice.folder.value.strip():
-            self.choice.note.value = message_view("No folder was typed. Give one that holds run folders, each with a run.json.", "bad")
+            self.choice.note.value = message_view(
+                "No folder was typed. Give one that holds run folders, each with a run.json.", "bad"
+            )
             return
         try:
-            judged = [run for run in find_runs(self.choice.folder.value) if run.predictions is not None]
+            judged = [
+                run for run in find_runs(self.choice.folder.value) if run.predictions is not None
+            ]
             drawn = find_runs(self.choice.folder.value, "segmentation")
         except BrainTumorError as problem:
             self.choice.note.value = message_view(str(problem), "bad")
             return
         if not judged + drawn:
-            self.choice.note.value = message_view(f"{self.choice.folder.value}: no recorded runs are here. Give a folder that holds run folders, each with a run.json.", "bad")
+            self.choice.note.value = message_view(
+                f"{self.choice.folder.value}: no recorded runs are here. Give a folder that holds run folders, each with a run.json.",
+                "bad",
+            )
             return
         self.choice.note.value, self.found, self.quiet = "", {run.name: run for run in judged}, True
         set_options(self.choice.run, [(run.name, run.name) for run in judged] or [("none", "")])
-        self.curves.offer([run for run in judged if not run.control] + [run for run in drawn if run.epochs])
+        self.curves.offer(
+            [run for run in judged if not run.control] + [run for run in drawn if run.epochs]
+        )
         self.outlines.offer([run for run in drawn if (run.path / "outlines.csv").is_file()])
         self.quiet = False
         self.paint()
@@ -456,7 +723,11 @@ class Explorer(w.VBox):
         folder = self.choice.data.value.strip()
         try:
             count = self.pictures.open(folder) if folder else self.pictures.close()
-            self.choice.data_note.value = f'<p class="bt-quiet" role="status">{count:,} pictures found.</p>' if count else '<p class="bt-quiet">Cells of the matrix then open the pictures behind them. They stay on this computer.</p>'
+            self.choice.data_note.value = (
+                f'<p class="bt-quiet" role="status">{count:,} pictures found.</p>'
+                if count
+                else '<p class="bt-quiet">Cells of the matrix then open the pictures behind them. They stay on this computer.</p>'
+            )
         except BrainTumorError as problem:
             self.pictures.close()
             self.choice.data_note.value = message_view(str(problem), "bad")
@@ -481,7 +752,9 @@ class Explorer(w.VBox):
         try:
             chosen = self.choice.rows(run)
             control = "<b>Labels dealt out anew: a control.</b> " if run.control else ""
-            self.choice.provenance.value = f"<p>{control}<b>{escape(run.title)}</b>, {escape(chosen.mark)}</p>"
+            self.choice.provenance.value = (
+                f"<p>{control}<b>{escape(run.title)}</b>, {escape(chosen.mark)}</p>"
+            )
             panel.paint(chosen)
         except BrainTumorError as problem:
             self.choice.provenance.value = message_view(str(problem), "bad")

@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 import ipywidgets as w
 
-from .widgets import Canvas
-from ..io.scan import AXES, INTENDED_USE
 from .views import APP_STYLE
-from .widgets import Cards, Downloads, DropZone, Labels
+from .widgets import Canvas, Cards, Downloads, DropZone, Labels
+from ..io.scan import AXES, INTENDED_USE
 
 # %% ../../nbs/11_app/layout.ipynb #p011
 def with_class(
@@ -26,6 +25,7 @@ def with_class(
         widget.add_class(name)
     return widget
 
+
 def labelled_control(
     kind: type,  # of ipywidgets
     text: str,  # its name, above it
@@ -33,7 +33,17 @@ def labelled_control(
     **options,  # of the control
 ) -> w.Widget:
     "A control with its name above it."
-    return with_class(kind(description=text, layout=w.Layout(width="100%"), style={"description_width": "auto"}, **options), "bt-field", *classes)
+    return with_class(
+        kind(
+            description=text,
+            layout=w.Layout(width="100%"),
+            style={"description_width": "auto"},
+            **options,
+        ),
+        "bt-field",
+        *classes,
+    )
+
 
 def set_visible(
     widget: w.Widget,  # any
@@ -41,6 +51,7 @@ def set_visible(
 ) -> None:
     "Show a widget or take it out of sight, for the keyboard too."
     widget.layout.display = None if yes else "none"
+
 
 def set_options(
     dropdown: w.Dropdown,  # to fill anew
@@ -60,29 +71,114 @@ class InputPanel(w.VBox):
     "The left panel: everything up to the click on Predict."
 
     def __init__(self, samples: list, clicked: Callable[[str], None], zone: dict):
-        self.zone = DropZone(title="Drop scans here", hint="PNG, JPEG, TIFF, DICOM, NIfTI or NRRD; several at once; up to 200 MB each", **zone)
-        self.sample = labelled_control(w.Dropdown, "Or a sample (a drawn head)", "bt-sample", options=[(name, name) for name in samples])
-        self.open_sample = with_class(w.Button(description="Open", tooltip="Open the chosen sample"), "bt-open-sample")
+        self.zone = DropZone(
+            title="Drop scans here",
+            hint="PNG, JPEG, TIFF, DICOM, NIfTI or NRRD; several at once; up to 200 MB each",
+            **zone,
+        )
+        self.sample = labelled_control(
+            w.Dropdown,
+            "Or a sample (a drawn head)",
+            "bt-sample",
+            options=[(name, name) for name in samples],
+        )
+        self.open_sample = with_class(
+            w.Button(description="Open", tooltip="Open the chosen sample"), "bt-open-sample"
+        )
         self.files = with_class(Cards(clicked, label="Opened files"), "bt-files")
         self.preview = with_class(w.HTML(), "bt-preview")
-        self.slice = labelled_control(w.IntSlider, "Slice", "bt-slice", min=0, max=1, continuous_update=True)
-        self.plane = labelled_control(w.Dropdown, "Plane", "bt-plane", options=[(name.capitalize(), axis) for axis, name in enumerate(AXES)])
-        self.spacing = labelled_control(w.Text, "Pixel spacing, in mm", "bt-spacing", placeholder="unknown", continuous_update=False)
+        self.slice = labelled_control(
+            w.IntSlider, "Slice", "bt-slice", min=0, max=1, continuous_update=True
+        )
+        self.plane = labelled_control(
+            w.Dropdown,
+            "Plane",
+            "bt-plane",
+            options=[(name.capitalize(), axis) for axis, name in enumerate(AXES)],
+        )
+        self.spacing = labelled_control(
+            w.Text,
+            "Pixel spacing, in mm",
+            "bt-spacing",
+            placeholder="unknown",
+            continuous_update=False,
+        )
         self.spacing_hint = with_class(w.HTML(), "bt-live", "bt-spacing-hint")
-        self.engine = labelled_control(w.Dropdown, "Engine", "bt-engine", options=[("compact (the network that ships)", "compact"), ("a trained model's folder …", "folder")])
-        self.folder = labelled_control(w.Text, "Folder of a trained model", "bt-folder", placeholder="saved/ensemble", continuous_update=True)
-        self.gate = with_class(w.Checkbox(value=True, description="Judge only what looks like a slice of a brain", indent=False, layout=w.Layout(width="auto")), "bt-gate")
-        self.predict = with_class(w.Button(description="Predict", button_style="primary", tooltip="Analyse the scans that wait, or the one in view"), "bt-predict")
+        self.engine = labelled_control(
+            w.Dropdown,
+            "Engine",
+            "bt-engine",
+            options=[
+                ("compact (the network that ships)", "compact"),
+                ("a trained model's folder …", "folder"),
+            ],
+        )
+        self.folder = labelled_control(
+            w.Text,
+            "Folder of a trained model",
+            "bt-folder",
+            placeholder="saved/ensemble",
+            continuous_update=True,
+        )
+        self.gate = with_class(
+            w.Checkbox(
+                value=True,
+                description="Judge only what looks like a slice of a brain",
+                indent=False,
+                layout=w.Layout(width="auto"),
+            ),
+            "bt-gate",
+        )
+        self.predict = with_class(
+            w.Button(
+                description="Predict",
+                button_style="primary",
+                tooltip="Analyse the scans that wait, or the one in view",
+            ),
+            "bt-predict",
+        )
         self.message = with_class(w.HTML(), "bt-live")
-        bring = w.VBox([self.zone, with_class(w.Box([self.sample, self.open_sample]), "bt-row"), self.files, self.preview])
-        ask = w.VBox([self.slice, self.plane, self.spacing, self.spacing_hint, self.engine, self.folder, self.gate, with_class(w.VBox([self.predict, self.message]), "bt-go")])
+        bring = w.VBox(
+            [
+                self.zone,
+                with_class(w.Box([self.sample, self.open_sample]), "bt-row"),
+                self.files,
+                self.preview,
+            ]
+        )
+        ask = w.VBox(
+            [
+                self.slice,
+                self.plane,
+                self.spacing,
+                self.spacing_hint,
+                self.engine,
+                self.folder,
+                self.gate,
+                with_class(w.VBox([self.predict, self.message]), "bt-go"),
+            ]
+        )
         super().__init__([with_class(bring, "bt-part"), with_class(ask, "bt-part")])
         with_class(self, "bt-panel", "bt-intake")
-        for widget in (self.files, self.preview, self.slice, self.plane, self.spacing, self.spacing_hint, self.folder):
+        for widget in (
+            self.files,
+            self.preview,
+            self.slice,
+            self.plane,
+            self.spacing,
+            self.spacing_hint,
+            self.folder,
+        ):
             set_visible(widget, False)
 
 # %% ../../nbs/11_app/layout.ipynb #p031
-RESULT_FILES = [("overlay", "Overlay PNG"), ("mask", "Mask PNG"), ("json", "JSON"), ("report", "Report HTML")]
+RESULT_FILES = [
+    ("overlay", "Overlay PNG"),
+    ("mask", "Mask PNG"),
+    ("json", "JSON"),
+    ("report", "Report HTML"),
+]
+
 
 def image_pane(
     title: str,  # above the picture
@@ -90,52 +186,130 @@ def image_pane(
     *controls: w.Widget,  # below it
 ) -> w.VBox:
     "A picture with its title and what changes it."
-    return with_class(w.VBox([w.HTML(f"<h3>{title}</h3>"), picture, *controls]), "bt-pane", f"bt-pane-{title.split()[0].lower()}")
+    return with_class(
+        w.VBox([w.HTML(f"<h3>{title}</h3>"), picture, *controls]),
+        "bt-pane",
+        f"bt-pane-{title.split()[0].lower()}",
+    )
+
 
 class ResultPanel(w.VBox):
     "The right panel: an answer, or why there is none yet."
 
     def __init__(self, give, bench: "MaskEditor"):
-        self.empty, self.head, self.bars, self.notes, self.sizes, self.comparison = (w.HTML() for _ in range(6))
-        self.scan, self.overlay, self.mask, self.heat, self.heat_words = (w.HTML() for _ in range(5))
-        self.opacity = labelled_control(w.FloatSlider, "Opacity of green", "bt-opacity", value=0.4, min=0, max=1, step=0.05, readout_format=".2f")
-        self.threshold = labelled_control(w.FloatSlider, "Outline threshold", "bt-threshold", value=0.5, min=0.01, max=0.99, step=0.01, readout_format=".2f")
-        self.heat_of = labelled_control(w.Dropdown, "Shows the", "bt-heat-of", options=[("class decision", "class")])
+        self.empty, self.head, self.bars, self.notes, self.sizes, self.comparison = (
+            w.HTML() for _ in range(6)
+        )
+        self.scan, self.overlay, self.mask, self.heat, self.heat_words = (
+            w.HTML() for _ in range(5)
+        )
+        self.opacity = labelled_control(
+            w.FloatSlider,
+            "Opacity of green",
+            "bt-opacity",
+            value=0.4,
+            min=0,
+            max=1,
+            step=0.05,
+            readout_format=".2f",
+        )
+        self.threshold = labelled_control(
+            w.FloatSlider,
+            "Outline threshold",
+            "bt-threshold",
+            value=0.5,
+            min=0.01,
+            max=0.99,
+            step=0.01,
+            readout_format=".2f",
+        )
+        self.heat_of = labelled_control(
+            w.Dropdown, "Shows the", "bt-heat-of", options=[("class decision", "class")]
+        )
         self.downloads = Downloads(give, RESULT_FILES)
-        self.correct = with_class(w.ToggleButton(description="Correct the outline", tooltip="Show or hide the brush"), "bt-correct-toggle")
-        self.compare = labelled_control(w.Dropdown, "Compare with", "bt-compare-with", options=[("nothing", 0)])
+        self.correct = with_class(
+            w.ToggleButton(description="Correct the outline", tooltip="Show or hide the brush"),
+            "bt-correct-toggle",
+        )
+        self.compare = labelled_control(
+            w.Dropdown, "Compare with", "bt-compare-with", options=[("nothing", 0)]
+        )
         self.bench = bench
-        panes = [image_pane("Scan", self.scan), image_pane("Overlay", self.overlay, self.opacity), image_pane("Mask", self.mask, self.threshold), image_pane("Heat map", self.heat, self.heat_of)]
-        actions = w.VBox([w.HTML("<h3>Take it home</h3>"), self.downloads, self.compare, self.correct])
+        panes = [
+            image_pane("Scan", self.scan),
+            image_pane("Overlay", self.overlay, self.opacity),
+            image_pane("Mask", self.mask, self.threshold),
+            image_pane("Heat map", self.heat, self.heat_of),
+        ]
+        actions = w.VBox(
+            [w.HTML("<h3>Take it home</h3>"), self.downloads, self.compare, self.correct]
+        )
         self.found = w.VBox([
             with_class(w.Box([self.head, self.bars]), "bt-head"), with_class(w.Box(panes), "bt-panes"), self.heat_words, self.notes,
             with_class(w.Box([self.sizes, with_class(actions, "bt-tools")]), "bt-lower"), bench, self.comparison,
         ])  # fmt: skip
         super().__init__([self.empty, with_class(self.found, "bt-found")])
         with_class(self, "bt-panel", "bt-outcome")
-        with_class(self.head, "bt-live", "bt-result"), with_class(self.sizes, "bt-sizes-view"), with_class(self.comparison, "bt-comparison")
+        (
+            with_class(self.head, "bt-live", "bt-result"),
+            with_class(self.sizes, "bt-sizes-view"),
+            with_class(self.comparison, "bt-comparison"),
+        )
         for widget in (self.found, bench, self.comparison):
             set_visible(widget, False)
 
 # %% ../../nbs/11_app/layout.ipynb #p041
 KEYBOARD_HELP = "Keyboard: arrows move the brush, Space paints, [ and ] change its size, E switches to the eraser, Z takes a stroke back."
 
+
 class MaskEditor(w.VBox):
     "A canvas with its tools."
 
     def __init__(self, stroke, undo, start_over):
         self.canvas = Canvas(stroke, undo)
-        self.tool = labelled_control(w.ToggleButtons, "Tool", "bt-tool", options=[("Brush", False), ("Eraser", True)])
-        self.size = labelled_control(w.FloatSlider, "Size of the brush", "bt-size", value=2, min=0.3, max=10, step=0.1, readout_format=".1f")
-        self.undo = with_class(w.Button(description="Undo", tooltip="Take the last stroke back"), "bt-undo")
-        self.again = with_class(w.Button(description="Start over", tooltip="Back to the network's outline"), "bt-again")
+        self.tool = labelled_control(
+            w.ToggleButtons, "Tool", "bt-tool", options=[("Brush", False), ("Eraser", True)]
+        )
+        self.size = labelled_control(
+            w.FloatSlider,
+            "Size of the brush",
+            "bt-size",
+            value=2,
+            min=0.3,
+            max=10,
+            step=0.1,
+            readout_format=".1f",
+        )
+        self.undo = with_class(
+            w.Button(description="Undo", tooltip="Take the last stroke back"), "bt-undo"
+        )
+        self.again = with_class(
+            w.Button(description="Start over", tooltip="Back to the network's outline"), "bt-again"
+        )
         self.sizes = with_class(w.HTML(), "bt-live", "bt-live-sizes")
         w.link((self.tool, "value"), (self.canvas, "erase"))
-        w.link((self.size, "value"), (self.canvas, "radius"), (lambda percent: percent / 100, lambda radius: min(10, max(0.3, 100 * radius))))
+        w.link(
+            (self.size, "value"),
+            (self.canvas, "radius"),
+            (lambda percent: percent / 100, lambda radius: min(10, max(0.3, 100 * radius))),
+        )
         self.undo.on_click(lambda _: self.take_back(undo))
         self.again.on_click(lambda _: start_over())
-        tools = w.VBox([self.tool, self.size, with_class(w.Box([self.undo, self.again]), "bt-wrap"), self.sizes, w.HTML(f'<p class="bt-quiet">{KEYBOARD_HELP}</p>')])
-        super().__init__([w.HTML("<h3>Correct the outline</h3>"), with_class(w.Box([self.canvas, with_class(tools, "bt-tools")]), "bt-correct")])
+        tools = w.VBox(
+            [
+                self.tool,
+                self.size,
+                with_class(w.Box([self.undo, self.again]), "bt-wrap"),
+                self.sizes,
+                w.HTML(f'<p class="bt-quiet">{KEYBOARD_HELP}</p>'),
+            ]
+        )
+        super().__init__(
+            [
+                w.HTML("<h3>Correct the outline</h3>"),
+                with_class(w.Box([self.canvas, with_class(tools, "bt-tools")]), "bt-correct"),
+            ]
+        )
         with_class(self, "bt-bench")
 
     def take_back(self, undo) -> None:
@@ -151,9 +325,16 @@ def page_layout(
     history: Cards,  # below
 ) -> list[w.Widget]:  # what the page is made of, from top to bottom
     "Put the panels in their places."
-    past = with_class(w.VBox([w.HTML("<h3>History of this session</h3>"), history]), "bt-panel", "bt-history")
+    past = with_class(
+        w.VBox([w.HTML("<h3>History of this session</h3>"), history]), "bt-panel", "bt-history"
+    )
     history.observe(lambda change: set_visible(past, bool(change.new)), "cards")
     set_visible(past, bool(history.cards))
     use = w.HTML(f'<p class="bt-use"><b>No medical device.</b> {INTENDED_USE}</p>')
     right = w.VBox([outcome, past], layout=w.Layout(grid_gap="16px"))
-    return [w.HTML(f"<style>{APP_STYLE}</style>"), Labels(), use, with_class(w.Box([intake, right]), "bt-columns")]
+    return [
+        w.HTML(f"<style>{APP_STYLE}</style>"),
+        Labels(),
+        use,
+        with_class(w.Box([intake, right]), "bt-columns"),
+    ]

@@ -21,18 +21,25 @@ from threading import RLock
 import cv2
 import numpy as np
 
-from ..inference.single_scan import EMPTY_MASK, area_interval, measure_mask, refused_result
-from ..io.read import read
 from ..inference.result import Analysis, file_stem, save_analysis, write_result_page
+from brain_tumor.inference.single_scan import (
+    EMPTY_MASK,
+    area_interval,
+    measure_mask,
+    refused_result,
+)
 from ..io.errors import BrainTumorError
+from ..io.read import read
 from ..io.scan import MAX_BYTES, Scan, check_spacing
 
 # %% ../../nbs/11_app/session.ipynb #s011
 UPLOAD_LIMIT = 200_000_000  # bytes of a file, as in the thesis' application
 
+
 @dataclass
 class OpenFile:
     "A file of this session: what is seen of it, or why it was refused."
+
     name: str  # as the file is called
     path: Path | None = None  # where it lies for the time of the session
     scan: Scan | None = None  # the slice in view
@@ -54,7 +61,9 @@ def open_slice(
     path: Path,  # of a file
     slice: int | None = None,  # which slice; None: the middle one
     axis: int | None = None,  # 0 sagittal, 1 coronal, 2 axial; None: the natural one
-) -> tuple[Scan, int | None, int]:  # the slice, how many there are (None: not asked), how many volumes
+) -> tuple[
+    Scan, int | None, int
+]:  # the slice, how many there are (None: not asked), how many volumes
     "Read one slice of whatever lies there."
     wanted, count, volumes = slice, None, 1
     while True:
@@ -90,6 +99,7 @@ def unpack_gzip(
         return path
     return copy
 
+
 class _Short:
     "A stream that ends in an error where it goes on for too long."
 
@@ -107,19 +117,28 @@ class _Short:
 def open_file(
     path: Path,  # of a file that lies still for the session
     name: str = "",  # what it is called; empty: as its path says
-    folder: Path | None = None,  # for an unpacked copy; None: a compressed volume is read anew for each slice
+    folder: Path
+    | None = None,  # for an unpacked copy; None: a compressed volume is read anew for each slice
 ) -> OpenFile:  # with a scan, or with an error
     "Open any file for looking; a bad one comes back with the reason, never as an exception."
     name, plain = name or path.name, path
     try:
         size = path.stat().st_size if path.is_file() else 0
         if size > UPLOAD_LIMIT:
-            raise BrainTumorError(f"{name}: {size / 1e6:.0f} MB are more than the {UPLOAD_LIMIT / 1e6:.0f} MB this page takes. Save a smaller volume, or one slice.")
+            raise BrainTumorError(
+                f"{name}: {size / 1e6:.0f} MB are more than the {UPLOAD_LIMIT / 1e6:.0f} MB this page takes. Save a smaller volume, or one slice."
+            )
         plain = unpack_gzip(path, folder) if folder else path
         scan, count, volumes = open_slice(plain)
-        sha256 = scan.sha256 if plain == path else read(path, slice=scan.slice_index, axis=scan.axis).sha256
+        sha256 = (
+            scan.sha256
+            if plain == path
+            else read(path, slice=scan.slice_index, axis=scan.axis).sha256
+        )
     except Exception as problem:
-        return OpenFile(name, path, error=refused_result(plain, problem).error.replace(plain.name, name))
+        return OpenFile(
+            name, path, error=refused_result(plain, problem).error.replace(plain.name, name)
+        )
     note = f"The first of {volumes} volumes." if volumes > 1 else ""
     scan = replace(scan, source=name, sha256=sha256)
     return OpenFile(name, plain, scan, count or 1, scan.axis is not None, note=note)
@@ -141,6 +160,7 @@ def change_slice(
 # %% ../../nbs/11_app/session.ipynb #s023
 MIN_SPACING, MAX_SPACING = 0.01, 20  # mm a pixel may have
 
+
 def parse_typed_spacing(
     text: str,  # "0.49", "0.49, 0.6" or nothing
 ) -> tuple[float, float] | None:  # (row, column) in mm; None where nothing was typed
@@ -149,13 +169,19 @@ def parse_typed_spacing(
     if not text:
         return None
     if re.fullmatch(r"\d+,\d+", text):
-        raise BrainTumorError(f"{text!r} can be read in two ways: write {text.replace(',', '.')} with a point, or row and column with a space between them, as 0.49, 0.6.")
+        raise BrainTumorError(
+            f"{text!r} can be read in two ways: write {text.replace(',', '.')} with a point, or row and column with a space between them, as 0.49, 0.6."
+        )
     try:
         pair = check_spacing(tuple(float(part) for part in text.split(",")))
     except ValueError:
-        raise BrainTumorError(f"{text!r}: this is no spacing. Write the millimetres of a pixel as 0.49, or row and column as 0.49, 0.6; or leave it empty.") from None
+        raise BrainTumorError(
+            f"{text!r}: this is no spacing. Write the millimetres of a pixel as 0.49, or row and column as 0.49, 0.6; or leave it empty."
+        ) from None
     if not all(MIN_SPACING <= value <= MAX_SPACING for value in pair):
-        raise BrainTumorError(f"{text!r}: a pixel of an MRI slice is between {MIN_SPACING:g} and {MAX_SPACING:g} mm wide. Write its millimetres, or leave it empty.")
+        raise BrainTumorError(
+            f"{text!r}: a pixel of an MRI slice is between {MIN_SPACING:g} and {MAX_SPACING:g} mm wide. Write its millimetres, or leave it empty."
+        )
     return pair
 
 # %% ../../nbs/11_app/session.ipynb #s023b
@@ -234,21 +260,47 @@ class EditedMask:
 def edited_result(
     result: Analysis,  # as the engine gave it
     outline: EditedMask,  # as it stands now
-    spacing: tuple[float, float] | None = None,  # (row, column) in mm, typed by hand; None: the scan's own
+    spacing: tuple[float, float]
+    | None = None,  # (row, column) in mm, typed by hand; None: the scan's own
 ) -> Analysis:  # measured again, and saying what was changed
     "The result with the outline as it stands."
-    scan = result.scan if spacing is None else replace(result.scan, spacing=spacing, spacing_source="given")
+    scan = (
+        result.scan
+        if spacing is None
+        else replace(result.scan, spacing=spacing, spacing_source="given")
+    )
     mask, before = outline.mask, measure_mask(result.mask, result.scan)[3]
     features, used, origin, notes = measure_mask(mask, scan)
     if not outline.drawn and not mask.any():
         notes = ()
-    notes = tuple(note for note in result.notes if note not in before) + notes + mask_changes(result, outline)
+    notes = (
+        tuple(note for note in result.notes if note not in before)
+        + notes
+        + mask_changes(result, outline)
+    )
     engine = result.engine | edit_record(outline)
-    doubts = tuple(said for said in result.doubts if said != EMPTY_MASK) + (EMPTY_MASK,) * (EMPTY_MASK in notes)
-    changed = replace(result, status="uncertain" if doubts else "ok", doubts=doubts, scan=scan, mask=mask, threshold=outline.threshold, features=features, spacing=used, spacing_source=origin, notes=notes, engine=engine)
+    doubts = tuple(said for said in result.doubts if said != EMPTY_MASK) + (EMPTY_MASK,) * (
+        EMPTY_MASK in notes
+    )
+    changed = replace(
+        result,
+        status="uncertain" if doubts else "ok",
+        doubts=doubts,
+        scan=scan,
+        mask=mask,
+        threshold=outline.threshold,
+        features=features,
+        spacing=used,
+        spacing_source=origin,
+        notes=notes,
+        engine=engine,
+    )
     if mask_changes(result, outline):  # the band is the network's own
         return replace(changed, band=None, surface_range=None, band_says=None)
-    return replace(changed, surface_range=area_interval(result.mask_probability, mask, result.band, features))
+    return replace(
+        changed, surface_range=area_interval(result.mask_probability, mask, result.band, features)
+    )
+
 
 def mask_changes(
     result: Analysis,  # as the engine gave it
@@ -257,21 +309,36 @@ def mask_changes(
     "What was changed since the engine answered."
     said = []
     if outline.threshold != result.threshold:
-        said.append(f"The outline was drawn at a threshold of {outline.threshold:.2f}; the engine's own is {result.threshold:.2f}.")
+        said.append(
+            f"The outline was drawn at a threshold of {outline.threshold:.2f}; the engine's own is {result.threshold:.2f}."
+        )
     if any(outline.by_hand):
         added, removed = outline.by_hand
-        said.append(f"The outline was corrected by hand: {added} pixels added, {removed} taken away.")
+        said.append(
+            f"The outline was corrected by hand: {added} pixels added, {removed} taken away."
+        )
     return tuple(said)
+
 
 def edit_record(
     outline: EditedMask,  # as it stands now
 ) -> dict:  # for the JSON; empty where no hand was at work
     "Whose outline it is, for a machine to read."
     added, removed = outline.by_hand
-    return {"outline": "corrected by hand", "pixels_added": added, "pixels_removed": removed} if added or removed else {}
+    return (
+        {"outline": "corrected by hand", "pixels_added": added, "pixels_removed": removed}
+        if added or removed
+        else {}
+    )
 
 # %% ../../nbs/11_app/session.ipynb #s041
-DOWNLOAD_KINDS = {"overlay": ("_overlay.png", "image/png"), "mask": ("_mask.png", "image/png"), "json": (".json", "application/json"), "report": ("_report.html", "text/html")}
+DOWNLOAD_KINDS = {
+    "overlay": ("_overlay.png", "image/png"),
+    "mask": ("_mask.png", "image/png"),
+    "json": (".json", "application/json"),
+    "report": ("_report.html", "text/html"),
+}
+
 
 def result_file(
     result: Analysis,  # what to take home
@@ -281,21 +348,29 @@ def result_file(
     ending, media = DOWNLOAD_KINDS[kind]
     with tempfile.TemporaryDirectory(prefix="brain_tumor_") as folder:
         if kind == "report":
-            path = write_result_page(result, Path(folder) / "page.html", f"Analysis of {result.source}")
+            path = write_result_page(
+                result, Path(folder) / "page.html", f"Analysis of {result.source}"
+            )
         else:
-            path = next(file for file in save_analysis(result, folder).files if file.name.endswith(ending))
+            path = next(
+                file for file in save_analysis(result, folder).files if file.name.endswith(ending)
+            )
         return f"{result_stem(result)}{ending}", media, path.read_bytes()
+
 
 def result_stem(
     result: Analysis,  # what came out of a scan
 ) -> str:  # without ending
     "What its files are called."
-    return file_stem(result.source, result.scan and result.scan.slice_index) + ("_corrected" if "pixels_added" in result.engine else "")
+    return file_stem(result.source, result.scan and result.scan.slice_index) + (
+        "_corrected" if "pixels_added" in result.engine else ""
+    )
 
 # %% ../../nbs/11_app/session.ipynb #s051
 @dataclass
 class HistoryEntry:
     "One answer of the session, with what was done to it since."
+
     number: int  # in the order of asking, from 1
     base: Analysis  # as the engine gave it
     outline: EditedMask  # as it stands now
@@ -313,7 +388,13 @@ class ResultCache:
     "Keeps things by number: the last few in memory, the others on disk."
 
     def __init__(self, folder: Path, room: int = 8):
-        self.folder, self.room, self.near, self.known, self.lock = Path(folder), room, OrderedDict(), [], RLock()
+        self.folder, self.room, self.near, self.known, self.lock = (
+            Path(folder),
+            room,
+            OrderedDict(),
+            [],
+            RLock(),
+        )
         self.folder.mkdir(exist_ok=True)
 
     def __len__(self) -> int:
@@ -345,9 +426,14 @@ class Session:
     "The files and the answers of one person at work."
 
     def __init__(self):
-        self._folder = tempfile.TemporaryDirectory(prefix="brain_tumor_", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="brain_tumor_", ignore_cleanup_errors=True
+        )
         self.folder = Path(self._folder.name)
-        self.files, self.answers = ResultCache(self.folder / "files"), ResultCache(self.folder / "answers")
+        self.files, self.answers = (
+            ResultCache(self.folder / "files"),
+            ResultCache(self.folder / "answers"),
+        )
         self.typed: dict = {}  # spacing that was typed, by file and plane
 
     def place(self, name: str) -> Path:
@@ -358,7 +444,9 @@ class Session:
     def open(self, path: str | Path, name: str = "") -> OpenFile:
         "Open a file and remember it, also where it is refused."
         own = Path(tempfile.mkdtemp(dir=self.folder))
-        return self.note(open_file(Path(path), re.split(r"[/\\]", name)[-1] or Path(path).name, own))
+        return self.note(
+            open_file(Path(path), re.split(r"[/\\]", name)[-1] or Path(path).name, own)
+        )
 
     def note(self, opened: OpenFile) -> OpenFile:
         "Remember a file, or another view of it, with the spacing that was typed for its plane."
@@ -380,8 +468,12 @@ class Session:
 
     def keep(self, result: Analysis, view: OpenFile, which: str = "compact") -> HistoryEntry:
         "Remember an answer, and which engine gave it."
-        result = replace(result, asked=None)  # an engine doesn't go to disk; it is found again by its name
-        outline = EditedMask(result.mask_probability, result.threshold, drawn=result.predicted_class != "no_tumor")
+        result = replace(
+            result, asked=None
+        )  # an engine doesn't go to disk; it is found again by its name
+        outline = EditedMask(
+            result.mask_probability, result.threshold, drawn=result.predicted_class != "no_tumor"
+        )
         entry = HistoryEntry(len(self.answers) + 1, result, outline, view, which)
         self.answers.put(entry.number, entry)
         return entry

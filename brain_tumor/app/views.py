@@ -14,11 +14,11 @@ from html import escape
 
 import numpy as np
 
-from ..imaging.overlay import heat_overlay, overlay, shrink
-from ..io.pages import html_image, png_bytes
-from ..inference.result import Analysis, format_number, result_size_table, surface_of
-from ..io.scan import AXES, Scan
 from .session import OpenFile
+from ..imaging.overlay import heat_overlay, overlay, shrink
+from ..inference.result import Analysis, format_number, result_size_table, surface_of
+from ..io.pages import html_image, png_bytes
+from ..io.scan import AXES, Scan
 
 # %% ../../nbs/11_app/views.ipynb #v011
 def slice_name(
@@ -30,11 +30,13 @@ def slice_name(
     index = scan.slice_index[0] if isinstance(scan.slice_index, tuple) else scan.slice_index
     return f"{'' if scan.axis is None else AXES[scan.axis] + ' '}slice {index}"
 
+
 def plain_words(
     name: str,  # one of CLASSES, or any name of the code
 ) -> str:
     "A name as one writes it: no tumor, longest diameter."
     return name.replace("_", " ")
+
 
 def sentence_case(
     name: str,  # as `plain` takes it
@@ -55,7 +57,8 @@ def headline(
     return (
         f'<div class="bt-headline{" bt-none" if none else ""}"><h2>{what}</h2><p class="bt-sure">{unsure}{result.confidence:.0%} probability</p>'
         f'<p class="bt-of">{place} · engine {escape(str(result.engine.get("name", "")))}{hand}</p>'
-        + "".join(f'<p class="bt-doubt">{escape(doubt)}</p>' for doubt in result.doubts) + "</div>"
+        + "".join(f'<p class="bt-doubt">{escape(doubt)}</p>' for doubt in result.doubts)
+        + "</div>"
     )
 
 # %% ../../nbs/11_app/views.ipynb #v012c
@@ -67,18 +70,22 @@ def class_bars(
     for name, value in sorted(result.probabilities.items(), key=lambda pair: -pair[1]):
         first = ' class="bt-first"' if name == result.predicted_class else ""
         bar = f'<div class="bt-bar" style="width:{100 * value:.1f}%"></div>'
-        lines.append(f'<tr{first}><th scope="row">{sentence_case(name)}</th><td class="bt-track" aria-hidden="true">{bar}</td><td class="bt-value">{value:.1%}</td></tr>')
+        lines.append(
+            f'<tr{first}><th scope="row">{sentence_case(name)}</th><td class="bt-track" aria-hidden="true">{bar}</td><td class="bt-value">{value:.1%}</td></tr>'
+        )
     return f'<table class="bt-bars"><caption>Probability of each class</caption>{"".join(lines)}</table>'
 
 # %% ../../nbs/11_app/views.ipynb #v021
 VIEW_SIDE = 512  # longest side of a picture on the page
 PNG_EFFORT = 1  # in packing one: it travels a short way, and often
 
+
 def gray_picture(
     pixels: np.ndarray,  # H x W, 0..1
 ) -> np.ndarray:  # uint8
     "Grey values as a picture."
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
 
 def scan_picture(
     scan: Scan,  # one slice
@@ -87,7 +94,11 @@ def scan_picture(
     "The slice as it was read."
     height, width = scan.pixels.shape
     name = ", ".join(filter(None, [scan.source, slice_name(scan)]))
-    return html_image(gray_picture(shrink(scan.pixels, side)), f"Scan {name}, {width} by {height} pixels", PNG_EFFORT)
+    return html_image(
+        gray_picture(shrink(scan.pixels, side)),
+        f"Scan {name}, {width} by {height} pixels",
+        PNG_EFFORT,
+    )
 
 # %% ../../nbs/11_app/views.ipynb #v021b
 def small_mask(
@@ -97,6 +108,7 @@ def small_mask(
     "A mask as large as the pictures beside it."
     return shrink(mask.astype(np.float32), side) >= 0.5
 
+
 def mask_location(
     mask: np.ndarray,  # bool, H x W
 ) -> str:  # e.g. "2.3% of the picture, its centre in the upper left"
@@ -104,7 +116,10 @@ def mask_location(
     if not mask.any():
         return "nothing marked"
     y, x = (axis.mean() / size for axis, size in zip(np.nonzero(mask), mask.shape))
-    rows, columns = ("upper", "middle", "lower")[min(2, int(3 * y))], ("left", "centre", "right")[min(2, int(3 * x))]
+    rows, columns = (
+        ("upper", "middle", "lower")[min(2, int(3 * y))],
+        ("left", "centre", "right")[min(2, int(3 * x))],
+    )
     return f"{mask.mean():.1%} of the picture marked, its centre in the {rows} {columns}"
 
 # %% ../../nbs/11_app/views.ipynb #v021c
@@ -114,13 +129,22 @@ def overlay_picture(
 ) -> str:  # an <img>
     "The scan with the tumour in green."
     picture = overlay(shrink(result.scan.pixels, VIEW_SIDE), small_mask(result.mask), alpha)
-    return html_image(picture, f"Overlay of {result.source}: {mask_location(result.mask)}, in green with a double ring", PNG_EFFORT)
+    return html_image(
+        picture,
+        f"Overlay of {result.source}: {mask_location(result.mask)}, in green with a double ring",
+        PNG_EFFORT,
+    )
+
 
 def mask_picture(
     result: Analysis,  # not refused
 ) -> str:  # an <img>
     "The mask alone."
-    return html_image(gray_picture(small_mask(result.mask)), f"Mask of {result.source}: {mask_location(result.mask)}, white on black", PNG_EFFORT)
+    return html_image(
+        gray_picture(small_mask(result.mask)),
+        f"Mask of {result.source}: {mask_location(result.mask)}, white on black",
+        PNG_EFFORT,
+    )
 
 # %% ../../nbs/11_app/views.ipynb #v023
 def heat_picture(
@@ -132,7 +156,10 @@ def heat_picture(
     values = np.clip(np.nan_to_num(shrink(np.asarray(heat, np.float32), VIEW_SIDE)), 0, 1)
     picture = heat_overlay(shrink(result.scan.pixels, VIEW_SIDE), values)
     text = f"Heat map of {result.source}, {what}: {mask_location(np.asarray(heat) >= 0.5)} at one half or more"
-    return html_image(picture, text, PNG_EFFORT) + heat_scale("1" if heat is result.mask_probability else "peak")
+    return html_image(picture, text, PNG_EFFORT) + heat_scale(
+        "1" if heat is result.mask_probability else "peak"
+    )
+
 
 def heat_scale(
     top: str = "1",  # what the brightest shade is
@@ -145,6 +172,7 @@ def heat_scale(
 # %% ../../nbs/11_app/views.ipynb #v031
 MASK_HINT = "No pixel spacing is known, so sizes are in pixels. Type it into the field “Pixel spacing”, in mm, and they turn into centimetres."
 
+
 def sizes_view(
     result: Analysis,  # not refused
 ) -> str:  # a piece of HTML
@@ -152,6 +180,7 @@ def sizes_view(
     if result.features is None:
         return '<p class="bt-quiet">Nothing is marked, so there is nothing to measure.</p>'
     return f'<h3>Sizes</h3><div class="bt-sizes">{result_size_table(result.features, result.surface_range)}</div><p class="bt-quiet">{escape(" ".join(filter(None, (unit_line(result), result.band_says))))}</p>'
+
 
 def unit_line(
     result: Analysis,  # with sizes
@@ -169,7 +198,11 @@ def notes_view(
 ) -> str:  # a piece of HTML
     "What a reader should know before believing the numbers; the spacing is said below the table, doubts in the headline."
     lines = [note for note in result.notes if "spacing" not in note and note not in result.doubts]
-    return f'<ul class="bt-notes">{"".join(f"<li>{escape(note)}</li>" for note in lines)}</ul>' if lines else ""
+    return (
+        f'<ul class="bt-notes">{"".join(f"<li>{escape(note)}</li>" for note in lines)}</ul>'
+        if lines
+        else ""
+    )
 
 # %% ../../nbs/11_app/views.ipynb #v041
 def comparison_view(
@@ -177,8 +210,12 @@ def comparison_view(
     two: Analysis,  # not refused
 ) -> str:  # a piece of HTML
     "Two results beside each other, and what differs."
-    sides = "".join(f'<div class="bt-side">{headline(each)}{overlay_picture(each)}{class_bars(each)}</div>' for each in (one, two))
+    sides = "".join(
+        f'<div class="bt-side">{headline(each)}{overlay_picture(each)}{class_bars(each)}</div>'
+        for each in (one, two)
+    )
     return f'<h3>Comparison</h3><div class="bt-compare">{sides}</div>{size_differences(one, two)}'
+
 
 def size_differences(
     one: Analysis,  # the first
@@ -189,9 +226,16 @@ def size_differences(
         return '<p class="bt-quiet">At most one of them has an outline: there are no two sizes to compare.</p>'
     if one.features.unit != two.features.unit:
         return '<p class="bt-quiet">One is measured in pixels, the other in centimetres: give both a spacing to compare their sizes.</p>'
-    lines = "".join(size_line(name, getattr(one.features, name), getattr(two.features, name), one.features.unit) for name in ("surface", "perimeter", "width", "height", "longest_diameter"))
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in ("", one.source, two.source, "difference"))
+    lines = "".join(
+        size_line(name, getattr(one.features, name), getattr(two.features, name), one.features.unit)
+        for name in ("surface", "perimeter", "width", "height", "longest_diameter")
+    )
+    head = "".join(
+        f'<th scope="col">{escape(text)}</th>'
+        for text in ("", one.source, two.source, "difference")
+    )
     return f'<table class="bt-differences"><tr>{head}</tr>{lines}</table>'
+
 
 def size_line(
     name: str,  # of a size
@@ -202,7 +246,10 @@ def size_line(
     "One size of both."
     unit = f"{unit}²" if name == "surface" else unit
     change = f"{(second - first) / first:+.0%}" if first else ""
-    cells = "".join(f"<td>{text}</td>" for text in (f"{format_number(first)} {unit}", f"{format_number(second)} {unit}", change))
+    cells = "".join(
+        f"<td>{text}</td>"
+        for text in (f"{format_number(first)} {unit}", f"{format_number(second)} {unit}", change)
+    )
     return f'<tr><th scope="row">{sentence_case(name)}</th>{cells}</tr>'
 
 # %% ../../nbs/11_app/views.ipynb #v051
@@ -215,8 +262,13 @@ def card_thumbnail(
     import base64
 
     pixels = shrink(scan.pixels, side)
-    picture = gray_picture(pixels) if mask is None or not mask.any() else overlay(pixels, small_mask(mask, side))
+    picture = (
+        gray_picture(pixels)
+        if mask is None or not mask.any()
+        else overlay(pixels, small_mask(mask, side))
+    )
     return "data:image/png;base64," + base64.b64encode(png_bytes(picture, 6)).decode("ascii")
+
 
 def message_view(
     text: str,  # what to say
@@ -224,9 +276,15 @@ def message_view(
     done: float | None = None,  # 0..1 where something is under way
 ) -> str:  # a piece of HTML
     "A line about what is going on."
-    bar = "" if done is None else f'<progress value="{done:.3f}" max="1" aria-label="Progress"></progress>'
+    bar = (
+        ""
+        if done is None
+        else f'<progress value="{done:.3f}" max="1" aria-label="Progress"></progress>'
+    )
     word = "<b>Please note.</b> " if kind == "bad" else ""
-    return f'<div class="bt-message bt-{kind or "plain"}">{bar}<span>{word}{escape(text)}</span></div>'
+    return (
+        f'<div class="bt-message bt-{kind or "plain"}">{bar}<span>{word}{escape(text)}</span></div>'
+    )
 
 # %% ../../nbs/11_app/views.ipynb #v051b
 def slice_preview(
@@ -239,11 +297,18 @@ def slice_preview(
     facts = ", ".join(filter(None, [scan.format, f"{width} x {height} pixels", place]))
     return f'{scan_picture(scan, 320)}<p class="bt-quiet">{escape(f"{opened.name}: {facts}. {opened.note}")}</p>'
 
+
 def spacing_line(
     opened: OpenFile,  # a file that could be read
 ) -> str:  # a piece of HTML
     "Where the spacing in the field comes from."
-    text = "As typed." if opened.typed else "From the file." if opened.scan.spacing else "The file brings none: sizes stay in pixels until you type one."
+    text = (
+        "As typed."
+        if opened.typed
+        else "From the file."
+        if opened.scan.spacing
+        else "The file brings none: sizes stay in pixels until you type one."
+    )
     return f'<p class="bt-quiet">{text}</p>'
 
 # %% ../../nbs/11_app/views.ipynb #v051c
@@ -261,7 +326,14 @@ def file_card(
         state, text = "unjudged", f"Not judged: {bare(unjudged)}"
     elif answer:
         state, text = "done", answer
-    return {"id": str(opened.number), "title": opened.name, "text": text, "state": state, "picture": card_thumbnail(opened.scan) if opened.scan else ""}
+    return {
+        "id": str(opened.number),
+        "title": opened.name,
+        "text": text,
+        "state": state,
+        "picture": card_thumbnail(opened.scan) if opened.scan else "",
+    }
+
 
 def answer_card(
     number: int,  # of the answer
@@ -269,9 +341,18 @@ def answer_card(
 ) -> dict:  # for `Cards`
     "An answer in the history."
     hand = "corrected by hand" if result.engine.get("outline") else ""
-    text = ", ".join(filter(None, [result.source, slice_name(result.scan), str(result.engine.get("name", "")), hand]))
+    text = ", ".join(
+        filter(
+            None, [result.source, slice_name(result.scan), str(result.engine.get("name", "")), hand]
+        )
+    )
     unsure = ", uncertain" if result.status == "uncertain" else ""
-    return {"id": str(number), "title": f"{sentence_case(result.predicted_class)} {result.confidence:.0%}{unsure}", "text": text, "picture": card_thumbnail(result.scan, result.mask)}
+    return {
+        "id": str(number),
+        "title": f"{sentence_case(result.predicted_class)} {result.confidence:.0%}{unsure}",
+        "text": text,
+        "picture": card_thumbnail(result.scan, result.mask),
+    }
 
 # %% ../../nbs/11_app/views.ipynb #v051d
 def prediction_summary(
@@ -291,8 +372,16 @@ def live_sizes(
     by_hand: tuple[int, int],  # pixels added and taken away
 ) -> str:  # a piece of HTML
     "The sizes beside the brush."
-    area = f"{surface_of(result.features)}, longest diameter {format_number(result.features.longest_diameter)} {result.features.unit}" if result.features else "nothing marked"
-    hand = "{} pixels added by hand, {} taken away".format(*by_hand) if any(by_hand) else "as the network drew it"
+    area = (
+        f"{surface_of(result.features)}, longest diameter {format_number(result.features.longest_diameter)} {result.features.unit}"
+        if result.features
+        else "nothing marked"
+    )
+    hand = (
+        "{} pixels added by hand, {} taken away".format(*by_hand)
+        if any(by_hand)
+        else "as the network drew it"
+    )
     return f'<p><b>{area}</b><br><span class="bt-quiet">{hand}</span></p>'
 
 # %% ../../nbs/11_app/views.ipynb #v061

@@ -14,8 +14,8 @@ from pathlib import Path
 import traitlets
 from anywidget import AnyWidget
 
-from ..io.errors import BrainTumorError
 from .session import UPLOAD_LIMIT
+from ..io.errors import BrainTumorError
 
 # %% ../../nbs/11_app/widgets.ipynb #w011
 DROP_FACE = """
@@ -78,6 +78,7 @@ export default {render};
 # %% ../../nbs/11_app/widgets.ipynb #w014
 class DropZone(AnyWidget):
     "A place to drop files on; each that has arrived whole is handed to `arrived`, each that hasn't to `refused`."
+
     _esm = DROP_FACE + DROP_SEND + DROP_RENDER
     title = traitlets.Unicode("Drop scans here").tag(sync=True)
     button = traitlets.Unicode("Browse files").tag(sync=True)
@@ -108,7 +109,10 @@ class DropZone(AnyWidget):
         name = re.split(r"[/\\]", name)[-1]
         if size > self.limit:
             self.send({"id": number, "end": True})
-            return self.refused(name, f"{name}: {size / 1e6:.0f} MB are more than the {self.limit / 1e6:.0f} MB this page takes. Save a smaller volume, or one slice.")
+            return self.refused(
+                name,
+                f"{name}: {size / 1e6:.0f} MB are more than the {self.limit / 1e6:.0f} MB this page takes. Save a smaller volume, or one slice.",
+            )
         self.coming[number] = name, size, self.place(name)
         self.coming[number][2].write_bytes(b"")
         self._ask(number)
@@ -166,8 +170,11 @@ export default {render};
 # %% ../../nbs/11_app/widgets.ipynb #w022
 class Cards(AnyWidget):
     "A row of cards, one of them chosen; `clicked` hears of each choice, also of the one that was chosen already."
+
     _esm = CARDS_JS
-    cards = traitlets.List(traitlets.Dict()).tag(sync=True)  # each with id, title, text, and maybe picture and state
+    cards = traitlets.List(traitlets.Dict()).tag(
+        sync=True
+    )  # each with id, title, text, and maybe picture and state
     chosen = traitlets.Unicode("").tag(sync=True)
     label = traitlets.Unicode("").tag(sync=True)
 
@@ -209,12 +216,15 @@ export default {render};
 # %% ../../nbs/11_app/widgets.ipynb #w032
 class Downloads(AnyWidget):
     "Buttons for the files of whatever is shown; `give` makes one when its button is clicked."
+
     _esm = DOWNLOAD_JS
     choices = traitlets.List(traitlets.List(traitlets.Unicode())).tag(sync=True)
 
     def __init__(
         self,
-        give: Callable[[str], tuple[str, str, bytes] | None],  # kind -> file name, media type, content; None: nothing to give
+        give: Callable[
+            [str], tuple[str, str, bytes] | None
+        ],  # kind -> file name, media type, content; None: nothing to give
         choices: list,  # (kind, text of its button) pairs
     ):
         super().__init__(choices=[list(pair) for pair in choices])
@@ -226,7 +236,12 @@ class Downloads(AnyWidget):
         try:
             given = self.give(kind) if kind in dict(self.choices) else None
         except Exception as problem:  # whatever it is, the one who clicked is told
-            given, why = None, str(problem) if isinstance(problem, BrainTumorError) else f"The file could not be made ({type(problem).__name__}: {problem})."
+            given, why = (
+                None,
+                str(problem)
+                if isinstance(problem, BrainTumorError)
+                else f"The file could not be made ({type(problem).__name__}: {problem}).",
+            )
         else:
             why = "There is nothing to save yet."
         if given:
@@ -278,8 +293,10 @@ function render({model, el}) {
 export default {render};
 """
 
+
 class Labels(AnyWidget):
     "Gives sliders their names, switches their state and places that change a voice; says when Python is gone; keeps the notebook's shortcuts away."
+
     _esm = LABELS_JS
 
 # %% ../../nbs/11_app/widgets.ipynb #k011
@@ -391,11 +408,16 @@ export default {render};
 # %% ../../nbs/11_app/widgets.ipynb #k021
 class Canvas(AnyWidget):
     "A picture to draw on; `stroke` gets the points of each stroke, `undo` hears of a wish to take it back."
+
     _esm = BRUSH_DRAW + BRUSH_PICTURE + BRUSH_KEYS + BRUSH_MOUSE + BRUSH_RENDER
     picture = traitlets.Bytes(b"").tag(sync=True)  # PNG
-    radius = traitlets.Float(0.02, min=0, max=0.5).tag(sync=True)  # of the brush, a fraction of the width
+    radius = traitlets.Float(0.02, min=0, max=0.5).tag(
+        sync=True
+    )  # of the brush, a fraction of the width
     erase = traitlets.Bool(False).tag(sync=True)
-    words = traitlets.Unicode("").tag(sync=True)  # what is to be seen and done, for those who can't see it
+    words = traitlets.Unicode("").tag(
+        sync=True
+    )  # what is to be seen and done, for those who can't see it
 
     def __init__(
         self,

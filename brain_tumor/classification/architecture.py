@@ -13,12 +13,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..training.inspection import kernel_shapes, layer_counts, layer_table
-from .backbones import Backbone, add_head, build_base, find_cut, freeze_layers, layers_up_to
+from brain_tumor.classification.backbones import (
+    Backbone,
+    add_head,
+    build_base,
+    find_cut,
+    freeze_layers,
+    layers_up_to,
+)
 from ..imaging.preprocessing import scale_pixels
-from ..io.files import RUNS
-from ..training.runs import Run, draw_curve, epoch_table, find_runs, new_figure, thesis_log
 from ..io.errors import BrainTumorError
+from ..io.files import RUNS
+from ..training.inspection import kernel_shapes, layer_counts, layer_table
+from brain_tumor.training.runs import (
+    Run,
+    draw_curve,
+    epoch_table,
+    find_runs,
+    new_figure,
+    thesis_log,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +45,24 @@ def block_table(
 ) -> "pd.DataFrame":  # one row a block: block (its last layer), side, channels, depth, sees, parameters up to there, share of the multiplications
     "List a network's blocks, without a head."
     import pandas as pd
+
     base = build_base(backbone, side)
     table = layer_table(base).set_index("layer")
     rows, whole, before = [], table["multiplications"].sum(), 0
     for block in backbone.blocks:
         upto = table.loc[[layer.name for layer in layers_up_to(base, block)]]
-        share, before = (upto["multiplications"].sum() - before) / whole, upto["multiplications"].sum()
-        rows.append({"block": block, **table.loc[block, ["side", "channels", "depth", "sees"]], "parameters": upto["parameters"].sum(), "share": share})
+        share, before = (
+            (upto["multiplications"].sum() - before) / whole,
+            upto["multiplications"].sum(),
+        )
+        rows.append(
+            {
+                "block": block,
+                **table.loc[block, ["side", "channels", "depth", "sees"]],
+                "parameters": upto["parameters"].sum(),
+                "share": share,
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/06_classification/architecture.ipynb #c051
@@ -51,16 +76,48 @@ def draw_blocks(
 ) -> "Figure":
     "Draw a network's blocks: maps above, shares of parameters and multiplications below; black and white."
     import matplotlib.pyplot as plt
-    figure, (above, below) = plt.subplots(2, 1, figsize=(max(5, 0.72 * len(table)), 3.6), height_ratios=(1.4, 1), sharex=True, layout="constrained")
+
+    figure, (above, below) = plt.subplots(
+        2,
+        1,
+        figsize=(max(5, 0.72 * len(table)), 3.6),
+        height_ratios=(1.4, 1),
+        sharex=True,
+        layout="constrained",
+    )
     for x, (side, channels) in enumerate(zip(table["side"], table["channels"])):
-        width, height = 0.9 * (channels / table["channels"].max()) ** 0.5, side / table["side"].max()
-        above.add_patch(plt.Rectangle((x - width / 2, -height / 2), width, height, facecolor="0.85", edgecolor="black"))
-        above.text(x, height / 2 + 0.04, f"{side} x {side}\n{channels}", ha="center", va="bottom", fontsize=7)
+        width, height = (
+            0.9 * (channels / table["channels"].max()) ** 0.5,
+            side / table["side"].max(),
+        )
+        above.add_patch(
+            plt.Rectangle(
+                (x - width / 2, -height / 2), width, height, facecolor="0.85", edgecolor="black"
+            )
+        )
+        above.text(
+            x,
+            height / 2 + 0.04,
+            f"{side} x {side}\n{channels}",
+            ha="center",
+            va="bottom",
+            fontsize=7,
+        )
     above.set(ylim=(-0.55, 1.0), yticks=[], title=title, xlim=(-0.6, len(table) - 0.4))
     parameters = np.diff(table["parameters"], prepend=0) / table["parameters"].iloc[-1]
     places = np.arange(len(table))
-    below.bar(places - 0.2, parameters, 0.38, color="white", edgecolor="black", hatch="///", label="parameters")
-    below.bar(places + 0.2, table["share"], 0.38, color="0.3", edgecolor="black", label="multiplications")
+    below.bar(
+        places - 0.2,
+        parameters,
+        0.38,
+        color="white",
+        edgecolor="black",
+        hatch="///",
+        label="parameters",
+    )
+    below.bar(
+        places + 0.2, table["share"], 0.38, color="0.3", edgecolor="black", label="multiplications"
+    )
     below.set_xticks(places, [_breakable(name) for name in table["block"]], fontsize=7)
     below.set_ylabel("share")
     below.legend(fontsize=7, frameon=False)
@@ -72,12 +129,19 @@ def built_counts(
 ) -> dict:  # layers, kernels, parameters, trained, without_head (parameters), multiplications
     "Build a network with its ImageNet head and count it."
     import keras
+
     keras.backend.clear_session()
     whole = getattr(keras.applications, backbone.application)(weights=None)
     table, layers = layer_table(whole), layer_counts(whole)
     trained = sum(int(np.prod(v.shape)) for v in whole.trainable_variables)
-    return {"layers": layers["longest_path"], "kernels": layers["kernels"], "parameters": int(table["parameters"].sum()), "trained": trained,
-            "without_head": build_base(backbone).count_params(), "multiplications": int(table["multiplications"].sum())}
+    return {
+        "layers": layers["longest_path"],
+        "kernels": layers["kernels"],
+        "parameters": int(table["parameters"].sum()),
+        "trained": trained,
+        "without_head": build_base(backbone).count_params(),
+        "multiplications": int(table["multiplications"].sum()),
+    }
 
 # %% ../../nbs/06_classification/architecture.ipynb #c053
 def thesis_table_2_1(
@@ -86,12 +150,24 @@ def thesis_table_2_1(
 ) -> "pd.DataFrame":  # rows: layers, million parameters, side; columns: thesis, built
     "Set the thesis' figures for a network (table 2.1) beside the built network's; a network it doesn't have gets empty ones."
     import pandas as pd
-    said, built = pd.read_csv(file).set_index("network").reindex([backbone.name]).iloc[0], built_counts(backbone)
+
+    said, built = (
+        pd.read_csv(file).set_index("network").reindex([backbone.name]).iloc[0],
+        built_counts(backbone),
+    )
     million = lambda name: built[name] / 1e6
-    return pd.DataFrame([("layers with weights on the longest way", said["layers"], built["layers"]), ("layers with weights in all", np.nan, built["kernels"]),
-                         ("million parameters", said["million_parameters"], million("parameters")), ("million parameters that are trained", np.nan, million("trained")),
-                         ("million parameters without the ImageNet head", np.nan, million("without_head")), ("side of the square, pixels", said["side"], backbone.side),
-                         ("billion multiplications", np.nan, built["multiplications"] / 1e9)], columns=["what", "thesis", "built"]).set_index("what")
+    return pd.DataFrame(
+        [
+            ("layers with weights on the longest way", said["layers"], built["layers"]),
+            ("layers with weights in all", np.nan, built["kernels"]),
+            ("million parameters", said["million_parameters"], million("parameters")),
+            ("million parameters that are trained", np.nan, million("trained")),
+            ("million parameters without the ImageNet head", np.nan, million("without_head")),
+            ("side of the square, pixels", said["side"], backbone.side),
+            ("billion multiplications", np.nan, built["multiplications"] / 1e9),
+        ],
+        columns=["what", "thesis", "built"],
+    ).set_index("what")
 
 # %% ../../nbs/06_classification/architecture.ipynb #c032
 def read_times(
@@ -100,13 +176,18 @@ def read_times(
 ) -> "pd.DataFrame":  # index: network; ratio to the fastest's time, low and high (middle half of the rounds), side; .attrs["beside"]: what else ran
     "Read how long the networks take, relative to the fastest."
     import pandas as pd
+
     try:
         said = json.loads(Path(file).read_text(encoding="utf-8"))
         table = pd.DataFrame(said["batches"][str(batch)]).T[["ratio", "low", "high"]]
     except FileNotFoundError:
-        raise BrainTumorError(f"{file}: no times were recorded; python -m bench.backbones {file} \"what ran beside it\" does it") from None
+        raise BrainTumorError(
+            f'{file}: no times were recorded; python -m bench.backbones {file} "what ran beside it" does it'
+        ) from None
     except KeyError:
-        raise BrainTumorError(f"{file}: no times for a batch of {batch}; there are 1 and 16") from None
+        raise BrainTumorError(
+            f"{file}: no times for a batch of {batch}; there are 1 and 16"
+        ) from None
     table = table.assign(side=pd.Series(said["sides"])).sort_values("ratio").rename_axis("network")
     table.attrs["beside"] = said["beside"]
     return table
@@ -119,13 +200,26 @@ def frozen_table(
     "Say what the thesis' `layers[:50]` and the mended recipe leave to be trained in phase 2."
     import keras
     import pandas as pd
+
     base, rows = build_base(backbone, side), []
-    names, model = [layer.name for layer in base.layers], keras.Model(base.input, add_head(base.output), name=backbone.name)
+    names, model = (
+        [layer.name for layer in base.layers],
+        keras.Model(base.input, add_head(base.output), name=backbone.name),
+    )
     for way, kept in (("thesis", 50), ("mended", backbone.tuned_from)):
         trained = freeze_layers(model, names, kept)
         still = sum(len(kernel_shapes(layer)) for layer in model.layers if not layer.trainable)
-        rows.append({"way": way, "frozen": f"layers[:{kept}] of {len(names)}" if kept == 50 else f"up to {kept}", "cut_after": find_cut(model, backbone) or "",
-                     "layers": still, "trained": trained, "of": model.count_params(), "share": trained / model.count_params()})
+        rows.append(
+            {
+                "way": way,
+                "frozen": f"layers[:{kept}] of {len(names)}" if kept == 50 else f"up to {kept}",
+                "cut_after": find_cut(model, backbone) or "",
+                "layers": still,
+                "trained": trained,
+                "of": model.count_params(),
+                "share": trained / model.count_params(),
+            }
+        )
     return pd.DataFrame(rows).set_index("way")
 
 # %% ../../nbs/06_classification/architecture.ipynb #c047
@@ -135,13 +229,22 @@ def draw_input_ranges(
 ) -> "Figure":
     "Draw which values a picture takes in the thesis' scaling and in the one that the ImageNet weights expect, with black and the picture's mean marked."
     import matplotlib.pyplot as plt
+
     figure, axis = plt.subplots(figsize=(5.2, 1.4), layout="constrained")
     for y, way in enumerate(("imagenet", "thesis")):
-        channel, ends = (scale_pixels(values, backbone.application, way)[..., 0] for values in (picture, np.array([[0, 255]])))
+        channel, ends = (
+            scale_pixels(values, backbone.application, way)[..., 0]
+            for values in (picture, np.array([[0, 255]]))
+        )
         axis.plot(ends[0], [y, y], color="0.75", linewidth=9, solid_capstyle="butt")
         axis.plot(ends[0, 0], y, "ks", markersize=9)
         axis.plot(channel.mean(), y, "kx", markersize=9, markeredgewidth=2)
-    axis.set(yticks=[0, 1], yticklabels=["expected", "thesis"], ylim=(-0.6, 1.6), xlabel="value (square: black, cross: the scan's mean)")
+    axis.set(
+        yticks=[0, 1],
+        yticklabels=["expected", "thesis"],
+        ylim=(-0.6, 1.6),
+        xlabel="value (square: black, cross: the scan's mean)",
+    )
     return figure
 
 # %% ../../nbs/06_classification/architecture.ipynb #c039
@@ -156,7 +259,9 @@ def backbone_runs(
 # %% ../../nbs/06_classification/architecture.ipynb #c054
 def _wrap_title(text: str, width: int = 52) -> str:
     import textwrap
+
     return "\n".join(textwrap.wrap(text, width))
+
 
 def draw_curves(
     runs: list[Run],  # from `runs_of`, or any
@@ -165,10 +270,20 @@ def draw_curves(
     "Draw one curve of several runs side by side, each with its own mark; an empty panel where none is recorded."
     figure, axes = new_figure(max(len(runs), 2), "" if runs else "nothing recorded yet", (3.2, 3.0))
     for axis, run in zip(axes, runs):
-        draw_curve(axis, run, what).set_title(f"{run.title}, the thesis" if run.path.is_file() else run.name, fontsize=9)
+        draw_curve(axis, run, what).set_title(
+            f"{run.title}, the thesis" if run.path.is_file() else run.name, fontsize=9
+        )
         axis.set_ylim((0, 1.02) if what != "loss" else (0, None))
-        axis.text(0.5, -0.28, _wrap_title(run.settings["provenance"]), transform=axis.transAxes, ha="center", va="top", fontsize=6)
-    for axis in axes[len(runs):]:
+        axis.text(
+            0.5,
+            -0.28,
+            _wrap_title(run.settings["provenance"]),
+            transform=axis.transAxes,
+            ha="center",
+            va="top",
+            fontsize=6,
+        )
+    for axis in axes[len(runs) :]:
         axis.text(0.5, 0.5, "not recorded yet", transform=axis.transAxes, ha="center")
         axis.set(xticks=[], yticks=[])
     if runs:
@@ -181,7 +296,21 @@ def backbone_runs_table(
 ) -> "pd.DataFrame":  # run, start, kept (epoch), of, first_phase and val_accuracy (on validation, kept epoch of phase 1 and of all), rules
     "What the runs came to, each with its mark; no intervals, since a log has no groups."
     import pandas as pd
-    rows = epoch_table(runs) if runs else pd.DataFrame(columns=["kept", "of", "first_phase", "val_accuracy", "provenance"])
+
+    rows = (
+        epoch_table(runs)
+        if runs
+        else pd.DataFrame(columns=["kept", "of", "first_phase", "val_accuracy", "provenance"])
+    )
     rows.insert(0, "run", [run.name if run.path.is_dir() else "the thesis' log" for run in runs])
-    rows.insert(1, "start", ["imagenet" if run.path.is_file() else run.settings.get("start") or "random numbers" for run in runs])
-    return rows[["run", "start", "kept", "of", "first_phase", "val_accuracy", "provenance"]].rename(columns={"provenance": "rules"})
+    rows.insert(
+        1,
+        "start",
+        [
+            "imagenet" if run.path.is_file() else run.settings.get("start") or "random numbers"
+            for run in runs
+        ],
+    )
+    return rows[["run", "start", "kept", "of", "first_phase", "val_accuracy", "provenance"]].rename(
+        columns={"provenance": "rules"}
+    )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Backbone:
     "A convolutional network that was trained on ImageNet, and what the recipe must know of it."
+
     name: str  # on the command line and in run.json
     application: str  # its name in keras.applications and in preprocessing.SIDES
     blocks: tuple[str, ...]  # names of the layers that end its blocks, from input to output
@@ -40,35 +41,50 @@ class Backbone:
 def build_base(
     backbone: Backbone,  # which network
     side: int | None = None,  # of the square, pixels; None: its own
-    until: str | None = None,  # a layer to end with; None: the whole network without its ImageNet head
+    until: str
+    | None = None,  # a layer to end with; None: the whole network without its ImageNet head
 ) -> "keras.Model":  # (N, side, side, 3) -> feature maps
     "Build the convolutional part with random weights; layers are numbered from one, so their names are the same each time."
     import keras
+
     keras.backend.clear_session()
     inputs = keras.Input((side or backbone.side, side or backbone.side, 3), name="scan")
     try:
-        whole = getattr(keras.applications, backbone.application)(include_top=False, weights=None, input_tensor=inputs)
+        whole = getattr(keras.applications, backbone.application)(
+            include_top=False, weights=None, input_tensor=inputs
+        )
     except ValueError as error:
-        raise BrainTumorError(f"{backbone.name} can't take squares of {side} pixels: {error}") from error
+        raise BrainTumorError(
+            f"{backbone.name} can't take squares of {side} pixels: {error}"
+        ) from error
     if until is None:
         return keras.Model(inputs, whole.output)
     if until not in {layer.name for layer in whole.layers}:
-        raise BrainTumorError(f"{backbone.name} has no layer {until!r}; its blocks end with {', '.join(backbone.blocks)}")
+        raise BrainTumorError(
+            f"{backbone.name} has no layer {until!r}; its blocks end with {', '.join(backbone.blocks)}"
+        )
     return keras.Model(inputs, whole.get_layer(until).output)
 
 # %% ../../nbs/06_classification/01_backbones.ipynb #c010
 HEAD_LAYERS = ("pool", "flat", "drop", "dense", "drop2", "classes")  # names of the head's layers
+
 
 def add_head(
     features,  # feature maps (N, h, w, C), or pooled features (N, C)
 ):  # class probabilities (N, 4)
     "Put the thesis' head on top (section 3.8)."
     from keras import layers
-    x = features if len(features.shape) == 2 else layers.Flatten(name="flat")(layers.GlobalMaxPooling2D(name="pool")(features))
+
+    x = (
+        features
+        if len(features.shape) == 2
+        else layers.Flatten(name="flat")(layers.GlobalMaxPooling2D(name="pool")(features))
+    )
     x = layers.Dropout(0.3, name="drop")(x)
     x = layers.Dense(128, activation="relu", name="dense")(x)
     x = layers.Dropout(0.25, name="drop2")(x)
     return layers.Dense(len(CLASSES), activation="softmax", name="classes")(x)
+
 
 def build_backbone(
     backbone: Backbone,  # which network
@@ -77,6 +93,7 @@ def build_backbone(
 ) -> "keras.Model":  # (N, side, side, 3) -> class probabilities (N, 4)
     "Build a network with its head, flat and with random weights."
     import keras
+
     base = build_base(backbone, side, until)
     return keras.Model(base.input, add_head(base.output), name=backbone.name)
 
@@ -84,18 +101,23 @@ def build_backbone(
 def _with_weights(model: "keras.Model") -> list:
     return [layer for layer in model.layers if layer.weights]
 
+
 def load_imagenet(
     base: "keras.Model",  # from `base_of`
     backbone: Backbone,  # which network
 ) -> int:  # layers filled
     "Let Keras fetch the ImageNet weights and put them in, layer by layer."
     import keras
+
     keras.backend.clear_session()
-    source = getattr(keras.applications, backbone.application)(include_top=False, weights="imagenet", input_shape=base.input_shape[1:])
+    source = getattr(keras.applications, backbone.application)(
+        include_top=False, weights="imagenet", input_shape=base.input_shape[1:]
+    )
     known = {layer.name: layer for layer in _with_weights(source)}
     for layer in _with_weights(base):
         layer.set_weights(known[layer.name].get_weights())
     return len(_with_weights(base))
+
 
 def calibrate_batch_norm(
     base: "keras.Model",  # from `base_of`, random weights
@@ -103,6 +125,7 @@ def calibrate_batch_norm(
 ) -> None:
     "Give the batch normalisation of random weights the statistics of some scans: with means of zero and variances of one that nobody measured, features grow from block to block, and a head that has learned on them dies when training begins to normalise."
     import keras
+
     norms = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
     kept = [norm.momentum for norm in norms]
     for norm in norms:
@@ -110,6 +133,7 @@ def calibrate_batch_norm(
     base(examples, training=True)
     for norm, momentum in zip(norms, kept):
         norm.momentum = momentum
+
 
 def load_start(
     base: "keras.Model",  # from `base_of`
@@ -124,7 +148,9 @@ def load_start(
     if weights == "imagenet":
         return load_imagenet(base, backbone)
     if not Path(weights).is_file():
-        raise BrainTumorError(f"{weights}: no such file of weights; give its path, \"imagenet\", or None for random weights")
+        raise BrainTumorError(
+            f'{weights}: no such file of weights; give its path, "imagenet", or None for random weights'
+        )
     with np.load(weights, allow_pickle=False) as arrays:
         whole = any(name.endswith("moving_mean") for name in arrays.files)
     if whole:
@@ -133,8 +159,10 @@ def load_start(
     convolutions = {layer.name for layer in base.layers if hasattr(layer, "kernel")}
     filled = set(fill_folded(base, weights))
     if convolutions - filled:
-        raise BrainTumorError(f"{weights}: nothing in it for {len(convolutions - filled)} of the {len(convolutions)} convolutions of {backbone.name}, first {sorted(convolutions - filled)[0]}; "
-                              "give this network's own start, and `until` where the start ends early")
+        raise BrainTumorError(
+            f"{weights}: nothing in it for {len(convolutions - filled)} of the {len(convolutions)} convolutions of {backbone.name}, first {sorted(convolutions - filled)[0]}; "
+            "give this network's own start, and `until` where the start ends early"
+        )
     unfold_batch_norm(base, examples)
     return len(filled)
 
@@ -145,7 +173,9 @@ def layers_up_to(
 ) -> list["keras.Layer"]:  # that layer, and all before it
     "What a layer's output depends on."
     import keras
+
     return keras.Model(model.input, model.get_layer(name).output).layers
+
 
 def freeze_layers(
     model: "keras.Model",  # from `build`
@@ -154,16 +184,25 @@ def freeze_layers(
 ) -> int:  # parameters that are trained
     "Keep the first layers of the base as they are."
     if isinstance(frozen, str) and frozen not in base:
-        raise BrainTumorError(f"{model.name} has no layer {frozen!r} to freeze up to; its layers are {', '.join(base[:3])}, … {base[-1]}")
-    kept = {layer.name for layer in layers_up_to(model, frozen)} if isinstance(frozen, str) else set(base[:frozen])
+        raise BrainTumorError(
+            f"{model.name} has no layer {frozen!r} to freeze up to; its layers are {', '.join(base[:3])}, … {base[-1]}"
+        )
+    kept = (
+        {layer.name for layer in layers_up_to(model, frozen)}
+        if isinstance(frozen, str)
+        else set(base[:frozen])
+    )
     for layer in model.layers:
         layer.trainable = layer.name not in kept
     return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
 
+
 def find_cut(
     model: "keras.Model",  # after `freeze`
     backbone: Backbone,  # which network
-) -> str | None:  # name of the last block's end before which everything is frozen; None: there is none
+) -> (
+    str | None
+):  # name of the last block's end before which everything is frozen; None: there is none
     "Find where a network may be cut: what comes before it is never trained."
     names, place = {layer.name for layer in model.layers}, None
     for name in (block for block in backbone.blocks if block in names):
@@ -172,14 +211,18 @@ def find_cut(
         place = name
     return place
 
+
 def cut_network(
     model: "keras.Model",  # from `build`
     place: str,  # name of a layer through which everything passes
 ) -> tuple["keras.Model", "keras.Model"]:  # input -> activations, activations -> probabilities
     "Cut a network in two; the parts share its weights."
     import keras
+
     middle = model.get_layer(place).output
-    return keras.Model(model.input, middle, name="front"), keras.Model(middle, model.output, name=model.name)
+    return keras.Model(model.input, middle, name="front"), keras.Model(
+        middle, model.output, name=model.name
+    )
 
 # %% ../../nbs/06_classification/01_backbones.ipynb #c035a
 def layer_order(

@@ -16,14 +16,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..imaging.preprocessing import resize_map
-from ..io.files import read_model_manifest, read_verified, start_session
-from ..imaging.preprocessing import INPUT_SIDES, prepare_8bit, scale_pixels
+from brain_tumor.classification.stacking import (
+    STACKING_MARKS,
+    STACKING_METHODS,
+    check_combiner,
+    combine_predictions,
+    stack_predictions,
+    stack_runs,
+)
+from ..imaging.preprocessing import INPUT_SIDES, prepare_8bit, resize_map, scale_pixels
 from ..io.errors import BrainTumorError
+from brain_tumor.io.files import (
+    read_model_manifest,
+    read_verified,
+    start_session,
+    write_arrays,
+    write_folder,
+    write_json,
+)
 from ..io.scan import CLASSES, INTENDED_USE, Scan
-from .stacking import STACKING_MARKS, STACKING_METHODS, check_combiner, combine_predictions, stack_predictions, stack_runs
 from ..training.weights import to_onnx
-from ..io.files import write_arrays, write_folder, write_json
 
 if TYPE_CHECKING:
     import keras
@@ -36,7 +48,9 @@ def find_network(
     plain = {known.lower(): known for known in INPUT_SIDES if known != "segmentation"}
     key = str(name).lower().replace("_", "")
     if key not in plain:
-        raise BrainTumorError(f"network {name!r} is not known; known are {', '.join(plain.values())}")
+        raise BrainTumorError(
+            f"network {name!r} is not known; known are {', '.join(plain.values())}"
+        )
     return plain[key]
 
 # %% ../../nbs/06_classification/ensemble.ipynb #c010
@@ -48,7 +62,9 @@ def ensemble_input(
     preparation: str,  # "thesis" or "honest"
 ) -> np.ndarray:  # side x side x 3 float32
     "Lay a scan into a square and scale it, as the member's training did: through 8 bits."
-    return scale_pixels(prepare_8bit(scan.pixels, side, preparation)[0], find_network(network), scaling)
+    return scale_pixels(
+        prepare_8bit(scan.pixels, side, preparation)[0], find_network(network), scaling
+    )
 
 # %% ../../nbs/06_classification/ensemble.ipynb #c015b
 def add_grad_cam(
@@ -57,94 +73,204 @@ def add_grad_cam(
     "Add Grad-CAM of every class, without a gradient: through pooling and dense layers it is a product of weights."
     import keras
     from keras import layers, ops
+
     maps = [place for place, layer in enumerate(model.layers) if len(layer.output.shape) == 4]
     if not maps or len(model.layers) < maps[-1] + 3:
         return model
-    features, (pool, *rest) = model.layers[maps[-1]].output, model.layers[maps[-1] + 1:]
+    features, (pool, *rest) = model.layers[maps[-1]].output, model.layers[maps[-1] + 1 :]
     dense = [layer for layer in rest if not isinstance(layer, (layers.Dropout, layers.Flatten))]
-    known = all(isinstance(layer, layers.Dense) for layer in dense) and [layer.activation.__name__ for layer in dense] == ["relu"] * (len(dense) - 1) + ["softmax"]
-    if not known or not isinstance(pool, (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)):
+    known = all(isinstance(layer, layers.Dense) for layer in dense) and [
+        layer.activation.__name__ for layer in dense
+    ] == ["relu"] * (len(dense) - 1) + ["softmax"]
+    if not known or not isinstance(
+        pool, (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
+    ):
         return model
-    slope, by = np.asarray(dense[-1].kernel)[None], ops if len(dense) > 1 else np  # one dense layer: the gradient is a constant
+    slope, by = (
+        np.asarray(dense[-1].kernel)[None],
+        ops if len(dense) > 1 else np,
+    )  # one dense layer: the gradient is a constant
     for layer in reversed(dense[:-1]):
-        slope = ops.matmul(np.asarray(layer.kernel), ops.expand_dims(ops.cast(layer.output > 0, "float32"), -1) * slope)
+        slope = ops.matmul(
+            np.asarray(layer.kernel),
+            ops.expand_dims(ops.cast(layer.output > 0, "float32"), -1) * slope,
+        )
     _, height, width, channels = features.shape
-    each = by.reshape(slope, (-1, height * width, channels, dense[-1].units)) if isinstance(pool, layers.Flatten) else slope[:, None]
-    weights = by.sum(each, axis=1) / (height * width)  # (N, channels, 4): the gradient's mean over the places
+    each = (
+        by.reshape(slope, (-1, height * width, channels, dense[-1].units))
+        if isinstance(pool, layers.Flatten)
+        else slope[:, None]
+    )
+    weights = by.sum(each, axis=1) / (
+        height * width
+    )  # (N, channels, 4): the gradient's mean over the places
     found = ops.matmul(ops.reshape(features, (-1, height * width, channels)), weights)
-    return keras.Model(model.inputs, [*model.outputs, ops.reshape(found, (-1, height, width, dense[-1].units))])
+    return keras.Model(
+        model.inputs, [*model.outputs, ops.reshape(found, (-1, height, width, dense[-1].units))]
+    )
 
 # %% ../../nbs/06_classification/ensemble.ipynb #c013
 _MEMBER_TYPES = ("side", "network", "scaling", "preparation")  # what `as_input` asks of a member
 _ANY_TYPE = Scan(np.eye(64, dtype=np.float32))  # to try a member's words on
 
+
 def _member(number: int, member: dict, folder: Path) -> dict:
     "Write one member's file and say what it is."
-    unknown = [key for key in ("network", "scaling", "preparation") if not isinstance(member.get(key), str)]
+    unknown = [
+        key for key in ("network", "scaling", "preparation") if not isinstance(member.get(key), str)
+    ]
     if unknown or ("model" in member) == ("file" in member):
-        raise BrainTumorError(f"member {number}: {'no ' + ', '.join(unknown) if unknown else 'give model (Keras) or file (ONNX), one of them'}; a member has network, scaling, preparation, and model or file")
+        raise BrainTumorError(
+            f"member {number}: {'no ' + ', '.join(unknown) if unknown else 'give model (Keras) or file (ONNX), one of them'}; a member has network, scaling, preparation, and model or file"
+        )
     name = f"{number}_{find_network(member['network']).lower()}.onnx"
     try:
-        shutil.copyfile(member["file"], folder / name) if "file" in member else to_onnx(add_grad_cam(member["model"]), folder / name, ("probabilities", "grad_cam"))
+        shutil.copyfile(member["file"], folder / name) if "file" in member else to_onnx(
+            add_grad_cam(member["model"]), folder / name, ("probabilities", "grad_cam")
+        )
     except OSError as error:
-        raise BrainTumorError(f"member {number}, {member.get('file', member['network'])}: the file can't be copied ({error.strerror})") from None
+        raise BrainTumorError(
+            f"member {number}, {member.get('file', member['network'])}: the file can't be copied ({error.strerror})"
+        ) from None
     content = (folder / name).read_bytes()
     side = _check_session(name, start_session(content, 1))
     ensemble_input(_ANY_TYPE, side, member["network"], member["scaling"], member["preparation"])
-    return {"network": find_network(member["network"]), "file": name, "sha256": hashlib.sha256(content).hexdigest(), "side": side,
-            "scaling": member["scaling"], "preparation": member["preparation"]}
+    return {
+        "network": find_network(member["network"]),
+        "file": name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "side": side,
+        "scaling": member["scaling"],
+        "preparation": member["preparation"],
+    }
+
 
 def _check_session(name: str, session, side: int | None = None) -> int:
     "The side of a member's square; refuses a graph that doesn't take (N, side, side, 3) and give (N, 4), and Grad-CAM's maps (N, h, w, 4) or nothing more."
     takes, gives = [x.shape for x in session.get_inputs()], [x.shape for x in session.get_outputs()]
-    fits = len(takes) == 1 and [x.name for x in session.get_outputs()[1:]] in ([], ["grad_cam"]) and len(takes[0]) == 4 and takes[0][1] == takes[0][2] and takes[0][3] == 3 and len(gives[0]) == 2 and gives[0][1] == len(CLASSES)
+    fits = (
+        len(takes) == 1
+        and [x.name for x in session.get_outputs()[1:]] in ([], ["grad_cam"])
+        and len(takes[0]) == 4
+        and takes[0][1] == takes[0][2]
+        and takes[0][3] == 3
+        and len(gives[0]) == 2
+        and gives[0][1] == len(CLASSES)
+    )
     if not fits or not isinstance(takes[0][1], int) or side not in (None, takes[0][1]):
-        raise BrainTumorError(f"{name}: the network takes {takes} and gives {gives}; a member takes (N, {side or 'side'}, {side or 'side'}, 3) and gives (N, {len(CLASSES)})")
+        raise BrainTumorError(
+            f"{name}: the network takes {takes} and gives {gives}; a member takes (N, {side or 'side'}, {side or 'side'}, 3) and gives (N, {len(CLASSES)})"
+        )
     return takes[0][1]
 
 # %% ../../nbs/06_classification/ensemble.ipynb #c014
 def save_ensemble(
     folder: str | Path,  # to make; must not exist yet
-    members: Sequence[dict],  # network, scaling ("thesis", "imagenet"), preparation ("thesis", "honest"), and model (Keras) or file (ONNX)
+    members: Sequence[
+        dict
+    ],  # network, scaling ("thesis", "imagenet"), preparation ("thesis", "honest"), and model (Keras) or file (ONNX)
     method: str = "average",  # one of stacking.METHODS
-    arrays: dict[str, np.ndarray] | None = None,  # what `stacking.fit` found; None for vote and average
+    arrays: dict[str, np.ndarray]
+    | None = None,  # what `stacking.fit` found; None for vote and average
     protocol: str = "unfitted",  # how the arrays were fitted: "honest", "thesis", or "unfitted"
     provenance: str = "",  # what is to be known of the members, added to the protocol's mark
     name: str = "ensemble",  # what results call it
     version: str = "1",  # of the ensemble
 ) -> Path:  # the folder
     "Save members and combiner, whole or not at all."
-    folder, arrays = Path(folder), {key: np.asarray(value, float) for key, value in (arrays or {}).items()}
+    folder, arrays = (
+        Path(folder),
+        {key: np.asarray(value, float) for key, value in (arrays or {}).items()},
+    )
     check_combiner(method, arrays, len(members))
     if protocol not in ("honest", "thesis", "unfitted") or (protocol == "unfitted") != (not arrays):
-        raise BrainTumorError(f"protocol {protocol!r} for method {method}: a fitted method is \"honest\" or \"thesis\", vote and average are \"unfitted\"")
+        raise BrainTumorError(
+            f'protocol {protocol!r} for method {method}: a fitted method is "honest" or "thesis", vote and average are "unfitted"'
+        )
     if len(members) < 2:
         raise BrainTumorError(f"{folder}: {len(members)} member; an ensemble needs at least two")
     with write_folder(folder) as beside:
-        manifest = {"kind": "ensemble", "format": 1, "name": name, "version": version, "classes": list(CLASSES), "method": method, "protocol": protocol,
-                    "provenance": "; ".join(filter(None, [STACKING_MARKS[protocol] if arrays else "nothing is fitted", provenance])), "members": [_member(i + 1, m, beside) for i, m in enumerate(members)], "intended_use": INTENDED_USE}
+        manifest = {
+            "kind": "ensemble",
+            "format": 1,
+            "name": name,
+            "version": version,
+            "classes": list(CLASSES),
+            "method": method,
+            "protocol": protocol,
+            "provenance": "; ".join(
+                filter(
+                    None, [STACKING_MARKS[protocol] if arrays else "nothing is fitted", provenance]
+                )
+            ),
+            "members": [_member(i + 1, m, beside) for i, m in enumerate(members)],
+            "intended_use": INTENDED_USE,
+        }
         write_arrays(beside / "combiner.npz", arrays)
-        manifest["combiner"] = {"file": "combiner.npz", "sha256": hashlib.sha256((beside / "combiner.npz").read_bytes()).hexdigest()}
+        manifest["combiner"] = {
+            "file": "combiner.npz",
+            "sha256": hashlib.sha256((beside / "combiner.npz").read_bytes()).hexdigest(),
+        }
         write_json(beside / "manifest.json", manifest)
     return folder
 
 # %% ../../nbs/06_classification/ensemble.ipynb #c017
-_MANIFEST_TYPES = {"version": str, "name": str, "classes": list, "method": str, "protocol": str, "provenance": str, "members": list, "combiner": dict, "intended_use": str}
+_MANIFEST_TYPES = {
+    "version": str,
+    "name": str,
+    "classes": list,
+    "method": str,
+    "protocol": str,
+    "provenance": str,
+    "members": list,
+    "combiner": dict,
+    "intended_use": str,
+}
+
 
 def _check_manifest(folder: Path, manifest: dict) -> None:
     "Refuse a manifest that is no ensemble's, or one that means something else than this library does."
-    if not isinstance(manifest, dict) or manifest.get("kind") != "ensemble" or manifest.get("format") != 1:
-        raise BrainTumorError(f"{folder}: this is no ensemble of format 1; give a folder that `save_ensemble` wrote")
-    lacks = [key for key, kind in _MANIFEST_TYPES.items() if not isinstance(manifest.get(key), kind)]
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("kind") != "ensemble"
+        or manifest.get("format") != 1
+    ):
+        raise BrainTumorError(
+            f"{folder}: this is no ensemble of format 1; give a folder that `save_ensemble` wrote"
+        )
+    lacks = [
+        key for key, kind in _MANIFEST_TYPES.items() if not isinstance(manifest.get(key), kind)
+    ]
     parts = [*manifest.get("members", []), manifest.get("combiner")] if not lacks else []
-    plain = all(isinstance(p, dict) and isinstance(p.get("sha256"), str) and isinstance(p.get("file"), str) and Path(p["file"]).name == p["file"] for p in parts)
-    told = all(isinstance(p.get(k), t) for p in parts[:-1] if plain for k, t in (("network", str), ("side", int), ("scaling", str), ("preparation", str)))
+    plain = all(
+        isinstance(p, dict)
+        and isinstance(p.get("sha256"), str)
+        and isinstance(p.get("file"), str)
+        and Path(p["file"]).name == p["file"]
+        for p in parts
+    )
+    told = all(
+        isinstance(p.get(k), t)
+        for p in parts[:-1]
+        if plain
+        for k, t in (("network", str), ("side", int), ("scaling", str), ("preparation", str))
+    )
     if lacks or not plain or not told:
-        raise BrainTumorError(f"{folder}: manifest.json does not say {', '.join(lacks) or 'what each file is'} as it should; save the ensemble anew")
+        raise BrainTumorError(
+            f"{folder}: manifest.json does not say {', '.join(lacks) or 'what each file is'} as it should; save the ensemble anew"
+        )
     if manifest["classes"] != list(CLASSES):
-        raise BrainTumorError(f"{folder}: its classes are {', '.join(map(str, manifest['classes']))}, and here they are {', '.join(CLASSES)}, in this order; save it with these")
-    if manifest["method"] not in STACKING_METHODS or manifest["protocol"] not in ("honest", "thesis", "unfitted"):
-        raise BrainTumorError(f"{folder}: method {manifest['method']!r} under protocol {manifest['protocol']!r} is not known; known methods are {', '.join(STACKING_METHODS)}")
+        raise BrainTumorError(
+            f"{folder}: its classes are {', '.join(map(str, manifest['classes']))}, and here they are {', '.join(CLASSES)}, in this order; save it with these"
+        )
+    if manifest["method"] not in STACKING_METHODS or manifest["protocol"] not in (
+        "honest",
+        "thesis",
+        "unfitted",
+    ):
+        raise BrainTumorError(
+            f"{folder}: method {manifest['method']!r} under protocol {manifest['protocol']!r} is not known; known methods are {', '.join(STACKING_METHODS)}"
+        )
     for member in manifest["members"]:
         find_network(member["network"])
 
@@ -159,6 +285,7 @@ def _read_arrays(path: Path, sha256: str) -> dict[str, np.ndarray]:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BrainTumorError(f"{path}: no arrays ({error}); save the ensemble anew") from None
 
+
 class Ensemble:
     "Networks on onnxruntime and what combines them; `manifest` says what they are."
 
@@ -169,12 +296,18 @@ class Ensemble:
     ):
         folder, self.manifest = Path(folder), read_model_manifest(folder)
         _check_manifest(folder, self.manifest)
-        self.members, self.method, combiner = self.manifest["members"], self.manifest["method"], self.manifest["combiner"]
+        self.members, self.method, combiner = (
+            self.manifest["members"],
+            self.manifest["method"],
+            self.manifest["combiner"],
+        )
         self.arrays = _read_arrays(folder / combiner["file"], combiner["sha256"])
         check_combiner(self.method, self.arrays, len(self.members))
         self.sessions = []
         for member in self.members:
-            self.sessions.append(start_session(read_verified(folder / member["file"], member["sha256"]), threads))
+            self.sessions.append(
+                start_session(read_verified(folder / member["file"], member["sha256"]), threads)
+            )
             _check_session(f"{folder / member['file']}", self.sessions[-1], member["side"])
             ensemble_input(_ANY_TYPE, *(member[key] for key in _MEMBER_TYPES))
 
@@ -185,8 +318,14 @@ class Ensemble:
         "What each member says."
         found = []
         for member, session in zip(self.members, self.sessions):
-            squares = np.stack([ensemble_input(scan, *(member[key] for key in _MEMBER_TYPES)) for scan in scans])
-            found.append(session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: squares})[0])
+            squares = np.stack(
+                [ensemble_input(scan, *(member[key] for key in _MEMBER_TYPES)) for scan in scans]
+            )
+            found.append(
+                session.run(
+                    [session.get_outputs()[0].name], {session.get_inputs()[0].name: squares}
+                )[0]
+            )
         return np.hstack(found)
 
     def probabilities(
@@ -199,7 +338,14 @@ class Ensemble:
     @property
     def maps(self) -> tuple[str, ...]:
         "Which maps `class_map` can give: Grad-CAM where every member has it."
-        return ("grad-cam",) if all("grad_cam" in [out.name for out in session.get_outputs()] for session in self.sessions) else ()
+        return (
+            ("grad-cam",)
+            if all(
+                "grad_cam" in [out.name for out in session.get_outputs()]
+                for session in self.sessions
+            )
+            else ()
+        )
 
     def class_map(
         self,
@@ -211,11 +357,19 @@ class Ensemble:
         found, places = [], []
         for member, session in zip(self.members, self.sessions):
             square = ensemble_input(scan, *(member[key] for key in _MEMBER_TYPES))
-            spoken = session.run(["grad_cam"], {session.get_inputs()[0].name: square[None]})[0][0, ..., number]
-            positive = np.maximum(resize_map(spoken, prepare_8bit(scan.pixels, member["side"], member["preparation"])[1]), 0)
+            spoken = session.run(["grad_cam"], {session.get_inputs()[0].name: square[None]})[0][
+                0, ..., number
+            ]
+            positive = np.maximum(
+                resize_map(
+                    spoken, prepare_8bit(scan.pixels, member["side"], member["preparation"])[1]
+                ),
+                0,
+            )
             found.append(positive / (positive.max() or 1))
             places.append(len(spoken))
         return np.average(found, axis=0, weights=self.arrays.get("weights")), min(places)
+
 
 def load_ensemble(
     folder: str | Path,  # that `save_ensemble` wrote
@@ -238,10 +392,25 @@ def build_ensemble(
     arrays = stack_runs(table, stacked, method, protocol, seed=seed)[1]
     found = [_member_of_run(run) for run in runs.values()]
     marks = "; ".join(dict.fromkeys(provenance for _, provenance in found))
-    return save_ensemble(folder, [member for member, _ in found], method, arrays, protocol if arrays else "unfitted", marks, " and ".join(runs))
+    return save_ensemble(
+        folder,
+        [member for member, _ in found],
+        method,
+        arrays,
+        protocol if arrays else "unfitted",
+        marks,
+        " and ".join(runs),
+    )
+
 
 def _member_of_run(run: Path) -> tuple[dict, str]:
     "A member for `save_ensemble`, and the run's mark."
     from brain_tumor.classification.fine_tuning import rebuild_classifier
+
     model, about = rebuild_classifier(run)
-    return {"network": about["title"], "scaling": about["recipe"]["scaling"], "preparation": about["recipe"]["preparation"], "model": model}, about["provenance"]
+    return {
+        "network": about["title"],
+        "scaling": about["recipe"]["scaling"],
+        "preparation": about["recipe"]["preparation"],
+        "model": model,
+    }, about["provenance"]

@@ -17,22 +17,56 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..imaging.augmentation import ThesisAugmentation
-from .backbones import Backbone, add_head, build_backbone, build_base, cut_network, find_cut, freeze_layers, layer_order, load_start
-from .recipe import FROM_SCRATCH_RECIPE, Recipe, choose_images, class_indices, classification_recipe, epoch_order, learning_rate_rule, preprocess_image, preprocess_images, subsets_of_run
+from brain_tumor.classification.backbones import (
+    Backbone,
+    add_head,
+    build_backbone,
+    build_base,
+    cut_network,
+    find_cut,
+    freeze_layers,
+    layer_order,
+    load_start,
+)
+from brain_tumor.classification.recipe import (
+    FROM_SCRATCH_RECIPE,
+    Recipe,
+    choose_images,
+    class_indices,
+    classification_recipe,
+    epoch_order,
+    learning_rate_rule,
+    preprocess_image,
+    preprocess_images,
+    subsets_of_run,
+)
 from ..data.embeddings import embed
 from ..data.loading import background_batches, epoch_stream
-from ..training.loop import best_epoch, describe_timeout, early_stopping, out_of_time, plateau_rate, training_seconds
-from ..imaging.preprocessing import scale_pixels
-from ..training.runs import LOG_COLUMNS, load_run, saved_weights, write_predictions
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES
-from ..io.files import write_whole
-from ..training.acceleration import LONG_TRAINING, faster_precision, use_torch
 from ..data.splits import ROLES
-from ..training.loop import add_run_arguments, describe_environment, find_start, out_of_memory, read_history, seed_everything, train_epochs, write_history
+from ..imaging.augmentation import ThesisAugmentation
+from ..imaging.preprocessing import scale_pixels
+from ..io.errors import BrainTumorError
+from ..io.files import write_json, write_whole
+from ..io.scan import CLASSES
+from ..training.acceleration import LONG_TRAINING, faster_precision, use_torch
+from brain_tumor.training.loop import (
+    add_run_arguments,
+    best_epoch,
+    describe_environment,
+    describe_timeout,
+    early_stopping,
+    find_start,
+    out_of_memory,
+    out_of_time,
+    plateau_rate,
+    read_history,
+    seed_everything,
+    train_epochs,
+    training_seconds,
+    write_history,
+)
+from ..training.runs import LOG_COLUMNS, load_run, saved_weights, write_predictions
 from ..training.weights import load_weights, save_weights
-from ..io.files import write_json
 
 if TYPE_CHECKING:
     import keras
@@ -48,6 +82,7 @@ def weights_digest(
         whole.update(np.ascontiguousarray(weight, np.float32))
     return whole.hexdigest()[:11]
 
+
 def pooled_features(
     table: "pd.DataFrame",  # with path
     base: "keras.Model",  # from `base_of`, filled
@@ -57,17 +92,28 @@ def pooled_features(
 ) -> np.ndarray:  # (N, C) float32
     "Largest value of each feature map, for each picture; computed once."
     import keras
+
     side = base.input_shape[1]
-    model = use_torch(keras.Model(base.input, keras.layers.GlobalMaxPooling2D(name="pool")(base.output), name=backbone.name))
+    model = use_torch(
+        keras.Model(
+            base.input,
+            keras.layers.GlobalMaxPooling2D(name="pool")(base.output),
+            name=backbone.name,
+        )
+    )
 
     def look(pictures):
         laid = np.stack([preprocess_image(picture, side, how.preparation) for picture in pictures])
-        return np.asarray(model.predict_on_batch(scale_pixels(laid, backbone.application, how.scaling)))
+        return np.asarray(
+            model.predict_on_batch(scale_pixels(laid, backbone.application, how.scaling))
+        )
+
     look.__name__ = f"{backbone.name}-{weights_digest(base)}-{how.preparation}-{how.scaling}-{side}"
     return embed(table, look, cache)
 
 # %% ../../nbs/06_classification/fine_tuning.ipynb #c028
 HISTORY_COLUMNS = (*LOG_COLUMNS, "phase", "seconds")
+
 
 def compile_phase(
     model: "keras.Model",  # ends with class probabilities
@@ -76,9 +122,20 @@ def compile_phase(
 ) -> "keras.Model":  # the same
     "Adamax, cross-entropy, accuracy, precision and recall (thesis, section 3.8)."
     import keras
-    metrics = ["accuracy", keras.metrics.Precision(name="precision"), keras.metrics.Recall(name="recall")]
-    model.compile(keras.optimizers.Adamax(rate), keras.losses.CategoricalCrossentropy(label_smoothing=smoothing), metrics=metrics, jit_compile=False)
+
+    metrics = [
+        "accuracy",
+        keras.metrics.Precision(name="precision"),
+        keras.metrics.Recall(name="recall"),
+    ]
+    model.compile(
+        keras.optimizers.Adamax(rate),
+        keras.losses.CategoricalCrossentropy(label_smoothing=smoothing),
+        metrics=metrics,
+        jit_compile=False,
+    )
     return model
+
 
 def validation_metrics(
     probabilities: np.ndarray,  # (N, 4)
@@ -87,9 +144,12 @@ def validation_metrics(
     "The validation columns of the thesis' logs: precision and recall over all classes, where a class counts as named from 0.5 on (Keras' rule)."
     rows = np.arange(len(labels))
     named, right = probabilities > 0.5, probabilities[rows, labels] > 0.5
-    return {"val_accuracy": float((probabilities.argmax(1) == labels).mean()),
-            "val_loss": float(-np.log(np.clip(probabilities[rows, labels], 1e-7, 1)).mean()),
-            "val_precision": float(right.sum() / max(named.sum(), 1)), "val_recall": float(right.mean())}
+    return {
+        "val_accuracy": float((probabilities.argmax(1) == labels).mean()),
+        "val_loss": float(-np.log(np.clip(probabilities[rows, labels], 1e-7, 1)).mean()),
+        "val_precision": float(right.sum() / max(named.sum(), 1)),
+        "val_recall": float(right.mean()),
+    }
 
 # %% ../../nbs/06_classification/fine_tuning.ipynb #c031
 def train_head(
@@ -98,9 +158,12 @@ def train_head(
     how: Recipe,  # epochs, rate, balance, batch, seed
     out: str | Path,  # folder for history.csv and the head's weights
     resume: bool = False,  # go on from the last whole epoch
-) -> "keras.Model":  # (N, C) -> probabilities, weights of the epoch with the lowest loss on validation
+) -> (
+    "keras.Model"
+):  # (N, C) -> probabilities, weights of the epoch with the lowest loss on validation
     "Phase 1: train the head on features."
     import keras
+
     seed_everything(how.seed)
     inputs = keras.Input((features["train"].shape[1],), name="features")
     head = compile_phase(keras.Model(inputs, add_head(inputs), name="head"), how.rate)
@@ -108,22 +171,40 @@ def train_head(
 
     def epoch_data(epoch):
         rows = epoch_order(labels["train"], how, epoch)
-        return background_batches(lambda i: (features["train"][some := rows[i * how.batch:(i + 1) * how.batch]], hot[some]), -(-len(rows) // how.batch))
-    judge = lambda model: validation_metrics(predict_classes(model, features["validation"]), labels["validation"]) | {"phase": 1}
+        return background_batches(
+            lambda i: (
+                features["train"][some := rows[i * how.batch : (i + 1) * how.batch]],
+                hot[some],
+            ),
+            -(-len(rows) // how.batch),
+        )
+
+    judge = lambda model: (
+        validation_metrics(predict_classes(model, features["validation"]), labels["validation"])
+        | {"phase": 1}
+    )
     stop = lambda past: how.schedule == "plateau" and early_stopping(past)
     rate = lambda step, past: plateau_rate(past, how.rate)
-    train_epochs(head, epoch_data, how.epochs, rate, out, judge, "-val_loss", resume, stop, HISTORY_COLUMNS)
+    train_epochs(
+        head, epoch_data, how.epochs, rate, out, judge, "-val_loss", resume, stop, HISTORY_COLUMNS
+    )
     load_weights(Path(out) / "best.weights.npz", head)
     return head
+
 
 def predict_classes(
     model: "keras.Model",  # ends with class probabilities
     inputs: np.ndarray,  # (N, ...) what it takes
     batch: int = 64,  # at a time
-    ready: Callable[[np.ndarray], np.ndarray] = lambda part: part.astype(np.float32, copy=False),  # applied to each part before the network
+    ready: Callable[[np.ndarray], np.ndarray] = lambda part: part.astype(
+        np.float32, copy=False
+    ),  # applied to each part before the network
 ) -> np.ndarray:  # (N, 4) float32
     "Class probabilities of many."
-    parts = [np.asarray(model.predict_on_batch(ready(inputs[i:i + batch]))) for i in range(0, len(inputs), batch)]
+    parts = [
+        np.asarray(model.predict_on_batch(ready(inputs[i : i + batch])))
+        for i in range(0, len(inputs), batch)
+    ]
     return np.concatenate(parts).astype(np.float32)
 
 # %% ../../nbs/06_classification/fine_tuning.ipynb #c037
@@ -137,11 +218,21 @@ def frozen_activations(
 ) -> np.ndarray:  # (N, h, w, C) float16, on disk
     "What the frozen part says of every picture."
     from tqdm.auto import tqdm
+
     if not Path(file).is_file():
         with write_whole(file) as beside:
-            found = np.lib.format.open_memmap(beside, "w+", np.float16, (len(pictures), *front.output_shape[1:]))
-            for start in tqdm(range(0, len(pictures), batch), desc="frozen part", mininterval=2, disable=len(pictures) < 200):
-                found[start:start + batch] = front.predict_on_batch(scale_pixels(pictures[start:start + batch], backbone.application, scaling))
+            found = np.lib.format.open_memmap(
+                beside, "w+", np.float16, (len(pictures), *front.output_shape[1:])
+            )
+            for start in tqdm(
+                range(0, len(pictures), batch),
+                desc="frozen part",
+                mininterval=2,
+                disable=len(pictures) < 200,
+            ):
+                found[start : start + batch] = front.predict_on_batch(
+                    scale_pixels(pictures[start : start + batch], backbone.application, scaling)
+                )
             found.flush()
             del found
     return np.load(file, mmap_mode="r")
@@ -157,12 +248,29 @@ def describe_classification_run(
 ) -> dict:
     "What run.json says before the first epoch."
     import keras
-    counts, groups = table.groupby(["source", "role"]).size(), table.groupby("role")["group"].nunique()
+
+    counts, groups = (
+        table.groupby(["source", "role"]).size(),
+        table.groupby("role")["group"].nunique(),
+    )
     name = None if start["weights"] is None else Path(start["weights"]).name
-    return {"network": backbone.name, "title": backbone.application, "task": "classification", "protocol": how.protocol, "provenance": said, "split_sha256": hashed,
-            "start": name, "start_layers": start["filled"], "until": start["until"], "side": start["side"], "recipe": asdict(how), "backend": keras.backend.backend(),
-            "pictures": {f"{source}/{role}": int(n) for (source, role), n in counts.items()}, "groups": {role: int(n) for role, n in groups.items()},
-            "surroundings": describe_environment()}
+    return {
+        "network": backbone.name,
+        "title": backbone.application,
+        "task": "classification",
+        "protocol": how.protocol,
+        "provenance": said,
+        "split_sha256": hashed,
+        "start": name,
+        "start_layers": start["filled"],
+        "until": start["until"],
+        "side": start["side"],
+        "recipe": asdict(how),
+        "backend": keras.backend.backend(),
+        "pictures": {f"{source}/{role}": int(n) for (source, role), n in counts.items()},
+        "groups": {role: int(n) for role, n in groups.items()},
+        "surroundings": describe_environment(),
+    }
 
 # %% ../../nbs/06_classification/fine_tuning.ipynb #c040
 def train_backbone(
@@ -179,7 +287,9 @@ def train_backbone(
 ) -> dict:  # run.json
     "Train a network in two phases, or in one of them alone (no epochs of the other); afterwards the run folder holds run.json, history.csv, predictions.csv and best.weights.npz."
     if not how.epochs + how.fine_epochs:
-        raise BrainTumorError("no epochs in either phase: nothing to train; give epochs, fine_epochs, or both")
+        raise BrainTumorError(
+            "no epochs in either phase: nothing to train; give epochs, fine_epochs, or both"
+        )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     table, said, hashed = choose_images(data, how)
@@ -187,27 +297,65 @@ def train_backbone(
     labels = {role: class_indices(part) for role, part in parts.items()}
     seed_everything(how.seed)
     base = build_base(backbone, side, until)
-    some = parts["train"].iloc[::max(len(parts["train"]) // 32, 1)][:32]
-    examples = scale_pixels(preprocess_images(some, base.input_shape[1], how.preparation), backbone.application, how.scaling)
+    some = parts["train"].iloc[:: max(len(parts["train"]) // 32, 1)][:32]
+    examples = scale_pixels(
+        preprocess_images(some, base.input_shape[1], how.preparation),
+        backbone.application,
+        how.scaling,
+    )
     filled = load_start(base, backbone, weights, examples)
-    about = describe_classification_run(backbone, how, table, said, hashed, {"weights": weights, "filled": filled, "until": until, "side": base.input_shape[1]})
+    about = describe_classification_run(
+        backbone,
+        how,
+        table,
+        said,
+        hashed,
+        {"weights": weights, "filled": filled, "until": until, "side": base.input_shape[1]},
+    )
     write_json(out / "run.json", about | {"finished": False})
-    asked = () if not how.epochs else ("train", "validation") if how.fine_epochs else ROLES  # a tuned network is asked about the test itself, not about features
-    features = {role: pooled_features(parts[role], base, backbone, how, cache or out / "features") for role in asked}
+    asked = (
+        () if not how.epochs else ("train", "validation") if how.fine_epochs else ROLES
+    )  # a tuned network is asked about the test itself, not about features
+    features = {
+        role: pooled_features(parts[role], base, backbone, how, cache or out / "features")
+        for role in asked
+    }
     head = train_head(features, labels, how, out / "head", resume) if how.epochs else None
-    about["phases"] = [{"name": "head", "epochs": how.epochs, "trained": head.count_params()}] if head else []
+    about["phases"] = (
+        [{"name": "head", "epochs": how.epochs, "trained": head.count_params()}] if head else []
+    )
     model = join_head(backbone, base, head)
     if how.fine_epochs:
         start = model.get_weights()
-        model, phase = fine_tune(backbone, base, head, parts, labels, features, how, out, resume, minutes)
+        model, phase = fine_tune(
+            backbone, base, head, parts, labels, features, how, out, resume, minutes
+        )
         about["phases"].append({"name": "fine-tuning", "epochs": how.fine_epochs} | phase)
         if head and lowest_loss(out / "head") < lowest_loss(out / "tuned"):
             model.set_weights(start)
     save_weights(out / "best.weights.npz", model)
-    ready, seen, roles = (lambda part: scale_pixels(part, backbone.application, how.scaling)), base.input_shape[1], ("validation", "test")
-    found = ({role: predict_classes(use_torch(model), preprocess_images(parts[role], seen, how.preparation), ready=ready) for role in roles} if how.fine_epochs
-             else {role: predict_classes(head, features[role]) for role in roles})
-    return finish_run(out, about | {"parameters": model.count_params(), "cut": about["phases"][-1].get("cut")}, parts, found)
+    ready, seen, roles = (
+        (lambda part: scale_pixels(part, backbone.application, how.scaling)),
+        base.input_shape[1],
+        ("validation", "test"),
+    )
+    found = (
+        {
+            role: predict_classes(
+                use_torch(model), preprocess_images(parts[role], seen, how.preparation), ready=ready
+            )
+            for role in roles
+        }
+        if how.fine_epochs
+        else {role: predict_classes(head, features[role]) for role in roles}
+    )
+    return finish_run(
+        out,
+        about | {"parameters": model.count_params(), "cut": about["phases"][-1].get("cut")},
+        parts,
+        found,
+    )
+
 
 def lowest_loss(
     out: Path,  # folder with history.csv
@@ -223,34 +371,82 @@ def fine_tune(
     head: "keras.Model | None",  # from `train_head`
     parts: dict[str, "pd.DataFrame"],  # train, validation, test
     labels: dict[str, np.ndarray],  # likewise: class numbers
-    features: dict[str, np.ndarray],  # of train and validation, from phase 1; empty where there was none
+    features: dict[
+        str, np.ndarray
+    ],  # of train and validation, from phase 1; empty where there was none
     how: Recipe,  # all switches
     out: Path,  # run folder
     resume: bool,  # go on from the last whole epoch
     minutes: float | None,  # no new epoch after this time; None: no limit
-) -> tuple["keras.Model", dict]:  # the network with the chosen epoch's weights; what run.json says of phase 2
+) -> tuple[
+    "keras.Model", dict
+]:  # the network with the chosen epoch's weights; what run.json says of phase 2
     "Phase 2: train what is not frozen."
     model = join_head(backbone, base, head)
-    trained = freeze_layers(model, layer_order(backbone, base), backbone.tuned_from if how.frozen is None else how.frozen)
+    trained = freeze_layers(
+        model,
+        layer_order(backbone, base),
+        backbone.tuned_from if how.frozen is None else how.frozen,
+    )
     place = None if how.augment else find_cut(model, backbone)
     front, rear = cut_network(model, place) if place else (None, model)
     if features and front is not None and front.output is base.output:
         place, rear, inputs = "pool", cut_network(model, "pool")[1], features
     else:
-        inputs = {role: preprocess_images(parts[role], base.input_shape[1], how.preparation) for role in ("train", "validation")}
+        inputs = {
+            role: preprocess_images(parts[role], base.input_shape[1], how.preparation)
+            for role in ("train", "validation")
+        }
         if front is not None:
-            inputs = {role: frozen_activations(some, use_torch(front), backbone, how.scaling, out / f"{role}.{weights_digest(front)}.npy") for role, some in inputs.items()}
-    ready = (lambda part: scale_pixels(part, backbone.application, how.scaling)) if place is None else (lambda part: part.astype(np.float32))
+            inputs = {
+                role: frozen_activations(
+                    some,
+                    use_torch(front),
+                    backbone,
+                    how.scaling,
+                    out / f"{role}.{weights_digest(front)}.npy",
+                )
+                for role, some in inputs.items()
+            }
+    ready = (
+        (lambda part: scale_pixels(part, backbone.application, how.scaling))
+        if place is None
+        else (lambda part: part.astype(np.float32))
+    )
     seed_everything(how.seed)
     compiled = lambda net: compile_phase(net, how.fine_rate, how.smoothing)
-    epoch_data = lambda epoch: fine_tuning_batches(inputs["train"], labels["train"], backbone, how, how.epochs + epoch, ready)
+    epoch_data = lambda epoch: fine_tuning_batches(
+        inputs["train"], labels["train"], backbone, how, how.epochs + epoch, ready
+    )
     steps = sum(len(epoch_data(epoch)) for epoch in range(how.fine_epochs))
-    network, tried = faster_precision(rear, compiled, *epoch_data(0)[0]) if steps >= LONG_TRAINING else (compiled(use_torch(rear)), {})
+    network, tried = (
+        faster_precision(rear, compiled, *epoch_data(0)[0])
+        if steps >= LONG_TRAINING
+        else (compiled(use_torch(rear)), {})
+    )
     about = {"trained": trained, "cut_after": place} | tried
-    judge = lambda net: validation_metrics(predict_classes(net, inputs["validation"], ready=ready), labels["validation"]) | {"phase": 2}
-    stop = lambda past: out_of_time(past, minutes) or (how.schedule == "plateau" and early_stopping(past))
+    judge = lambda net: (
+        validation_metrics(
+            predict_classes(net, inputs["validation"], ready=ready), labels["validation"]
+        )
+        | {"phase": 2}
+    )
+    stop = lambda past: (
+        out_of_time(past, minutes) or (how.schedule == "plateau" and early_stopping(past))
+    )
     try:
-        past = train_epochs(network, epoch_data, how.fine_epochs, learning_rate_rule(how, how.fine_rate, steps), out / "tuned", judge, "-val_loss", resume, stop, HISTORY_COLUMNS)
+        past = train_epochs(
+            network,
+            epoch_data,
+            how.fine_epochs,
+            learning_rate_rule(how, how.fine_rate, steps),
+            out / "tuned",
+            judge,
+            "-val_loss",
+            resume,
+            stop,
+            HISTORY_COLUMNS,
+        )
     except Exception as error:
         raise out_of_memory(error, how.batch) or error
     for file in out.glob("*.npy"):
@@ -259,6 +455,7 @@ def fine_tune(
     load_weights(out / "tuned" / "best.weights.npz", rear)
     return model, about | {"cut": describe_timeout(past, how.fine_epochs, minutes)}
 
+
 def join_head(
     backbone: Backbone,  # which network
     base: "keras.Model",  # from `base_of`
@@ -266,6 +463,7 @@ def join_head(
 ) -> "keras.Model":  # (N, side, side, 3) -> probabilities
     "Put a head on a base."
     import keras
+
     model = keras.Model(base.input, add_head(base.output), name=backbone.name)
     for name in ("dense", "classes") if head else ():
         model.get_layer(name).set_weights(head.get_layer(name).get_weights())
@@ -283,9 +481,22 @@ def fine_tuning_batches(
     "The batches of an epoch of phase 2."
     rows = epoch_order(labels, how, epoch)
     if how.augment:
-        return epoch_stream(inputs, labels, backbone.application, how.scaling, rows, ThesisAugmentation(), how.batch, epoch, how.seed)
+        return epoch_stream(
+            inputs,
+            labels,
+            backbone.application,
+            how.scaling,
+            rows,
+            ThesisAugmentation(),
+            how.batch,
+            epoch,
+            how.seed,
+        )
     hot = np.eye(len(CLASSES), dtype=np.float32)[labels]
-    return background_batches(lambda i: (ready(inputs[some := rows[i * how.batch:(i + 1) * how.batch]]), hot[some]), -(-len(rows) // how.batch))
+    return background_batches(
+        lambda i: (ready(inputs[some := rows[i * how.batch : (i + 1) * how.batch]]), hot[some]),
+        -(-len(rows) // how.batch),
+    )
 
 # %% ../../nbs/06_classification/fine_tuning.ipynb #c043
 def finish_run(
@@ -296,14 +507,23 @@ def finish_run(
 ) -> dict:  # run.json
     "Join both phases' histories, write predictions and the last words of run.json."
     import pandas as pd
-    first, second = read_history(out / "head" / "history.csv"), read_history(out / "tuned" / "history.csv")
+
+    first, second = (
+        read_history(out / "head" / "history.csv"),
+        read_history(out / "tuned" / "history.csv"),
+    )
     rows = first + [row | {"epoch": int(row["epoch"]) + len(first)} for row in second]
     write_history(out / "history.csv", rows)
     table = pd.concat([parts[role] for role in found], ignore_index=True)
     write_predictions(table, np.concatenate(list(found.values())), out / "predictions.csv")
     how = about["recipe"]
-    about |= {"epochs_asked": how["epochs"] + how["fine_epochs"], "epochs_done": len(rows), "chosen_epoch": best_epoch(rows) + 1,
-              "seconds": round(training_seconds(rows)), "finished": True}
+    about |= {
+        "epochs_asked": how["epochs"] + how["fine_epochs"],
+        "epochs_done": len(rows),
+        "chosen_epoch": best_epoch(rows) + 1,
+        "seconds": round(training_seconds(rows)),
+        "finished": True,
+    }
     write_json(out / "run.json", about)
     return about
 
@@ -313,9 +533,12 @@ def rebuild_classifier(
 ) -> tuple["keras.Model", dict]:  # scaled squares -> class probabilities; what run.json says
     "Build the network of a recorded run again, with the weights it kept."
     about, weights = load_run(out).settings, saved_weights(out)
-    model = build_backbone(Backbone(about["network"], about["title"], (), "", ""), about["side"], about["until"])
+    model = build_backbone(
+        Backbone(about["network"], about["title"], (), "", ""), about["side"], about["until"]
+    )
     load_weights(weights, model)
     return model, about
+
 
 def penultimate_features(
     backbone: Backbone,  # which network
@@ -325,13 +548,20 @@ def penultimate_features(
 ) -> tuple["pd.DataFrame", np.ndarray]:  # N rows, as `run_table` gives them, and (N, C) float32
     "What a trained network's last layer before the head says of each picture: the largest value of each feature map."
     import keras
+
     model, about = rebuild_classifier(out)
     if about["network"] != backbone.name:
-        raise BrainTumorError(f"{out}: a run of {about['network']}, not of {backbone.name}; give the network that was trained")
+        raise BrainTumorError(
+            f"{out}: a run of {about['network']}, not of {backbone.name}; give the network that was trained"
+        )
     how = Recipe(**about["recipe"])
     table = choose_images(data, how)[0].query("role == @role").reset_index(drop=True)
     seen = use_torch(keras.Model(model.input, model.get_layer("pool").output))
-    return table, predict_classes(seen, preprocess_images(table, about["side"], how.preparation), ready=lambda part: scale_pixels(part, backbone.application, how.scaling))
+    return table, predict_classes(
+        seen,
+        preprocess_images(table, about["side"], how.preparation),
+        ready=lambda part: scale_pixels(part, backbone.application, how.scaling),
+    )
 
 # %% ../../nbs/06_classification/fine_tuning.ipynb #c053
 def add_backbone_arguments(
@@ -339,26 +569,72 @@ def add_backbone_arguments(
 ) -> None:
     "Name what the command line can set."
     add_run_arguments(parser)
-    parser.add_argument("--protocol", choices=("honest", "thesis"), default="honest", help="whose split and recipe (default: %(default)s)")
-    parser.add_argument("--until", metavar="LAYER", help="last layer of the base, where a start ends early")
-    parser.add_argument("--side", type=int, help="of the squares, pixels (default: the network's own)")
-    parser.add_argument("--epochs", type=int, default=10, help="of each phase (default: %(default)s); from random weights, honest, there is but one: all layers at once")
-    parser.add_argument("--fine-epochs", type=int, help="of phase 2 (default: as --epochs; 0: phase 1 alone)")
-    parser.add_argument("--batch", type=int, default=Recipe.batch, help="pictures a step (default: %(default)s)")
+    parser.add_argument(
+        "--protocol",
+        choices=("honest", "thesis"),
+        default="honest",
+        help="whose split and recipe (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--until", metavar="LAYER", help="last layer of the base, where a start ends early"
+    )
+    parser.add_argument(
+        "--side", type=int, help="of the squares, pixels (default: the network's own)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=10,
+        help="of each phase (default: %(default)s); from random weights, honest, there is but one: all layers at once",
+    )
+    parser.add_argument(
+        "--fine-epochs", type=int, help="of phase 2 (default: as --epochs; 0: phase 1 alone)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=Recipe.batch, help="pictures a step (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, help="default: 0, under the thesis' protocol 42")
     parser.add_argument("--minutes", type=float, help="phase 2 begins no new epoch after this time")
-    parser.add_argument("--cache", metavar="DIR", help="keep the features of phase 1 here (default: inside the run folder)")
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="keep the features of phase 1 here (default: inside the run folder)",
+    )
+
 
 def train_backbone_from_args(
     args,  # parsed arguments, with `backbone`
 ) -> dict:  # run.json
     "Run `train` as the command line asks."
-    least = {"--epochs": (args.epochs, 1), "--fine-epochs": (args.fine_epochs, 0), "--batch": (args.batch, 1), "--side": (args.side, 32), "--minutes": (args.minutes, 0)}
+    least = {
+        "--epochs": (args.epochs, 1),
+        "--fine-epochs": (args.fine_epochs, 0),
+        "--batch": (args.batch, 1),
+        "--side": (args.side, 32),
+        "--minutes": (args.minutes, 0),
+    }
     for name, (value, low) in least.items():
         if value is not None and value < low:
             raise BrainTumorError(f"{name} {value:g}: give {low} or more")
     fine = args.epochs if args.fine_epochs is None else args.fine_epochs
-    scratch = FROM_SCRATCH_RECIPE if find_start(args) is None and args.protocol == "honest" and fine else {}
+    scratch = (
+        FROM_SCRATCH_RECIPE
+        if find_start(args) is None and args.protocol == "honest" and fine
+        else {}
+    )
     changes = {"epochs": args.epochs, "fine_epochs": fine, "batch": args.batch} | scratch
-    how = classification_recipe(args.protocol, **changes | ({} if args.seed is None else {"seed": args.seed}))
-    return train_backbone(args.backbone, args.data, args.out, how, find_start(args), args.until, args.side, args.cache, args.resume, args.minutes)
+    how = classification_recipe(
+        args.protocol, **changes | ({} if args.seed is None else {"seed": args.seed})
+    )
+    return train_backbone(
+        args.backbone,
+        args.data,
+        args.out,
+        how,
+        find_start(args),
+        args.until,
+        args.side,
+        args.cache,
+        args.resume,
+        args.minutes,
+    )

@@ -9,5 +9,10 @@ __all__ = ['INCEPTION_V3']
 from .backbones import Backbone
 
 # %% ../../nbs/06_classification/03_inception_v3.ipynb #c018
-INCEPTION_V3 = Backbone("inception_v3", "InceptionV3", tuple(f"mixed{i}" for i in range(11)), "mixed4",
-                        "modules of parallel convolutions of several sizes")
+INCEPTION_V3 = Backbone(
+    "inception_v3",
+    "InceptionV3",
+    tuple(f"mixed{i}" for i in range(11)),
+    "mixed4",
+    "modules of parallel convolutions of several sizes",
+)

@@ -9,5 +9,10 @@ __all__ = ['MOBILENET_V2']
 from .backbones import Backbone
 
 # %% ../../nbs/06_classification/mobilenet_v2.ipynb #c016
-MOBILENET_V2 = Backbone("mobilenet_v2", "MobileNetV2", ("block_2_add", "block_5_add", "block_9_add", "block_12_add", "block_15_add", "out_relu"), "block_5_add",
-                        "inverted residual blocks; the encoder of the network that ships")
+MOBILENET_V2 = Backbone(
+    "mobilenet_v2",
+    "MobileNetV2",
+    ("block_2_add", "block_5_add", "block_9_add", "block_12_add", "block_15_add", "out_relu"),
+    "block_5_add",
+    "inverted residual blocks; the encoder of the network that ships",
+)

@@ -17,12 +17,18 @@ import numpy as np
 
 from ..data.datasets import read_pixels_8bit
 from ..data.loading import balance_by_copies, balanced_rows
-from ..training.loop import plateau_rate
+from brain_tumor.data.splits import (
+    ROLES,
+    check_split,
+    mark_disputed,
+    read_data,
+    split_hash,
+    split_table,
+)
 from ..imaging.preprocessing import prepare_8bit
 from ..io.errors import BrainTumorError
 from ..io.scan import CLASSES
-from ..data.splits import ROLES, check_split, mark_disputed, read_data, split_hash, split_table
-from ..training.loop import cosine_rate
+from ..training.loop import cosine_rate, plateau_rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,28 +37,53 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Recipe:
     "All settings of a run; they go into its run.json."
+
     protocol: str = "honest"  # whose split: "honest" (the manifests' role, by group) or "thesis" (Kaggle's folders, Testing halved)
-    scaling: str = "imagenet"  # what the network's ImageNet weights expect, or "thesis": 0..1 for all
+    scaling: str = (
+        "imagenet"  # what the network's ImageNet weights expect, or "thesis": 0..1 for all
+    )
     preparation: str = "honest"  # `preprocessing.prepare` (aspect kept, exposure evened out) or "thesis": `squeeze`
     balance: str = "draws"  # small classes are drawn more often; "disk": filled up with copies to `target` a class; "none"
     target: int = 2000  # pictures a class, of balance "disk"
     healthy: bool = True  # train on the healthy persons' slices too
     augment: bool = True  # disturb each picture anew in phase 2, within the thesis' bounds
-    frozen: int | str | None = None  # phase 2 keeps the first layers: how many, or a block's last layer; None: the backbone's own
+    frozen: int | str | None = (
+        None  # phase 2 keeps the first layers: how many, or a block's last layer; None: the backbone's own
+    )
     epochs: int = 10  # of phase 1: the head alone
     fine_epochs: int = 10  # of phase 2
     rate: float = 1e-3  # of phase 1
     fine_rate: float = 3e-4  # of phase 2, at its highest
-    schedule: str = "cosine"  # of phase 2; "plateau": halved after three epochs without gain, ended after five
+    schedule: str = (
+        "cosine"  # of phase 2; "plateau": halved after three epochs without gain, ended after five
+    )
     smoothing: float = 0.05  # of the labels in phase 2
     shuffle: bool = True  # another order each epoch; False: one order for all
     shuffled_labels: bool = False  # the control: each group gets another group's label
     batch: int = 32  # pictures a step; the thesis doesn't say
     seed: int = 0
 
-THESIS_RECIPE = Recipe(protocol="thesis", scaling="thesis", preparation="thesis", balance="disk", healthy=False, augment=False, frozen=50,
-                fine_rate=1e-3, schedule="plateau", smoothing=0.0, shuffle=False, seed=42)
-FROM_SCRATCH_RECIPE = {"epochs": 0, "frozen": 0, "fine_rate": 1e-3}  # of the honest recipe, where the start is random: all layers at once
+
+THESIS_RECIPE = Recipe(
+    protocol="thesis",
+    scaling="thesis",
+    preparation="thesis",
+    balance="disk",
+    healthy=False,
+    augment=False,
+    frozen=50,
+    fine_rate=1e-3,
+    schedule="plateau",
+    smoothing=0.0,
+    shuffle=False,
+    seed=42,
+)
+FROM_SCRATCH_RECIPE = {
+    "epochs": 0,
+    "frozen": 0,
+    "fine_rate": 1e-3,
+}  # of the honest recipe, where the start is random: all layers at once
+
 
 def change_switches(
     how,  # a dataclass of settings
@@ -62,8 +93,11 @@ def change_switches(
     known = type(how).__dataclass_fields__
     unknown = sorted(set(changes) - set(known))
     if unknown:
-        raise BrainTumorError(f"no switch is called {', '.join(unknown)}; there are {', '.join(known)}")
+        raise BrainTumorError(
+            f"no switch is called {', '.join(unknown)}; there are {', '.join(known)}"
+        )
     return replace(how, **changes)
+
 
 def classification_recipe(
     protocol: str = "honest",  # or "thesis"
@@ -78,13 +112,21 @@ def classification_recipe(
 def choose_images(
     data: str | Path,  # folder of the sets
     how: Recipe,  # protocol, healthy, shuffled_labels, seed
-) -> tuple["pd.DataFrame", str, str]:  # rows with role and the class to be learned; a sentence on the split; its hash
+) -> tuple[
+    "pd.DataFrame", str, str
+]:  # rows with role and the class to be learned; a sentence on the split; its hash
     "Choose the pictures of a run and their sides."
     import pandas as pd
+
     everything = read_data(data, copies=True)
-    kaggle, healthy = (everything[everything["source"] == name].reset_index(drop=True) for name in ("kaggle", "healthy"))
+    kaggle, healthy = (
+        everything[everything["source"] == name].reset_index(drop=True)
+        for name in ("kaggle", "healthy")
+    )
     if kaggle.empty:
-        raise BrainTumorError(f"{data}: no set named kaggle; the classification chapters need its classification set (brain_tumor data get kaggle)")
+        raise BrainTumorError(
+            f"{data}: no set named kaggle; the classification chapters need its classification set (brain_tumor data get kaggle)"
+        )
     table = split_table(kaggle, how.protocol) if how.protocol == "thesis" else kaggle
     said = check_split(table, how.protocol)
     hashed = split_hash(table) if how.protocol == "thesis" else split_hash(everything)
@@ -94,6 +136,7 @@ def choose_images(
         table["class"] = shuffle_group_labels(table, how.seed)
         said += "; control: every group carries another group's label"
     return table, f"protocol {how.protocol}: " + said.removeprefix("protocol thesis: "), hashed
+
 
 def shuffle_group_labels(
     table: "pd.DataFrame",  # with group, class
@@ -116,9 +159,13 @@ def subsets_of_run(
     if empty:
         raise BrainTumorError(f"no pictures for {', '.join(empty)}; a run needs all three sides")
     if how.balance == "disk":
-        parts["train"], broken = balance_by_copies(parts["train"], out / "balanced", how.target, how.seed)
+        parts["train"], broken = balance_by_copies(
+            parts["train"], out / "balanced", how.target, how.seed
+        )
         if len(broken):
-            raise BrainTumorError(f"{len(broken)} training pictures can't be read, first {broken['path'].iloc[0]}: {broken['reason'].iloc[0]}")
+            raise BrainTumorError(
+                f"{len(broken)} training pictures can't be read, first {broken['path'].iloc[0]}: {broken['reason'].iloc[0]}"
+            )
     return parts
 
 # %% ../../nbs/06_classification/recipe.ipynb #c045
@@ -129,11 +176,16 @@ def write_demo_set(
 ) -> Path:  # the folder
     "Write drawn heads in the layout of Kaggle's classification set, for trying a run in seconds."
     import pandas as pd
-    from brain_tumor.io.files import write_table
+
     from brain_tumor.imaging.phantoms import write_phantoms
+    from brain_tumor.io.files import write_table
+
     manifest = write_phantoms(Path(folder) / "kaggle", pictures, size=side)
     table = pd.read_csv(manifest)
-    write_table(table.assign(split=table["role"].eq("train").map({True: "Training", False: "Testing"})), manifest)
+    write_table(
+        table.assign(split=table["role"].eq("train").map({True: "Training", False: "Testing"})),
+        manifest,
+    )
     return Path(folder)
 
 # %% ../../nbs/06_classification/recipe.ipynb #c024
@@ -145,6 +197,7 @@ def preprocess_image(
     "Lay one picture into a square, as the recipe says."
     return prepare_8bit(picture / np.float32(255), side, preparation)[0]
 
+
 def preprocess_images(
     table: "pd.DataFrame",  # with path
     side: int,  # pixels
@@ -152,10 +205,14 @@ def preprocess_images(
 ) -> np.ndarray:  # (N, side, side) uint8
     "Read all pictures of a table as squares."
     from tqdm.auto import tqdm
+
     found = np.empty((len(table), side, side), np.uint8)
-    for place, path in enumerate(tqdm(table["path"], desc="reading scans", mininterval=2, disable=len(table) < 200)):
+    for place, path in enumerate(
+        tqdm(table["path"], desc="reading scans", mininterval=2, disable=len(table) < 200)
+    ):
         found[place] = preprocess_image(read_pixels_8bit(path), side, preparation)
     return found
+
 
 def class_indices(
     table: "pd.DataFrame",  # with class
@@ -174,6 +231,7 @@ def epoch_order(
     if how.balance == "draws":
         return balanced_rows(labels, epoch, how.seed)
     return np.random.default_rng([how.seed, epoch]).permutation(len(labels))
+
 
 def learning_rate_rule(
     how: Recipe,  # schedule

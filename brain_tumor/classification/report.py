@@ -11,17 +11,16 @@ __all__ = ['SCORE_NAMES', 'CLASS_STYLES', 'as_predictions', 'class_scores', 'con
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..io.files import write_table
 from ..data.embeddings import draw_embedding, tsne_map
+from ..io.errors import BrainTumorError
+from ..io.files import write_table, write_whole
+from ..io.scan import CLASSES
 from ..metrics import calibration_error, mean_interval
 from ..training.runs import PROBABILITY_COLUMNS, Run, draw_curve, new_figure, new_grid
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES
-from ..io.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,38 +29,70 @@ if TYPE_CHECKING:
 # %% ../../nbs/06_classification/07_report.ipynb #c009
 class _Predictions(NamedTuple):
     "What all reports work on."
+
     title: str
     provenance: str
     label: np.ndarray  # (N,) 0..3
     p: np.ndarray  # (N, 4)
     group: np.ndarray  # (N,) 0..G-1
 
-def _from_arrays(label, p, group=None, title: str = "arrays", provenance: str = "plain arrays: the protocol is not known") -> _Predictions:
+
+def _from_arrays(
+    label,
+    p,
+    group=None,
+    title: str = "arrays",
+    provenance: str = "plain arrays: the protocol is not known",
+) -> _Predictions:
     label, p = np.asarray(label), np.asarray(p, float)
-    known = {name: number for number, name in enumerate(CLASSES)} | {number: number for number in range(len(CLASSES))}
+    known = {name: number for number, name in enumerate(CLASSES)} | {
+        number: number for number in range(len(CLASSES))
+    }
     strange = sorted({str(one) for one in label.tolist() if one not in known})
     group = np.arange(len(label)) if group is None else np.asarray(group)
-    if strange or not len(label) or p.shape != (len(label), len(CLASSES)) or group.shape != label.shape:
-        raise BrainTumorError(f"{title}: {f'{strange[0]} is no class' if strange else f'{label.shape} labels, {p.shape} probabilities, {group.shape} groups'}; "
-                              f"give N labels of {', '.join(CLASSES)} (or 0 to 3), N x 4 probabilities in that order, and N groups or none")
+    if (
+        strange
+        or not len(label)
+        or p.shape != (len(label), len(CLASSES))
+        or group.shape != label.shape
+    ):
+        raise BrainTumorError(
+            f"{title}: {f'{strange[0]} is no class' if strange else f'{label.shape} labels, {p.shape} probabilities, {group.shape} groups'}; "
+            f"give N labels of {', '.join(CLASSES)} (or 0 to 3), N x 4 probabilities in that order, and N groups or none"
+        )
     if not ((p >= 0).all() and (np.abs(p.sum(1) - 1) < 1e-3).all()):
-        raise BrainTumorError(f"{title}: not all rows have probabilities that sum to 1: give a softmax, not logits")
-    return _Predictions(title, provenance, np.array([known[one] for one in label.tolist()]), p, np.unique(group, return_inverse=True)[1])
+        raise BrainTumorError(
+            f"{title}: not all rows have probabilities that sum to 1: give a softmax, not logits"
+        )
+    return _Predictions(
+        title,
+        provenance,
+        np.array([known[one] for one in label.tolist()]),
+        p,
+        np.unique(group, return_inverse=True)[1],
+    )
 
 # %% ../../nbs/06_classification/07_report.ipynb #c010
 def as_predictions(
-    run: Run | tuple,  # a run whose side is chosen, or (labels, probabilities[, groups[, title[, mark]]])
+    run: Run
+    | tuple,  # a run whose side is chosen, or (labels, probabilities[, groups[, title[, mark]]])
 ) -> _Predictions:  # title, mark, label (N,) 0..3, p (N, 4), group (N,)
     "Take what a report needs from a run or from arrays; `BrainTumorError` where validation and test are mixed."
     if not isinstance(run, Run):
         return _from_arrays(*run)
     table = run.predictions
     if table is None:
-        raise BrainTumorError(f"{run.name}: no predictions.csv, so there is nothing to judge; finish the run, or show its curves alone")
+        raise BrainTumorError(
+            f"{run.name}: no predictions.csv, so there is nothing to judge; finish the run, or show its curves alone"
+        )
     roles = sorted(table["role"].unique())
     if len(roles) > 1:
-        raise BrainTumorError(f"{run.name}: pictures of {' and '.join(roles)} in one figure; choose a side: run.only(role=\"test\")")
-    return _from_arrays(table["class"], table[list(PROBABILITY_COLUMNS)], table["group"], run.title, run.provenance)
+        raise BrainTumorError(
+            f'{run.name}: pictures of {" and ".join(roles)} in one figure; choose a side: run.only(role="test")'
+        )
+    return _from_arrays(
+        table["class"], table[list(PROBABILITY_COLUMNS)], table["group"], run.title, run.provenance
+    )
 
 # %% ../../nbs/06_classification/07_report.ipynb #c013
 def _confusion_rows(j: _Predictions) -> np.ndarray:  # (G, 4, 4)
@@ -69,6 +100,7 @@ def _confusion_rows(j: _Predictions) -> np.ndarray:  # (G, 4, 4)
     counts, said = np.zeros((j.group.max() + 1, len(CLASSES), len(CLASSES))), j.p.argmax(1)
     np.add.at(counts, (j.group, j.label, said), 1)
     return counts
+
 
 def _draws(groups: int, draws: int, seed: int) -> np.ndarray:  # (draws, G)
     "How often each group is drawn in each bootstrap sample."
@@ -81,13 +113,23 @@ def _four(counts: np.ndarray, occurs: np.ndarray) -> np.ndarray:
     right, true, said = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
     all_of = counts.sum((-2, -1))[..., None]
     with np.errstate(invalid="ignore", divide="ignore"):
-        each = np.stack([(all_of - true - said + 2 * right) / all_of, right / said, right / true, 2 * right / (true + said)], -1)
+        each = np.stack(
+            [
+                (all_of - true - said + 2 * right) / all_of,
+                right / said,
+                right / true,
+                2 * right / (true + said),
+            ],
+            -1,
+        )
     filled = np.where(np.isnan(each[..., occurs, :]), 0, each[..., occurs, :])
     overall = filled.mean(-2)
     overall[..., 0] = right.sum(-1) / all_of[..., 0]
     return np.concatenate([each, overall[..., None, :]], -2)
 
+
 SCORE_NAMES = ("accuracy", "precision", "recall", "f1")
+
 
 def class_scores(
     run: Run | tuple,  # a run whose side is chosen, or (labels, probabilities[, groups])
@@ -96,13 +138,22 @@ def class_scores(
 ) -> "pd.DataFrame":  # network, of (a class or "all"), pictures, groups, each of SCORES with _low and _high, mark; empty where a class never occurs or is never named
     "Accuracy, precision, recall and F1 as in the thesis' table 3.3, with 95 % bootstrap intervals over groups."
     import pandas as pd
+
     j = as_predictions(run)
     counts, rows = _confusion_rows(j), []
     occurs = counts.sum((0, 2)) > 0
-    value, drawn = _four(counts.sum(0), occurs), _four(np.tensordot(_draws(len(counts), draws, seed), counts, 1), occurs)
+    value, drawn = (
+        _four(counts.sum(0), occurs),
+        _four(np.tensordot(_draws(len(counts), draws, seed), counts, 1), occurs),
+    )
     for place, name in enumerate((*CLASSES, "all")):
         here = np.ones(len(j.label), bool) if name == "all" else j.label == place
-        row = {"network": j.title, "of": name, "pictures": int(here.sum()), "groups": len(set(j.group[here].tolist()))}
+        row = {
+            "network": j.title,
+            "of": name,
+            "pictures": int(here.sum()),
+            "groups": len(set(j.group[here].tolist())),
+        }
         for number, score in enumerate(SCORE_NAMES):
             sample = drawn[:, place, number][~np.isnan(drawn[:, place, number])]
             low, high = np.quantile(sample, [0.025, 0.975]) if len(sample) else (np.nan, np.nan)
@@ -113,47 +164,85 @@ def class_scores(
 # %% ../../nbs/06_classification/07_report.ipynb #c022
 def confusion_counts(
     run: Run | tuple,  # a run whose side is chosen, or (labels, probabilities[, groups])
-) -> "pd.DataFrame":  # four rows: network, truth, the four classes (how many were called so), pictures, mark
+) -> (
+    "pd.DataFrame"
+):  # four rows: network, truth, the four classes (how many were called so), pictures, mark
     "Count how often each class was taken for each."
     import pandas as pd
+
     j = as_predictions(run)
     counts = _confusion_rows(j).sum(0).astype(int)
-    return pd.DataFrame(counts, columns=list(CLASSES)).assign(pictures=counts.sum(1), provenance=j.provenance).pipe(lambda t: pd.concat([pd.DataFrame({"network": j.title, "truth": CLASSES}), t], axis=1))
+    return (
+        pd.DataFrame(counts, columns=list(CLASSES))
+        .assign(pictures=counts.sum(1), provenance=j.provenance)
+        .pipe(
+            lambda t: pd.concat([pd.DataFrame({"network": j.title, "truth": CLASSES}), t], axis=1)
+        )
+    )
 
 # %% ../../nbs/06_classification/07_report.ipynb #c023
 def _mark_lines(judgements: Sequence[_Predictions]) -> str:
     "The marks of all panels, each once."
-    by = {j.provenance: [k.title for k in judgements if k.provenance == j.provenance] for j in judgements}
-    return next(iter(by)) if len(by) == 1 else "; ".join(f"{', '.join(names)}: {provenance}" for provenance, names in by.items())
+    by = {
+        j.provenance: [k.title for k in judgements if k.provenance == j.provenance]
+        for j in judgements
+    }
+    return (
+        next(iter(by))
+        if len(by) == 1
+        else "; ".join(f"{', '.join(names)}: {provenance}" for provenance, names in by.items())
+    )
+
 
 def _several(runs) -> list:
     "One run, one tuple of arrays, or many of them; titles that stand twice get the folder's name."
-    one = isinstance(runs, Run) or (isinstance(runs, tuple) and not all(isinstance(run, (Run, tuple)) for run in runs))
+    one = isinstance(runs, Run) or (
+        isinstance(runs, tuple) and not all(isinstance(run, (Run, tuple)) for run in runs)
+    )
     return distinct_titles([runs] if one else list(runs))
+
 
 def distinct_titles(
     runs: Sequence,  # runs; arrays stay as they are
 ) -> list:
     "Runs whose titles differ: where one stands twice, the name of the folder goes with it."
     titles = [run.title for run in runs if isinstance(run, Run)]
-    return [replace(run, settings=run.settings | {"title": f"{run.title} ({run.name})"}) if isinstance(run, Run) and titles.count(run.title) > 1 else run for run in runs]
+    return [
+        replace(run, settings=run.settings | {"title": f"{run.title} ({run.name})"})
+        if isinstance(run, Run) and titles.count(run.title) > 1
+        else run
+        for run in runs
+    ]
+
 
 def _panels(judgements: Sequence[_Predictions], width: float) -> tuple["Figure", list]:
     "A panel for each, three in a row."
     return new_grid(len(judgements), _mark_lines(judgements), (width, width))
 
+
 def confusion_figure(
     runs: Run | tuple | Sequence,  # one run or several, each with its side chosen
 ) -> "Figure":
     "Draw confusion matrices: counts, and shares of the true class."
-    tables, all_of = [confusion_counts(run) for run in _several(runs)], [as_predictions(run) for run in _several(runs)]
+    tables, all_of = (
+        [confusion_counts(run) for run in _several(runs)],
+        [as_predictions(run) for run in _several(runs)],
+    )
     figure, axes = _panels(all_of, 3.0)
     for axis, table, j in zip(axes, tables, all_of):
         counts = table[list(CLASSES)].to_numpy()
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         axis.imshow(share, cmap="Greys", vmin=0, vmax=1.25)
         for (row, column), count in np.ndenumerate(counts):
-            axis.text(column, row, f"{count}\n{share[row, column]:.0%}", ha="center", va="center", fontsize=7, color="white" if share[row, column] > 0.6 else "black")
+            axis.text(
+                column,
+                row,
+                f"{count}\n{share[row, column]:.0%}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if share[row, column] > 0.6 else "black",
+            )
         names = [name.replace("_", " ") for name in CLASSES]
         axis.set_xticks(range(4), names, fontsize=7, rotation=30)
         axis.set_yticks(range(4), names, fontsize=7)
@@ -166,38 +255,65 @@ def _auc(score: np.ndarray, own: np.ndarray, weights: np.ndarray) -> np.ndarray:
     "Area under the ROC curve for each row of weights (draws, N): ties count half; NaN where one side is missing."
     order = np.argsort(score, kind="stable")
     _, start = np.unique(score[order], return_index=True)
-    mine, others = (np.add.reduceat(weights[:, order] * side[order], start, axis=1) for side in (own, ~own))
+    mine, others = (
+        np.add.reduceat(weights[:, order] * side[order], start, axis=1) for side in (own, ~own)
+    )
     below = np.cumsum(others, 1) - others / 2
     with np.errstate(invalid="ignore"):
         return (mine * below).sum(1) / (mine.sum(1) * others.sum(1))
+
 
 def auc_table(
     run: Run | tuple,  # a run whose side is chosen, or (labels, probabilities[, groups])
     draws: int = 1000,  # bootstrap samples
     seed: int = 0,  # of the bootstrap
-) -> "pd.DataFrame":  # network, of (a class, or "mean"), pictures, groups, auc, auc_low, auc_high, mark
+) -> (
+    "pd.DataFrame"
+):  # network, of (a class, or "mean"), pictures, groups, auc, auc_low, auc_high, mark
     "Area under the ROC curve of each class against the rest, with 95 % bootstrap intervals over groups."
     import pandas as pd
+
     j = as_predictions(run)
-    weights = np.vstack([np.ones(j.group.max() + 1), _draws(j.group.max() + 1, draws, seed)])[:, j.group]
-    areas = np.stack([_auc(j.p[:, number], j.label == number, weights) for number in range(len(CLASSES))])
+    weights = np.vstack([np.ones(j.group.max() + 1), _draws(j.group.max() + 1, draws, seed)])[
+        :, j.group
+    ]
+    areas = np.stack(
+        [_auc(j.p[:, number], j.label == number, weights) for number in range(len(CLASSES))]
+    )
     known = ~np.isnan(areas[:, 0])
     areas = np.vstack([areas, areas[known].mean(0) if known.any() else areas[0]])
     rows = []
     for name, area in zip((*CLASSES, "mean"), areas):
         here = np.ones(len(j.label), bool) if name == "mean" else j.label == CLASSES.index(name)
-        low, high = np.nanquantile(area[1:], [0.025, 0.975]) if not np.isnan(area[0]) else (np.nan, np.nan)
-        rows.append({"network": j.title, "of": name, "pictures": int(here.sum()), "groups": len(set(j.group[here].tolist())), "auc": area[0], "auc_low": low, "auc_high": high, "provenance": j.provenance})
+        low, high = (
+            np.nanquantile(area[1:], [0.025, 0.975]) if not np.isnan(area[0]) else (np.nan, np.nan)
+        )
+        rows.append(
+            {
+                "network": j.title,
+                "of": name,
+                "pictures": int(here.sum()),
+                "groups": len(set(j.group[here].tolist())),
+                "auc": area[0],
+                "auc_low": low,
+                "auc_high": high,
+                "provenance": j.provenance,
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/06_classification/07_report.ipynb #c029
-CLASS_STYLES = dict(zip(CLASSES, (("k", "-"), ("k", "--"), ("0.45", "-"), ("k", ":"))))  # shade and line of each class
+CLASS_STYLES = dict(
+    zip(CLASSES, (("k", "-"), ("k", "--"), ("0.45", "-"), ("k", ":")))
+)  # shade and line of each class
+
 
 def roc_figure(
     runs: Run | tuple | Sequence,  # one run or several, each with its side chosen
 ) -> "Figure":
     "Draw ROC curves, one class against the rest, with the area beside each name (thesis, figures 3.42 to 3.47)."
     from sklearn.metrics import roc_curve
+
     all_of = [as_predictions(run) for run in _several(runs)]
     figure, axes = _panels(all_of, 3.1)
     for axis, j in zip(axes, all_of):
@@ -206,7 +322,14 @@ def roc_figure(
             if own.any() and not own.all():
                 alarms, found, _ = roc_curve(own, j.p[:, number])
                 area = _auc(j.p[:, number], own, np.ones((1, len(own))))[0]
-                axis.plot(alarms, found, color=CLASS_STYLES[name][0], linestyle=CLASS_STYLES[name][1], linewidth=1.2, label=f"{name.replace('_', ' ')} {area:.3f}")
+                axis.plot(
+                    alarms,
+                    found,
+                    color=CLASS_STYLES[name][0],
+                    linestyle=CLASS_STYLES[name][1],
+                    linewidth=1.2,
+                    label=f"{name.replace('_', ' ')} {area:.3f}",
+                )
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.6)
         axis.set_title(j.title, fontsize=8)
         axis.set(xlabel="false alarms among the others", ylabel="found", aspect="equal")
@@ -220,13 +343,34 @@ def operating_points(
 ) -> "pd.DataFrame":  # four rows: network, of (a class), threshold, sensitivity and specificity with _low and _high, found, missed, alarms, quiet (pictures), mark
     "Where each class stands on its ROC curve at one threshold, with 95 % bootstrap intervals over groups."
     import pandas as pd
+
     j, rows = as_predictions(run), []
     share = lambda hits, group: mean_interval(hits, group) if len(hits) else (np.nan,) * 3
     for number, name in enumerate(CLASSES):
         own, named = j.label == number, j.p[:, number] >= threshold
-        counts = {"found": own & named, "missed": own & ~named, "alarms": ~own & named, "quiet": ~own & ~named}
-        rows.append({"network": j.title, "of": name, "threshold": threshold} | dict(zip(("sensitivity", "sensitivity_low", "sensitivity_high"), share(named[own], j.group[own])))
-                    | dict(zip(("specificity", "specificity_low", "specificity_high"), share(~named[~own], j.group[~own]))) | {key: int(here.sum()) for key, here in counts.items()} | {"provenance": j.provenance})
+        counts = {
+            "found": own & named,
+            "missed": own & ~named,
+            "alarms": ~own & named,
+            "quiet": ~own & ~named,
+        }
+        rows.append(
+            {"network": j.title, "of": name, "threshold": threshold}
+            | dict(
+                zip(
+                    ("sensitivity", "sensitivity_low", "sensitivity_high"),
+                    share(named[own], j.group[own]),
+                )
+            )
+            | dict(
+                zip(
+                    ("specificity", "specificity_low", "specificity_high"),
+                    share(~named[~own], j.group[~own]),
+                )
+            )
+            | {key: int(here.sum()) for key, here in counts.items()}
+            | {"provenance": j.provenance}
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/06_classification/07_report.ipynb #c032
@@ -236,12 +380,24 @@ def curves_with_thesis(
     what: Sequence[str] = ("accuracy", "loss"),  # columns of both histories, a panel each
 ) -> "Figure":
     "Draw the curves of a run and of the thesis' log on one scale."
-    figure, axes = new_figure(len(what), f"above: {run.settings['provenance']}; below: {log.settings['provenance']}", (3.4, 2.3), rows=2)
+    figure, axes = new_figure(
+        len(what),
+        f"above: {run.settings['provenance']}; below: {log.settings['provenance']}",
+        (3.4, 2.3),
+        rows=2,
+    )
     for place, one in enumerate((run, log)):
-        for axis, name in zip(axes[len(what) * place:], what):
-            draw_curve(axis, one, name).set_title(f"{one.title}, {'here' if one is run else 'thesis'}", fontsize=9)
-            columns = [t.history[c] for t in (run, log) for c in (name, f"val_{name}") if c in t.history]
-            axis.set(xlim=(0.5, max(run.epochs, log.epochs) + 0.5), ylim=(min(map(min, columns)) - 0.03, max(map(max, columns)) + 0.03))
+        for axis, name in zip(axes[len(what) * place :], what):
+            draw_curve(axis, one, name).set_title(
+                f"{one.title}, {'here' if one is run else 'thesis'}", fontsize=9
+            )
+            columns = [
+                t.history[c] for t in (run, log) for c in (name, f"val_{name}") if c in t.history
+            ]
+            axis.set(
+                xlim=(0.5, max(run.epochs, log.epochs) + 0.5),
+                ylim=(min(map(min, columns)) - 0.03, max(map(max, columns)) + 0.03),
+            )
     axes[0].legend(fontsize=6)
     return figure
 
@@ -252,15 +408,31 @@ def reliability_bins(
 ) -> "pd.DataFrame":  # network, above, up_to, pictures, confidence (mean), right with _low and _high, calibration_error (of all), mark; no row for an empty bin
     "How often the network is right, by how sure it is."
     import pandas as pd
+
     j = as_predictions(run)
     sure, right = j.p.max(1), j.p.argmax(1) == j.label
-    which, error = np.minimum((sure * bins).astype(int), bins - 1), calibration_error(j.p, j.label, bins)
+    which, error = (
+        np.minimum((sure * bins).astype(int), bins - 1),
+        calibration_error(j.p, j.label, bins),
+    )
     rows = []
     for number in np.unique(which):
         here = which == number
         share, low, high = mean_interval(right[here], j.group[here])
-        rows.append({"network": j.title, "above": number / bins, "up_to": (number + 1) / bins, "pictures": int(here.sum()), "confidence": sure[here].mean(),
-                     "right": share, "right_low": low, "right_high": high, "calibration_error": error, "provenance": j.provenance})
+        rows.append(
+            {
+                "network": j.title,
+                "above": number / bins,
+                "up_to": (number + 1) / bins,
+                "pictures": int(here.sum()),
+                "confidence": sure[here].mean(),
+                "right": share,
+                "right_low": low,
+                "right_high": high,
+                "calibration_error": error,
+                "provenance": j.provenance,
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/06_classification/07_report.ipynb #c036
@@ -269,14 +441,33 @@ def reliability_figure(
     bins: int = 10,  # of confidence
 ) -> "Figure":
     "Draw reliability diagrams: on the diagonal the network is as often right as it says."
-    all_of, tables = [as_predictions(run) for run in _several(runs)], [reliability_bins(run, bins) for run in _several(runs)]
+    all_of, tables = (
+        [as_predictions(run) for run in _several(runs)],
+        [reliability_bins(run, bins) for run in _several(runs)],
+    )
     figure, axes = _panels(all_of, 3.0)
     for axis, table, j in zip(axes, tables, all_of):
         axis.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1)
         spread = np.abs(table[["right_low", "right_high"]].to_numpy().T - table["right"].to_numpy())
-        axis.errorbar(table["confidence"], table["right"], spread, color="k", marker="o", markersize=3, linewidth=1, capsize=2)
-        axis.bar((table["above"] + table["up_to"]) / 2, 0.3 * table["pictures"] / table["pictures"].sum(), width=0.9 / bins, color="0.85")
-        axis.set_title(f"{j.title}\ncalibration error {table['calibration_error'][0]:.3f}", fontsize=8)
+        axis.errorbar(
+            table["confidence"],
+            table["right"],
+            spread,
+            color="k",
+            marker="o",
+            markersize=3,
+            linewidth=1,
+            capsize=2,
+        )
+        axis.bar(
+            (table["above"] + table["up_to"]) / 2,
+            0.3 * table["pictures"] / table["pictures"].sum(),
+            width=0.9 / bins,
+            color="0.85",
+        )
+        axis.set_title(
+            f"{j.title}\ncalibration error {table['calibration_error'][0]:.3f}", fontsize=8
+        )
         axis.set(xlabel="says (bars: how many)", ylabel="is right", xlim=(0, 1), ylim=(0, 1.02))
     return figure
 
@@ -288,15 +479,35 @@ def mcnemar(
     "Compare two networks picture by picture: McNemar's exact test, and the paired difference with a 95 % interval over groups."
     import pandas as pd
     from scipy.stats import binomtest
+
     first, second = _aligned(first, second)
     one, two = as_predictions(first), as_predictions(second)
     if len(one.label) != len(two.label) or (one.label != two.label).any():
-        raise BrainTumorError(f"{one.title} and {two.title} were not asked about the same pictures ({len(one.label)} and {len(two.label)}); compare runs on one split, side by side")
+        raise BrainTumorError(
+            f"{one.title} and {two.title} were not asked about the same pictures ({len(one.label)} and {len(two.label)}); compare runs on one split, side by side"
+        )
     a, b = one.p.argmax(1) == one.label, two.p.argmax(1) == two.label
     only = int((a & ~b).sum()), int((b & ~a).sum())
     difference, low, high = mean_interval(a.astype(float) - b, one.group)
-    return pd.DataFrame([{"first": one.title, "second": two.title, "pictures": len(a), "groups": len(set(one.group.tolist())), "both": int((a & b).sum()), "first_only": only[0], "second_only": only[1],
-                          "neither": int((~a & ~b).sum()), "p": binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0, "difference": difference, "difference_low": low, "difference_high": high, "provenance": _mark_lines([one, two])}])
+    return pd.DataFrame(
+        [
+            {
+                "first": one.title,
+                "second": two.title,
+                "pictures": len(a),
+                "groups": len(set(one.group.tolist())),
+                "both": int((a & b).sum()),
+                "first_only": only[0],
+                "second_only": only[1],
+                "neither": int((~a & ~b).sum()),
+                "p": binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0,
+                "difference": difference,
+                "difference_low": low,
+                "difference_high": high,
+                "provenance": _mark_lines([one, two]),
+            }
+        ]
+    )
 
 # %% ../../nbs/06_classification/07_report.ipynb #c041
 def _aligned(first, second):
@@ -308,7 +519,9 @@ def _aligned(first, second):
     tables = [run.predictions.sort_values(key, ignore_index=True) for run in (first, second)]
     if not tables[0][key].equals(tables[1][key]):
         shared = len(tables[0][key].merge(tables[1][key]))
-        raise BrainTumorError(f"{first.name} and {second.name} share {shared} of {len(tables[0])} and {len(tables[1])} pictures; compare runs on the same split and side")
+        raise BrainTumorError(
+            f"{first.name} and {second.name} share {shared} of {len(tables[0])} and {len(tables[1])} pictures; compare runs on the same split and side"
+        )
     return tuple(replace(run, predictions=table) for run, table in zip((first, second), tables))
 
 # %% ../../nbs/06_classification/07_report.ipynb #c047
@@ -320,9 +533,12 @@ def write_feature_map(
 ) -> Path:  # the file: source, image, x, y
     "Lay the last features of a network out with t-SNE and keep the points."
     if len(features) != len(table):
-        raise BrainTumorError(f"{path}: features of {len(features)} pictures, and a table of {len(table)}; give a row for each picture, in the table's order")
+        raise BrainTumorError(
+            f"{path}: features of {len(features)} pictures, and a table of {len(table)}; give a row for each picture, in the table's order"
+        )
     x, y = tsne_map(np.asarray(features, np.float32), seed).T
     return write_table(table[["source", "image"]].assign(x=x.round(3), y=y.round(3)), path)
+
 
 def feature_map_figure(
     runs: Run | Sequence[Run],  # one run or several, each with its side chosen
@@ -330,32 +546,45 @@ def feature_map_figure(
 ) -> "Figure":
     "Draw the last features of networks as maps."
     import pandas as pd
+
     key, chosen = ["source", "image"], _several(runs)
     figure, axes = _panels([as_predictions(run) for run in chosen], 3.6)
     for run, axis in zip(chosen, axes):
         file = Path(path or run.path / "map.csv")
         if not file.is_file():
-            raise BrainTumorError(f"{file}: no map was recorded; write one with `write_map`, of what `backbones.phases.last_features` gives")
-        points = run.predictions[[*key, "class"]].merge(pd.read_csv(file, dtype=dict.fromkeys(key, str), na_filter=False), on=key)
+            raise BrainTumorError(
+                f"{file}: no map was recorded; write one with `write_map`, of what `backbones.phases.last_features` gives"
+            )
+        points = run.predictions[[*key, "class"]].merge(
+            pd.read_csv(file, dtype=dict.fromkeys(key, str), na_filter=False), on=key
+        )
         if len(points) != len(run.predictions):
-            raise BrainTumorError(f"{file}: has {len(points)} of the run's {len(run.predictions)} pictures; choose the side the map was made of, or write it anew")
+            raise BrainTumorError(
+                f"{file}: has {len(points)} of the run's {len(run.predictions)} pictures; choose the side the map was made of, or write it anew"
+            )
         draw_embedding(points, run.title, axis)
     return figure
 
 # %% ../../nbs/06_classification/07_report.ipynb #c050
 def save_output(
     made: "pd.DataFrame | Figure",  # what a report gave
-    path: str | Path,  # file; its ending says how: .csv for a table; .png, .svg or .pdf for a figure
+    path: str
+    | Path,  # file; its ending says how: .csv for a table; .png, .svg or .pdf for a figure
 ) -> Path:  # the file
     "Keep a table or a figure, whole or not at all; same content, same file."
     path = Path(path)
     kinds = (".csv",) if hasattr(made, "to_csv") else (".png", ".svg", ".pdf")
     if path.suffix not in kinds:
-        raise BrainTumorError(f"{path}: {'a table' if kinds == ('.csv',) else 'a figure'} can be kept as {' or '.join(kinds)}; give such a name")
+        raise BrainTumorError(
+            f"{path}: {'a table' if kinds == ('.csv',) else 'a figure'} can be kept as {' or '.join(kinds)}; give such a name"
+        )
     if hasattr(made, "to_csv"):
         return write_table(made, path)
     import matplotlib
-    empty = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix]
+
+    empty = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[
+        path.suffix
+    ]
     with write_whole(path) as beside, matplotlib.rc_context({"svg.hashsalt": "brain_tumor"}):
         made.savefig(beside, format=path.suffix[1:], metadata=empty)
     return path

@@ -9,7 +9,24 @@ __all__ = ['RESNET50', 'RESNET50_V2']
 from .backbones import Backbone
 
 # %% ../../nbs/06_classification/04_resnet50.ipynb #c022
-RESNET50 = Backbone("resnet50", "ResNet50", ("pool1_pool", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"), "conv3_block4_out",
-                    "residual blocks")
-RESNET50_V2 = Backbone("resnet50_v2", "ResNet50V2", ("pool1_pool", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block1_preact_relu", "post_relu"), "conv3_block4_out",
-                       "residual blocks, normalised before each convolution")
+RESNET50 = Backbone(
+    "resnet50",
+    "ResNet50",
+    ("pool1_pool", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"),
+    "conv3_block4_out",
+    "residual blocks",
+)
+RESNET50_V2 = Backbone(
+    "resnet50_v2",
+    "ResNet50V2",
+    (
+        "pool1_pool",
+        "conv2_block3_out",
+        "conv3_block4_out",
+        "conv4_block6_out",
+        "conv5_block1_preact_relu",
+        "post_relu",
+    ),
+    "conv3_block4_out",
+    "residual blocks, normalised before each convolution",
+)

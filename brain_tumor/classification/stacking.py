@@ -17,20 +17,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..io.files import write_table
-from ..metrics import mean_interval, softmax
-from ..training.runs import PROBABILITY_COLUMNS, check_predictions, find_runs, read_predictions
-from ..io.files import RUNS
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES
 from ..data.splits import group_folds
+from ..io.errors import BrainTumorError
+from ..io.files import RUNS, write_table
+from ..io.scan import CLASSES
+from ..metrics import mean_interval, softmax
+from brain_tumor.training.runs import (
+    PROBABILITY_COLUMNS,
+    check_predictions,
+    find_runs,
+    read_predictions,
+)
 
 if TYPE_CHECKING:
     import keras
     import pandas as pd
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c080
-COMBINER_KINDS = {"independent": (1.7, 0.0), "shared": (1.7, 0.97), "chance": (0.0, 0.0)}  # height of the true class; share of the errors in common
+COMBINER_KINDS = {
+    "independent": (1.7, 0.0),
+    "shared": (1.7, 0.97),
+    "chance": (0.0, 0.0),
+}  # height of the true class; share of the errors in common
+
 
 def example_predictions(
     kind: str,  # "independent", "shared" or "chance"
@@ -41,19 +50,34 @@ def example_predictions(
 ) -> "dict[str, pd.DataFrame]":  # name -> predictions, as a run records them
     "Predictions of networks that don't exist, of a quality that is known."
     import pandas as pd
+
     if kind not in COMBINER_KINDS:
         raise BrainTumorError(f"kind {kind!r} is not known; known are {', '.join(COMBINER_KINDS)}")
     rng, (height, common) = np.random.default_rng(seed), COMBINER_KINDS[kind]
     who = np.repeat(np.arange(patients), slices)
     label, names = who % len(CLASSES), np.array(CLASSES)
     noise = lambda: rng.normal(size=(patients, 4))[who] + 0.3 * rng.normal(size=(len(who), 4))
-    base, shared = {"source": "made up", "image": [f"{n:04d}" for n in range(len(who))], "class": names[label], "group": [f"P{n:03d}" for n in who],
-                    "role": np.where(who // 4 % 2, "test", "validation"), "set": "kaggle", "disputed": False}, noise()
+    base, shared = (
+        {
+            "source": "made up",
+            "image": [f"{n:04d}" for n in range(len(who))],
+            "class": names[label],
+            "group": [f"P{n:03d}" for n in who],
+            "role": np.where(who // 4 % 2, "test", "validation"),
+            "set": "kaggle",
+            "disputed": False,
+        },
+        noise(),
+    )
     found = {}
     for number in range(members):
         own = np.sqrt(common) * shared + np.sqrt(1 - common) * noise()
         p = softmax(2 * (own + height * np.eye(4)[label])).round(5)
-        found[f"member {number + 1}"] = pd.DataFrame(base | {"predicted": names[p.argmax(1)]} | {f"p_{name}": p[:, i] for i, name in enumerate(CLASSES)})
+        found[f"member {number + 1}"] = pd.DataFrame(
+            base
+            | {"predicted": names[p.argmax(1)]}
+            | {f"p_{name}": p[:, i] for i, name in enumerate(CLASSES)}
+        )
     return found
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c083
@@ -67,20 +91,30 @@ def _read_members(name: str, run: "str | Path | pd.DataFrame") -> "pd.DataFrame"
         raise BrainTumorError(f"run {name}: {error}") from None
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c085
-def _same_rows(name: str, run: "pd.DataFrame", first: str, wanted: "pd.DataFrame") -> "pd.DataFrame":
+def _same_rows(
+    name: str, run: "pd.DataFrame", first: str, wanted: "pd.DataFrame"
+) -> "pd.DataFrame":
     "A run's rows in the order of the first run's; refuses other pictures, and other labels, groups or roles."
     key = ["source", "image"]
     here, there = run.set_index(key), wanted.set_index(key)
     lacks, extra = there.index.difference(here.index), here.index.difference(there.index)
     if len(lacks) or len(extra):
-        what = f"lacks {len(lacks)} pictures, first {'/'.join(lacks[0])}" if len(lacks) else f"has {len(extra)} pictures more, first {'/'.join(extra[0])}"
-        raise BrainTumorError(f"run {name}: {what}, compared with run {first}; stack runs of the same pictures")
+        what = (
+            f"lacks {len(lacks)} pictures, first {'/'.join(lacks[0])}"
+            if len(lacks)
+            else f"has {len(extra)} pictures more, first {'/'.join(extra[0])}"
+        )
+        raise BrainTumorError(
+            f"run {name}: {what}, compared with run {first}; stack runs of the same pictures"
+        )
     here = here.loc[there.index]
     for column in ("class", "group", "role"):
         other = (here[column] != there[column]).to_numpy()
         if other.any():
-            raise BrainTumorError(f"run {name}: {column} of {'/'.join(here.index[other][0])} is {here[column][other].iloc[0]}, and in run {first} it is {there[column][other].iloc[0]} "
-                                  f"({other.sum()} such rows); stack runs of one split and one set of labels")
+            raise BrainTumorError(
+                f"run {name}: {column} of {'/'.join(here.index[other][0])} is {here[column][other].iloc[0]}, and in run {first} it is {there[column][other].iloc[0]} "
+                f"({other.sum()} such rows); stack runs of one split and one set of labels"
+            )
     return here.reset_index()
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c086
@@ -89,15 +123,20 @@ def stack_predictions(
 ) -> "tuple[pd.DataFrame, np.ndarray]":  # the pictures (no probabilities), and (N, 4 * runs) their softmaxes side by side, in the order given
     "Lay the predictions of several runs side by side; `BrainTumorError` names the run that doesn't fit."
     if len(runs) < 2:
-        raise BrainTumorError(f"{len(runs)} run{'s' * (len(runs) != 1)}: an ensemble needs at least two")
+        raise BrainTumorError(
+            f"{len(runs)} run{'s' * (len(runs) != 1)}: an ensemble needs at least two"
+        )
     tables = {name: _read_members(name, run) for name, run in runs.items()}
     first = next(iter(tables))
     tables = {name: _same_rows(name, table, first, tables[first]) for name, table in tables.items()}
-    return tables[first].drop(columns=["predicted", *PROBABILITY_COLUMNS], errors="ignore"), np.hstack([table[list(PROBABILITY_COLUMNS)].to_numpy(float) for table in tables.values()])
+    return tables[first].drop(
+        columns=["predicted", *PROBABILITY_COLUMNS], errors="ignore"
+    ), np.hstack([table[list(PROBABILITY_COLUMNS)].to_numpy(float) for table in tables.values()])
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c089
 STACKING_METHODS = ("vote", "average", "weighted", "logistic", "network")
 META_WIDTHS = (64, 32, len(CLASSES))  # of the thesis' meta-network
+
 
 def combiner_shapes(
     method: str,  # one of METHODS
@@ -105,7 +144,9 @@ def combiner_shapes(
 ) -> dict[str, tuple[int, ...]]:  # name of each array a combiner holds -> its shape
     "What a method has to remember."
     if method not in STACKING_METHODS:
-        raise BrainTumorError(f"method {method!r} is not known; known are {', '.join(STACKING_METHODS)}")
+        raise BrainTumorError(
+            f"method {method!r} is not known; known are {', '.join(STACKING_METHODS)}"
+        )
     columns, wide = len(CLASSES) * members, {}
     if method == "weighted":
         return {"weights": (members,)}
@@ -123,12 +164,23 @@ def check_combiner(
     members: int,  # networks
 ) -> None:
     "Refuse arrays that are not this method's, or not of this many networks."
-    wanted, found = combiner_shapes(method, members), {name: np.shape(value) for name, value in arrays.items()}
+    wanted, found = (
+        combiner_shapes(method, members),
+        {name: np.shape(value) for name, value in arrays.items()},
+    )
     if wanted != found:
-        raise BrainTumorError(f"method {method} for {members} networks needs the arrays {wanted or 'none'}, and got {found or 'none'}; fit it anew on these networks")
-    strange = [name for name, value in arrays.items() if np.asarray(value).dtype.kind != "f" or not np.isfinite(value).all()]
+        raise BrainTumorError(
+            f"method {method} for {members} networks needs the arrays {wanted or 'none'}, and got {found or 'none'}; fit it anew on these networks"
+        )
+    strange = [
+        name
+        for name, value in arrays.items()
+        if np.asarray(value).dtype.kind != "f" or not np.isfinite(value).all()
+    ]
     if strange:
-        raise BrainTumorError(f"method {method}: {', '.join(strange)} holds something that is no finite number; fit it anew")
+        raise BrainTumorError(
+            f"method {method}: {', '.join(strange)} holds something that is no finite number; fit it anew"
+        )
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c092
 def combine_predictions(
@@ -140,7 +192,9 @@ def combine_predictions(
     stacked = np.asarray(stacked, float)
     members = stacked.shape[-1] // len(CLASSES)
     if stacked.ndim != 2 or members < 1 or stacked.shape[1] % len(CLASSES):
-        raise BrainTumorError(f"softmaxes of shape {stacked.shape}: give (pictures, {len(CLASSES)} x networks), as `hstack` does")
+        raise BrainTumorError(
+            f"softmaxes of shape {stacked.shape}: give (pictures, {len(CLASSES)} x networks), as `hstack` does"
+        )
     check_combiner(method, arrays, members)
     each = stacked.reshape(len(stacked), members, len(CLASSES))
     if method == "vote":
@@ -152,7 +206,9 @@ def combine_predictions(
         return softmax(stacked @ arrays["kernel"] + arrays["bias"])
     for layer in range(len(META_WIDTHS) - 1):
         stacked = np.maximum(stacked @ arrays[f"kernel{layer}"] + arrays[f"bias{layer}"], 0)
-    return softmax(stacked @ arrays[f"kernel{len(META_WIDTHS) - 1}"] + arrays[f"bias{len(META_WIDTHS) - 1}"])
+    return softmax(
+        stacked @ arrays[f"kernel{len(META_WIDTHS) - 1}"] + arrays[f"bias{len(META_WIDTHS) - 1}"]
+    )
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c095
 def log_loss(
@@ -162,21 +218,33 @@ def log_loss(
     "Mean negative logarithm of the probability that the true class was given."
     return float(-np.log(np.maximum(np.asarray(p)[np.arange(len(labels)), labels], 1e-12)).mean())
 
+
 def fit_weights(
     stacked: np.ndarray,  # (N, 4 * members)
     labels: np.ndarray,  # (N,) index of the true class
 ) -> dict[str, np.ndarray]:  # weights (members,), none negative, sum 1
     "Find the weighted average with the lowest log loss."
     from scipy.optimize import minimize
-    true = stacked.reshape(len(stacked), -1, len(CLASSES))[np.arange(len(labels)), :, labels] + 1e-12
+
+    true = (
+        stacked.reshape(len(stacked), -1, len(CLASSES))[np.arange(len(labels)), :, labels] + 1e-12
+    )
     members = true.shape[1]
-    found = minimize(lambda w: -np.log(true @ w).mean(), np.full(members, 1 / members), jac=lambda w: -(true / (true @ w)[:, None]).mean(0), method="SLSQP",
-                     bounds=[(1e-9, 1)] * members, constraints={"type": "eq", "fun": lambda w: w.sum() - 1}, options={"ftol": 1e-10})
+    found = minimize(
+        lambda w: -np.log(true @ w).mean(),
+        np.full(members, 1 / members),
+        jac=lambda w: -(true / (true @ w)[:, None]).mean(0),
+        method="SLSQP",
+        bounds=[(1e-9, 1)] * members,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
+        options={"ftol": 1e-10},
+    )
     weights = np.clip(found.x, 0, None)
     return {"weights": weights / weights.sum()}
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c099
 LOGISTIC_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # C to choose from
+
 
 def fit_logistic(
     stacked: np.ndarray,  # (N, 4 * members)
@@ -185,9 +253,12 @@ def fit_logistic(
 ) -> dict[str, np.ndarray]:  # kernel (4 * members, 4), bias (4,)
     "Fit the logistic regression of scikit-learn's stacking."
     from sklearn.linear_model import LogisticRegression
+
     missing = [name for number, name in enumerate(CLASSES) if number not in labels]
     if missing:
-        raise BrainTumorError(f"no picture of {', '.join(missing)} among the {len(labels)} to fit on; give some of every class")
+        raise BrainTumorError(
+            f"no picture of {', '.join(missing)} among the {len(labels)} to fit on; give some of every class"
+        )
     rule = LogisticRegression(C=strength, max_iter=5000).fit(stacked, labels)
     return {"kernel": rule.coef_.T, "bias": rule.intercept_}
 
@@ -200,12 +271,21 @@ def group_fold_indices(
 ) -> list[tuple[np.ndarray, np.ndarray]]:  # rows to fit on, rows to judge
     "Folds that keep each group whole and each class spread."
     import pandas as pd
+
     few = min(len(set(np.asarray(groups)[labels == number])) for number in np.unique(labels))
     if few < 2:
-        raise BrainTumorError(f"a class has {few} group to fit on: nothing can be chosen by folds; give more patients, or use average")
+        raise BrainTumorError(
+            f"a class has {few} group to fit on: nothing can be chosen by folds; give more patients, or use average"
+        )
     folds = min(folds, few)
-    fold = group_folds(pd.DataFrame({"source": "validation", "class": labels, "group": groups}), folds, seed).to_numpy()
-    return [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(1, folds + 1)]
+    fold = group_folds(
+        pd.DataFrame({"source": "validation", "class": labels, "group": groups}), folds, seed
+    ).to_numpy()
+    return [
+        (np.flatnonzero(fold != number), np.flatnonzero(fold == number))
+        for number in range(1, folds + 1)
+    ]
+
 
 def choose_strength(
     stacked: np.ndarray,  # (N, 4 * members)
@@ -215,11 +295,21 @@ def choose_strength(
 ) -> float:  # one of STRENGTHS
     "Choose C by the log loss out of fold."
     parts = group_fold_indices(labels, groups, seed=seed)
-    loss = lambda c: sum(len(out) * log_loss(combine_predictions("logistic", fit_logistic(stacked[into], labels[into], c), stacked[out]), labels[out]) for into, out in parts)
+    loss = lambda c: sum(
+        len(out)
+        * log_loss(
+            combine_predictions(
+                "logistic", fit_logistic(stacked[into], labels[into], c), stacked[out]
+            ),
+            labels[out],
+        )
+        for into, out in parts
+    )
     return min(LOGISTIC_STRENGTHS, key=loss)
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c105
 META_EPOCHS = 5  # as many as the thesis' log has (figure 3.49)
+
 
 def build_meta_network(
     members: int,  # networks
@@ -227,24 +317,36 @@ def build_meta_network(
 ) -> "keras.Model":  # (N, 4 * members) -> (N, 4), compiled
     "Build the thesis' meta-network (section 3.3)."
     import keras
+
     keras.utils.set_random_seed(seed)
     last = len(META_WIDTHS) - 1
-    layers = [keras.layers.Dense(width, activation="softmax" if i == last else "relu") for i, width in enumerate(META_WIDTHS)]
+    layers = [
+        keras.layers.Dense(width, activation="softmax" if i == last else "relu")
+        for i, width in enumerate(META_WIDTHS)
+    ]
     model = keras.Sequential([keras.Input((len(CLASSES) * members,)), *layers])
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
+
 
 def fit_meta_network(
     stacked: np.ndarray,  # (N, 4 * members)
     labels: np.ndarray,  # (N,) index of the true class
     epochs: int = META_EPOCHS,  # at most
     seed: int = 0,  # of weights and order
-    judged: tuple | None = None,  # columns and labels whose loss is logged as well, never trained on
-) -> tuple[dict[str, np.ndarray], "keras.Model"]:  # kernels and biases by layer; the model, whose `history.history` is the log
+    judged: tuple
+    | None = None,  # columns and labels whose loss is logged as well, never trained on
+) -> tuple[
+    dict[str, np.ndarray], "keras.Model"
+]:  # kernels and biases by layer; the model, whose `history.history` is the log
     "Train the meta-network as the thesis does."
     import keras
+
     model = build_meta_network(stacked.shape[1] // len(CLASSES), seed)
-    rules = [keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=3, min_lr=1e-6), keras.callbacks.EarlyStopping("loss", patience=3)]
+    rules = [
+        keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=3, min_lr=1e-6),
+        keras.callbacks.EarlyStopping("loss", patience=3),
+    ]
     model.fit(stacked, labels, epochs=epochs, callbacks=rules, validation_data=judged, verbose=0)
     named = [f"{part}{layer}" for layer in range(len(META_WIDTHS)) for part in ("kernel", "bias")]
     return dict(zip(named, (np.asarray(w, float) for w in model.get_weights()))), model
@@ -260,7 +362,9 @@ def choose_epochs(
     "Choose the number of epochs by the log loss out of fold."
     losses = []
     for into, out in group_fold_indices(labels, groups, 3, seed):
-        log = fit_meta_network(stacked[into], labels[into], most, seed, (stacked[out], labels[out]))[1].history.history["val_loss"]
+        log = fit_meta_network(
+            stacked[into], labels[into], most, seed, (stacked[out], labels[out])
+        )[1].history.history["val_loss"]
         losses.append(len(out) * np.array(log + log[-1:] * (most - len(log))))
     return 1 + int(np.sum(losses, 0).argmin())
 
@@ -272,11 +376,13 @@ STACKING_MARKS = {
     "member": "one network alone; scored on test",
 }
 
+
 def fit_combiner(
     method: str,  # one of METHODS
     stacked: np.ndarray,  # (N, 4 * members)
     labels: np.ndarray,  # (N,) index of the true class
-    groups: np.ndarray | None = None,  # (N,) patient: C and epochs are chosen by folds; None: C is 1, `epochs` as given
+    groups: np.ndarray
+    | None = None,  # (N,) patient: C and epochs are chosen by folds; None: C is 1, `epochs` as given
     epochs: int = META_EPOCHS,  # of the network; with groups they are chosen
     seed: int = 0,  # of folds, weights and order
 ) -> dict[str, np.ndarray]:  # what `combine` needs; empty for vote and average
@@ -285,17 +391,29 @@ def fit_combiner(
     if method == "weighted":
         return fit_weights(stacked, labels)
     if method == "logistic":
-        return fit_logistic(stacked, labels, 1.0 if groups is None else choose_strength(stacked, labels, groups, seed))
+        return fit_logistic(
+            stacked,
+            labels,
+            1.0 if groups is None else choose_strength(stacked, labels, groups, seed),
+        )
     if method == "network":
-        return fit_meta_network(stacked, labels, epochs if groups is None else choose_epochs(stacked, labels, groups, seed=seed), seed)[0]
+        return fit_meta_network(
+            stacked,
+            labels,
+            epochs if groups is None else choose_epochs(stacked, labels, groups, seed=seed),
+            seed,
+        )[0]
     return {}
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c113
 def _rows(table: "pd.DataFrame", role: str) -> np.ndarray:
     rows = (table["role"] == role).to_numpy()
     if not rows.any():
-        raise BrainTumorError(f"the predictions hold no rows of the {role} side (roles: {', '.join(sorted(set(table['role'])))}); record the runs on {role} too")
+        raise BrainTumorError(
+            f"the predictions hold no rows of the {role} side (roles: {', '.join(sorted(set(table['role'])))}); record the runs on {role} too"
+        )
     return rows
+
 
 def stack_runs(
     table: "pd.DataFrame",  # pictures, from `hstack`
@@ -304,17 +422,30 @@ def stack_runs(
     protocol: str = "honest",  # or "thesis"
     epochs: int = META_EPOCHS,  # of the network under protocol thesis; honest: chosen
     seed: int = 0,  # of folds, weights and order
-) -> "tuple[pd.DataFrame, dict[str, np.ndarray]]":  # the test rows with predicted, p_… and mark; and the arrays that were fitted
+) -> (
+    "tuple[pd.DataFrame, dict[str, np.ndarray]]"
+):  # the test rows with predicted, p_… and mark; and the arrays that were fitted
     "Fit a method under a protocol and let it predict the test."
     if protocol not in ("thesis", "honest"):
         raise BrainTumorError(f"protocol {protocol!r} is not known; known are thesis and honest")
     test = _rows(table, "test")
     seen = test if protocol == "thesis" else _rows(table, "validation")
     labels = table["class"].map(CLASSES.index).to_numpy(int)
-    arrays = fit_combiner(method, stacked[seen], labels[seen], table["group"].to_numpy()[seen] if protocol == "honest" else None, epochs, seed)
+    arrays = fit_combiner(
+        method,
+        stacked[seen],
+        labels[seen],
+        table["group"].to_numpy()[seen] if protocol == "honest" else None,
+        epochs,
+        seed,
+    )
     p = combine_predictions(method, arrays, stacked[test])
-    said = dict(zip(PROBABILITY_COLUMNS, p.T)) | {"provenance": STACKING_MARKS[protocol if arrays else "unfitted"]}
-    return table[test].assign(predicted=np.array(CLASSES)[p.argmax(1)], **said).reset_index(drop=True), arrays
+    said = dict(zip(PROBABILITY_COLUMNS, p.T)) | {
+        "provenance": STACKING_MARKS[protocol if arrays else "unfitted"]
+    }
+    return table[test].assign(predicted=np.array(CLASSES)[p.argmax(1)], **said).reset_index(
+        drop=True
+    ), arrays
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c116
 def best_member(
@@ -324,23 +455,56 @@ def best_member(
     "Choose the best network on validation: accuracy, then log loss."
     seen, label = _rows(table, "validation"), table["class"].map(CLASSES.index).to_numpy(int)
     each = np.split(stacked[seen], stacked.shape[1] // len(CLASSES), axis=1)
-    return max(range(len(each)), key=lambda i: ((each[i].argmax(1) == label[seen]).mean(), -log_loss(each[i], label[seen])))
+    return max(
+        range(len(each)),
+        key=lambda i: ((each[i].argmax(1) == label[seen]).mean(), -log_loss(each[i], label[seen])),
+    )
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c119
 def _member_text(protocol: str, low: float, high: float) -> str:
     if protocol == "thesis":
         return "no evidence: scored on its own training rows"
-    return "better than the best member" if low > 0 else "worse than the best member" if high < 0 else "buys nothing that can be shown"
+    return (
+        "better than the best member"
+        if low > 0
+        else "worse than the best member"
+        if high < 0
+        else "buys nothing that can be shown"
+    )
 
-def _stacking_row(method: str, protocol: str, p: np.ndarray, test: "pd.DataFrame", best: np.ndarray, mean: np.ndarray, note: str) -> dict:
+
+def _stacking_row(
+    method: str,
+    protocol: str,
+    p: np.ndarray,
+    test: "pd.DataFrame",
+    best: np.ndarray,
+    mean: np.ndarray,
+    note: str,
+) -> dict:
     "One line of the comparison."
     label, group = test["class"].map(CLASSES.index).to_numpy(int), test["group"].to_numpy()
     right = lambda q: (q.argmax(1) == label).astype(float)
-    figures, row = {"": right(p), "best": right(p) - right(best), "average": right(p) - right(mean)}, {"method": method, "protocol": protocol}
+    figures, row = (
+        {"": right(p), "best": right(p) - right(best), "average": right(p) - right(mean)},
+        {"method": method, "protocol": protocol},
+    )
     for name, values in figures.items():
-        row |= dict(zip((f"over_{name}", f"{name}_low", f"{name}_high") if name else ("accuracy", "low", "high"), mean_interval(values, group)))
-    return row | {"log_loss": log_loss(p, label), "says": _member_text(protocol, row["best_low"], row["best_high"]),
-                  "pictures": len(test), "groups": test["group"].nunique(), "provenance": "; ".join(filter(None, [STACKING_MARKS[protocol], note]))}
+        row |= dict(
+            zip(
+                (f"over_{name}", f"{name}_low", f"{name}_high")
+                if name
+                else ("accuracy", "low", "high"),
+                mean_interval(values, group),
+            )
+        )
+    return row | {
+        "log_loss": log_loss(p, label),
+        "says": _member_text(protocol, row["best_low"], row["best_high"]),
+        "pictures": len(test),
+        "groups": test["group"].nunique(),
+        "provenance": "; ".join(filter(None, [STACKING_MARKS[protocol], note])),
+    }
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c120
 def compare_stacking(
@@ -352,16 +516,38 @@ def compare_stacking(
 ) -> "pd.DataFrame":  # method, protocol, accuracy, low, high, over_best, best_low, best_high, over_average, average_low, average_high, log_loss, says, pictures, groups, mark
     "Compare members and methods under both protocols; differences are paired, intervals are of 95 % over groups."
     import pandas as pd
+
     table, stacked = stack_predictions(runs)
-    each, names, best = np.split(stacked, len(runs), axis=1), list(runs), best_member(table, stacked)
+    each, names, best = (
+        np.split(stacked, len(runs), axis=1),
+        list(runs),
+        best_member(table, stacked),
+    )
     rows, test = _rows(table, "test"), table[table["role"] == "test"].reset_index(drop=True)
-    line = lambda method, protocol, p: _stacking_row(method, protocol, p, test, each[best][rows], combine_predictions("average", {}, stacked[rows]), note)
+    line = lambda method, protocol, p: _stacking_row(
+        method,
+        protocol,
+        p,
+        test,
+        each[best][rows],
+        combine_predictions("average", {}, stacked[rows]),
+        note,
+    )
     lines = [line(name, "member", p[rows]) for name, p in zip(names, each)]
     for method in methods:
-        for protocol in ("thesis", "honest") if combiner_shapes(method, len(runs)) else ("unfitted",):
-            said, _ = stack_runs(table, stacked, method, "honest" if protocol == "unfitted" else protocol, epochs, seed)
+        for protocol in (
+            ("thesis", "honest") if combiner_shapes(method, len(runs)) else ("unfitted",)
+        ):
+            said, _ = stack_runs(
+                table,
+                stacked,
+                method,
+                "honest" if protocol == "unfitted" else protocol,
+                epochs,
+                seed,
+            )
             lines.append(line(method, protocol, said[list(PROBABILITY_COLUMNS)].to_numpy()))
-    for number, row in enumerate(lines[:len(runs)]):
+    for number, row in enumerate(lines[: len(runs)]):
         row["says"] = "the best member, chosen on validation" if number == best else ""
     return pd.DataFrame(lines).round(4)
 
@@ -372,15 +558,26 @@ def stacking_conclusion(
     "Say plainly what combining buys."
     fair = compared[compared["protocol"].isin(["honest", "unfitted"])]
     if not len(fair):
-        raise BrainTumorError("nothing was compared honestly: the table has no row of protocol honest or unfitted")
-    best, better = compared["method"][compared["says"].str.startswith("the best member")].iloc[0], fair[fair["best_low"] > 0]
-    gain = lambda row, of: f"{row[f'over_{of}']:+.3f} ({row[f'{of}_low']:+.3f} to {row[f'{of}_high']:+.3f})"
+        raise BrainTumorError(
+            "nothing was compared honestly: the table has no row of protocol honest or unfitted"
+        )
+    best, better = (
+        compared["method"][compared["says"].str.startswith("the best member")].iloc[0],
+        fair[fair["best_low"] > 0],
+    )
+    gain = lambda row, of: (
+        f"{row[f'over_{of}']:+.3f} ({row[f'{of}_low']:+.3f} to {row[f'{of}_high']:+.3f})"
+    )
     if not len(better):
         top = fair.loc[fair["over_best"].idxmax()]
         return f"Combining buys nothing that can be shown: the most that any method differs from {best}, the best member, is {gain(top, 'best')}, by {top['method']}."
     top = better.loc[better["over_best"].idxmax()]
     more = fair[(fair["protocol"] == "honest") & (fair["average_low"] > 0)]
-    rest = f"{', '.join(more['method'])} beats it." if len(more) else "no fitted method is shown to beat it."
+    rest = (
+        f"{', '.join(more['method'])} beats it."
+        if len(more)
+        else "no fitted method is shown to beat it."
+    )
     return f"Combining helps: {top['method']} differs from {best}, the best member, by {gain(top, 'best')}. Against the plain average, {rest}"
 
 # %% ../../nbs/06_classification/06_stacking.ipynb #c132
@@ -396,13 +593,24 @@ def record_stacking(
         try:
             settings[folder.name] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BrainTumorError(f"run {folder.name}: {folder / 'run.json'} can't be read ({error}); finish the run, or leave it out") from None
+            raise BrainTumorError(
+                f"run {folder.name}: {folder / 'run.json'} can't be read ({error}); finish the run, or leave it out"
+            ) from None
     for key in ("split_sha256", "protocol"):
         found = {name: said.get(key) for name, said in settings.items()}
         if len(set(found.values())) > 1:
-            raise BrainTumorError(f"runs of different {key}: {', '.join(f'{n} {v}' for n, v in found.items())}; stack runs of one split and one protocol")
-    notes = dict.fromkeys(said["provenance"] for said in settings.values() if said.get("provenance"))
-    compared = compare_stacking({folder.name: folder for folder in map(Path, folders)}, methods, seed=seed, note="; ".join(notes))
+            raise BrainTumorError(
+                f"runs of different {key}: {', '.join(f'{n} {v}' for n, v in found.items())}; stack runs of one split and one protocol"
+            )
+    notes = dict.fromkeys(
+        said["provenance"] for said in settings.values() if said.get("provenance")
+    )
+    compared = compare_stacking(
+        {folder.name: folder for folder in map(Path, folders)},
+        methods,
+        seed=seed,
+        note="; ".join(notes),
+    )
     split = next(iter(settings.values())).get("split_sha256") or ""
     write_table(compared.assign(seed=seed, split=split[:11]), out)
     return compared
@@ -413,6 +621,16 @@ def stackable_runs(
     folder: str | Path = RUNS,  # with run folders in it
 ) -> list[Path]:  # run folders, by name
     "Find the recorded runs of a protocol that may be stacked: whole ones, of its own recipe, and no control with shuffled labels."
-    there = [run for run in find_runs(folder) if run.settings["protocol"] == protocol and run.predictions is not None]
-    own = lambda run: run.settings.get("recipe", {}).get("preparation", protocol) == protocol  # not the thesis' recipe on an honest split
-    return [run.path for run in there if run.settings["network"] != "stacking" and not run.control and own(run)]
+    there = [
+        run
+        for run in find_runs(folder)
+        if run.settings["protocol"] == protocol and run.predictions is not None
+    ]
+    own = lambda run: (
+        run.settings.get("recipe", {}).get("preparation", protocol) == protocol
+    )  # not the thesis' recipe on an honest split
+    return [
+        run.path
+        for run in there
+        if run.settings["network"] != "stacking" and not run.control and own(run)
+    ]

@@ -17,15 +17,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .recipe import Recipe, THESIS_RECIPE
-from ..metrics import unpaired_difference
-from ..training.runs import run_notes, describe_start
-from ..io.pages import figure_html, table_html, write_page
-from .report import as_predictions, auc_table, class_scores, confusion_figure, curves_with_thesis, distinct_titles, feature_map_figure, mcnemar, reliability_bins, reliability_figure, roc_figure
-from ..training.runs import Run, THESIS_LOGS, epoch_table, infer_image_count, load_run, thesis_log
-from ..io.files import RUNS
+from .recipe import THESIS_RECIPE, Recipe
+from brain_tumor.classification.report import (
+    as_predictions,
+    auc_table,
+    class_scores,
+    confusion_figure,
+    curves_with_thesis,
+    distinct_titles,
+    feature_map_figure,
+    mcnemar,
+    reliability_bins,
+    reliability_figure,
+    roc_figure,
+)
 from ..io.errors import BrainTumorError
+from ..io.files import RUNS
+from ..io.pages import figure_html, table_html, write_page
 from ..io.scan import CLASSES
+from ..metrics import unpaired_difference
+from brain_tumor.training.runs import (
+    THESIS_LOGS,
+    Run,
+    describe_start,
+    epoch_table,
+    infer_image_count,
+    load_run,
+    run_notes,
+    thesis_log,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,11 +60,15 @@ def _tested(run: Run, disputed: bool = True) -> Run | None:
         chosen = chosen.only(set="kaggle")
     return chosen if disputed else chosen.only(disputed=False)
 
+
 def _printed(thesis: str | Path, name: str) -> "pd.DataFrame":
     import pandas as pd
+
     path = Path(thesis) / name
     if not path.exists():
-        raise BrainTumorError(f"{path}: the thesis' tables lie in the repository, not in the package; give the folder runs/thesis of a checkout")
+        raise BrainTumorError(
+            f"{path}: the thesis' tables lie in the repository, not in the package; give the folder runs/thesis of a checkout"
+        )
     return pd.read_csv(path)
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c016
@@ -55,30 +79,100 @@ def thesis_table_3_3(
 ) -> "pd.DataFrame":  # model, reference, year, class, accuracy, precision, recall, f1, each with _low and _high where known, mark
     "The thesis' table 3.3 with our runs below."
     import pandas as pd
-    rows = [_printed(thesis, "table_3_3.csv").assign(provenance=lambda t: np.where(t["model"] == "proposed", "as the thesis prints it; scored on rows that the network was trained on", "as the thesis quotes it"))]
+
+    rows = [
+        _printed(thesis, "table_3_3.csv").assign(
+            provenance=lambda t: np.where(
+                t["model"] == "proposed",
+                "as the thesis prints it; scored on rows that the network was trained on",
+                "as the thesis quotes it",
+            )
+        )
+    ]
     for run in filter(None, (_tested(run, disputed) for run in runs)):
         scores = class_scores(run)
-        rows.append(scores.drop(columns=["network", "pictures", "groups"]).rename(columns={"of": "class"}).assign(model=run.title, reference=f"here: {run.name}"))
-    bounds = [f"{name}{end}" for name in ("accuracy", "precision", "recall", "f1") for end in ("", "_low", "_high")]
-    return pd.concat(rows, ignore_index=True).reindex(columns=["model", "reference", "year", "class", *bounds, "provenance"]).assign(year=lambda t: t["year"].astype("Int64"))
+        rows.append(
+            scores.drop(columns=["network", "pictures", "groups"])
+            .rename(columns={"of": "class"})
+            .assign(model=run.title, reference=f"here: {run.name}")
+        )
+    bounds = [
+        f"{name}{end}"
+        for name in ("accuracy", "precision", "recall", "f1")
+        for end in ("", "_low", "_high")
+    ]
+    return (
+        pd.concat(rows, ignore_index=True)
+        .reindex(columns=["model", "reference", "year", "class", *bounds, "provenance"])
+        .assign(year=lambda t: t["year"].astype("Int64"))
+    )
+
 
 def thesis_table_3_4(
     runs: Sequence[Run] = (),  # recorded runs
     thesis: str | Path = RUNS / "thesis",  # folder of the thesis' tables
     disputed: bool = True,  # with the groups whose label is in dispute
-) -> "pd.DataFrame":  # reference, year, model, data, accuracy_percent with _low and _high where known, mark
+) -> (
+    "pd.DataFrame"
+):  # reference, year, model, data, accuracy_percent with _low and _high where known, mark
     "The thesis' table 3.4, other work, with our runs below."
     import pandas as pd
-    rows = [_printed(thesis, "table_3_4.csv").assign(provenance=lambda t: np.where(t["reference"] == "proposed", "as the thesis prints it; scored on rows that the network was trained on", "as the thesis quotes it"))]
+
+    rows = [
+        _printed(thesis, "table_3_4.csv").assign(
+            provenance=lambda t: np.where(
+                t["reference"] == "proposed",
+                "as the thesis prints it; scored on rows that the network was trained on",
+                "as the thesis quotes it",
+            )
+        )
+    ]
     for run in filter(None, (_tested(run, disputed) for run in runs)):
         of, counted = class_scores(run).query("of == 'all'").iloc[0], run.predictions
-        rows.append(pd.DataFrame([{"reference": f"here: {run.name}", "model": run.title, "data": f"{len(counted):,} test pictures of {counted['group'].nunique():,} groups",
-                                   **{f"accuracy_percent{end}": 100 * of[f"accuracy{end}"] for end in ("", "_low", "_high")}, "provenance": run.provenance}]))
-    return pd.concat(rows, ignore_index=True).reindex(columns=["reference", "year", "model", "data", "accuracy_percent", "accuracy_percent_low", "accuracy_percent_high", "provenance"]).assign(year=lambda t: t["year"].astype("Int64"))
+        rows.append(
+            pd.DataFrame(
+                [
+                    {
+                        "reference": f"here: {run.name}",
+                        "model": run.title,
+                        "data": f"{len(counted):,} test pictures of {counted['group'].nunique():,} groups",
+                        **{
+                            f"accuracy_percent{end}": 100 * of[f"accuracy{end}"]
+                            for end in ("", "_low", "_high")
+                        },
+                        "provenance": run.provenance,
+                    }
+                ]
+            )
+        )
+    return (
+        pd.concat(rows, ignore_index=True)
+        .reindex(
+            columns=[
+                "reference",
+                "year",
+                "model",
+                "data",
+                "accuracy_percent",
+                "accuracy_percent_low",
+                "accuracy_percent_high",
+                "provenance",
+            ]
+        )
+        .assign(year=lambda t: t["year"].astype("Int64"))
+    )
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c021
-TEST_PARTS = {"Kaggle's test": {"set": "kaggle"}, "Kaggle's test, without disputed": {"set": "kaggle", "disputed": False},
-         "tumours of Kaggle's test": {"set": "kaggle", "class": tuple(name for name in CLASSES if name != "no_tumor")}, "healthy persons": {"set": "healthy"}}
+TEST_PARTS = {
+    "Kaggle's test": {"set": "kaggle"},
+    "Kaggle's test, without disputed": {"set": "kaggle", "disputed": False},
+    "tumours of Kaggle's test": {
+        "set": "kaggle",
+        "class": tuple(name for name in CLASSES if name != "no_tumor"),
+    },
+    "healthy persons": {"set": "healthy"},
+}
+
 
 def part_scores(
     runs: Sequence[Run],  # whole runs
@@ -86,25 +180,84 @@ def part_scores(
 ) -> "pd.DataFrame":  # run, network, part, pictures, groups, accuracy with _low and _high, f1 likewise (mean over the classes that occur), mark; no row for a run without predictions or a part without pictures
     "Accuracy and F1 on each of PARTS."
     import pandas as pd
+
     rows = []
     for run in runs:
         known = run.predictions is not None and role in set(run.predictions["role"])
         for part, wanted in TEST_PARTS.items() if known else ():
             table = run.only(role=role).predictions
-            if all(table[column].isin(value if isinstance(value, tuple) else [value]).any() for column, value in wanted.items()):
+            if all(
+                table[column].isin(value if isinstance(value, tuple) else [value]).any()
+                for column, value in wanted.items()
+            ):
                 scores = class_scores(run.only(role=role, **wanted)).query("of == 'all'").iloc[0]
-                rows.append({"run": run.name, "part": part} | {name: scores[name] for name in ("network", "pictures", "groups", *(f"{s}{end}" for s in ("accuracy", "f1") for end in ("", "_low", "_high")), "provenance")})
-    return pd.DataFrame(rows, columns=["run", "network", "part", "pictures", "groups", *(f"{s}{end}" for s in ("accuracy", "f1") for end in ("", "_low", "_high")), "provenance"])
+                rows.append(
+                    {"run": run.name, "part": part}
+                    | {
+                        name: scores[name]
+                        for name in (
+                            "network",
+                            "pictures",
+                            "groups",
+                            *(
+                                f"{s}{end}"
+                                for s in ("accuracy", "f1")
+                                for end in ("", "_low", "_high")
+                            ),
+                            "provenance",
+                        )
+                    }
+                )
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "run",
+            "network",
+            "part",
+            "pictures",
+            "groups",
+            *(f"{s}{end}" for s in ("accuracy", "f1") for end in ("", "_low", "_high")),
+            "provenance",
+        ],
+    )
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c024
-RECIPE_SWITCHES = ("scaling", "preparation", "balance", "healthy", "augment", "frozen", "schedule", "smoothing", "shuffle", "fine_rate")  # of a run's recipe
-REPORT_STAGES = ("thesis claims", "thesis protocol here", "honest protocol here", "mended here", "control: shuffled labels")
-NETWORK_TITLES = {name: THESIS_LOGS[name][0] for name in ("xception", "inception_v3", "resnet50")} | {"resnet50_v2": "ResNet50V2", "vgg19": THESIS_LOGS["vgg19"][0], "mobilenet_v2": "MobileNetV2", "stacking": "Stacking"}
-SUBSTITUTES = {"ResNet50V2": "ResNet-50"}  # there is an ImageNet start of the first, and none of the second
+RECIPE_SWITCHES = (
+    "scaling",
+    "preparation",
+    "balance",
+    "healthy",
+    "augment",
+    "frozen",
+    "schedule",
+    "smoothing",
+    "shuffle",
+    "fine_rate",
+)  # of a run's recipe
+REPORT_STAGES = (
+    "thesis claims",
+    "thesis protocol here",
+    "honest protocol here",
+    "mended here",
+    "control: shuffled labels",
+)
+NETWORK_TITLES = {
+    name: THESIS_LOGS[name][0] for name in ("xception", "inception_v3", "resnet50")
+} | {
+    "resnet50_v2": "ResNet50V2",
+    "vgg19": THESIS_LOGS["vgg19"][0],
+    "mobilenet_v2": "MobileNetV2",
+    "stacking": "Stacking",
+}
+SUBSTITUTES = {
+    "ResNet50V2": "ResNet-50"
+}  # there is an ImageNet start of the first, and none of the second
+
 
 def _value(run: Run, name: str):
     "A switch of the recipe; a recorded run that doesn't name it had it as the thesis."
     return run.settings.get("recipe", {}).get(name, getattr(THESIS_RECIPE, name))
+
 
 def changed_switches(
     run: Run,  # recorded
@@ -112,13 +265,20 @@ def changed_switches(
     "Which switches of the recipe are not as the thesis had them."
     return [name for name in RECIPE_SWITCHES if _value(run, name) != getattr(THESIS_RECIPE, name)]
 
+
 def run_stage(
     run: Run,  # recorded
 ) -> str:  # one of STAGES
     "Where a run stands between claim and mended."
     if run.control:
         return REPORT_STAGES[4]
-    return REPORT_STAGES[1] if run.settings["protocol"] == "thesis" else REPORT_STAGES[3] if changed_switches(run) else REPORT_STAGES[2]
+    return (
+        REPORT_STAGES[1]
+        if run.settings["protocol"] == "thesis"
+        else REPORT_STAGES[3]
+        if changed_switches(run)
+        else REPORT_STAGES[2]
+    )
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c027
 def _claims(thesis: str | Path) -> list[dict]:
@@ -128,69 +288,202 @@ def _claims(thesis: str | Path) -> list[dict]:
             run = thesis_log(name, thesis)
             column, epoch = ("val_accuracy", run.chosen) if run.chosen else ("accuracy", run.epochs)
             what = f"validation, epoch {epoch}" if run.chosen else "its own training rows"
-            rows.append({"stage": REPORT_STAGES[0], "network": run.title, "run": f"figure {THESIS_LOGS[name][1]}", "start": f"imagenet; {what}" if run.chosen else what,
-                         "accuracy": run.history[column][epoch - 1], "pictures": infer_image_count(run.history[column]), "provenance": run.provenance})
+            rows.append(
+                {
+                    "stage": REPORT_STAGES[0],
+                    "network": run.title,
+                    "run": f"figure {THESIS_LOGS[name][1]}",
+                    "start": f"imagenet; {what}" if run.chosen else what,
+                    "accuracy": run.history[column][epoch - 1],
+                    "pictures": infer_image_count(run.history[column]),
+                    "provenance": run.provenance,
+                }
+            )
     return rows
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c029
 def _stacked(folder: str | Path) -> list[dict]:
     "Rows from thesis.csv and honest.csv: method, protocol, accuracy, low, high, pictures, groups, mark."
     import pandas as pd
+
     rows = []
     for name, stage in (("thesis", REPORT_STAGES[1]), ("honest", REPORT_STAGES[3])):
         path = Path(folder) / f"{name}.csv"
-        table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["method", "protocol", "accuracy", "low", "high", "pictures", "groups", "provenance"])
-        missing = [column for column in ("method", "protocol", "accuracy", "low", "high", "pictures", "groups", "provenance") if column not in table]
+        table = (
+            pd.read_csv(path)
+            if path.exists()
+            else pd.DataFrame(
+                columns=[
+                    "method",
+                    "protocol",
+                    "accuracy",
+                    "low",
+                    "high",
+                    "pictures",
+                    "groups",
+                    "provenance",
+                ]
+            )
+        )
+        missing = [
+            column
+            for column in (
+                "method",
+                "protocol",
+                "accuracy",
+                "low",
+                "high",
+                "pictures",
+                "groups",
+                "provenance",
+            )
+            if column not in table
+        ]
         if missing:
-            raise BrainTumorError(f"{path}: no column {', '.join(missing)}; record it with brain_tumor.classification.stacking.record_stacking")
-        wanted = (table["protocol"] == "thesis") & (table["method"] == "network") if name == "thesis" else table["protocol"].isin(["honest", "unfitted"])
-        rows += [{"stage": stage, "network": NETWORK_TITLES["stacking"], "run": f"stacking, {row['method']}", "start": "all test pictures, healthy persons among them", "provenance": row["provenance"], "accuracy": row["accuracy"],
-                  "accuracy_low": row["low"], "accuracy_high": row["high"], "pictures": row["pictures"], "groups": row["groups"]} for row in table[wanted].to_dict("records")]
+            raise BrainTumorError(
+                f"{path}: no column {', '.join(missing)}; record it with brain_tumor.classification.stacking.record_stacking"
+            )
+        wanted = (
+            (table["protocol"] == "thesis") & (table["method"] == "network")
+            if name == "thesis"
+            else table["protocol"].isin(["honest", "unfitted"])
+        )
+        rows += [
+            {
+                "stage": stage,
+                "network": NETWORK_TITLES["stacking"],
+                "run": f"stacking, {row['method']}",
+                "start": "all test pictures, healthy persons among them",
+                "provenance": row["provenance"],
+                "accuracy": row["accuracy"],
+                "accuracy_low": row["low"],
+                "accuracy_high": row["high"],
+                "pictures": row["pictures"],
+                "groups": row["groups"],
+            }
+            for row in table[wanted].to_dict("records")
+        ]
     return rows
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c031
-PART_CELLS = {"Kaggle's test": "accuracy", "Kaggle's test, without disputed": "undisputed", "tumours of Kaggle's test": "tumours", "healthy persons": "healthy"}
+PART_CELLS = {
+    "Kaggle's test": "accuracy",
+    "Kaggle's test, without disputed": "undisputed",
+    "tumours of Kaggle's test": "tumours",
+    "healthy persons": "healthy",
+}
+
 
 def final_table(
     runs: Sequence[Run],  # recorded runs
-    thesis: str | Path | None = RUNS / "thesis",  # folder of the thesis' logs; None: without its claims
-    stacking: str | Path | None = RUNS / "stacking",  # folder with thesis.csv and honest.csv of recorded stacking; None: without
+    thesis: str | Path | None = RUNS
+    / "thesis",  # folder of the thesis' logs; None: without its claims
+    stacking: str | Path | None = RUNS
+    / "stacking",  # folder with thesis.csv and honest.csv of recorded stacking; None: without
 ) -> "pd.DataFrame":  # stage, network, run, accuracy, undisputed, tumours, healthy (each with _low and _high), pictures, groups, start, turned, mark; a row without figures for what is not recorded
     "From claim to mended run: accuracy on the test, by stage and network, with 95 % intervals over groups."
     import pandas as pd
+
     rows = (_claims(thesis) if thesis else []) + (_stacked(stacking) if stacking else [])
     for run in runs:
-        row = {"stage": run_stage(run), "network": NETWORK_TITLES.get(run.settings["network"], run.title), "run": run.name, "start": describe_start(run), "turned": ", ".join(changed_switches(run)), "provenance": run.settings["provenance"]}
+        row = {
+            "stage": run_stage(run),
+            "network": NETWORK_TITLES.get(run.settings["network"], run.title),
+            "run": run.name,
+            "start": describe_start(run),
+            "turned": ", ".join(changed_switches(run)),
+            "provenance": run.settings["provenance"],
+        }
         for part in part_scores([run]).to_dict("records"):
-            row |= {f"{PART_CELLS[part['part']]}{end}": part[f"accuracy{end}"] for end in ("", "_low", "_high")}
-            row |= {"pictures": part["pictures"], "groups": part["groups"]} if PART_CELLS[part["part"]] == "accuracy" else {}
+            row |= {
+                f"{PART_CELLS[part['part']]}{end}": part[f"accuracy{end}"]
+                for end in ("", "_low", "_high")
+            }
+            row |= (
+                {"pictures": part["pictures"], "groups": part["groups"]}
+                if PART_CELLS[part["part"]] == "accuracy"
+                else {}
+            )
         rows.append(row)
-    there = {(row["stage"], title) for row in rows for title in (row["network"], SUBSTITUTES.get(row["network"]))}
-    planned = [(stage, title) for stage in (REPORT_STAGES[1], REPORT_STAGES[3]) for title in NETWORK_TITLES.values() if title not in SUBSTITUTES] + [(REPORT_STAGES[4], NETWORK_TITLES["mobilenet_v2"])]
-    rows += [{"stage": stage, "network": title, "run": "not recorded yet", "provenance": "not recorded yet"} for stage, title in planned if (stage, title) not in there]
+    there = {
+        (row["stage"], title)
+        for row in rows
+        for title in (row["network"], SUBSTITUTES.get(row["network"]))
+    }
+    planned = [
+        (stage, title)
+        for stage in (REPORT_STAGES[1], REPORT_STAGES[3])
+        for title in NETWORK_TITLES.values()
+        if title not in SUBSTITUTES
+    ] + [(REPORT_STAGES[4], NETWORK_TITLES["mobilenet_v2"])]
+    rows += [
+        {
+            "stage": stage,
+            "network": title,
+            "run": "not recorded yet",
+            "provenance": "not recorded yet",
+        }
+        for stage, title in planned
+        if (stage, title) not in there
+    ]
     order = {title: place for place, title in enumerate(NETWORK_TITLES.values())}
-    rows.sort(key=lambda row: (REPORT_STAGES.index(row["stage"]), order.get(row["network"], len(order)), row["run"]))
-    table = pd.DataFrame(rows, columns=["stage", "network", "run", *(f"{cell}{end}" for cell in PART_CELLS.values() for end in ("", "_low", "_high")), "pictures", "groups", "start", "turned", "provenance"])
-    table = table.assign(**{name: table[name].astype(object).where(table[name].notna(), "") for name in ("start", "turned")})
-    return table.astype({"pictures": "Int64", "groups": "Int64"} | {name: float for name in table if name.startswith(tuple(PART_CELLS.values()))})
+    rows.sort(
+        key=lambda row: (
+            REPORT_STAGES.index(row["stage"]),
+            order.get(row["network"], len(order)),
+            row["run"],
+        )
+    )
+    table = pd.DataFrame(
+        rows,
+        columns=[
+            "stage",
+            "network",
+            "run",
+            *(f"{cell}{end}" for cell in PART_CELLS.values() for end in ("", "_low", "_high")),
+            "pictures",
+            "groups",
+            "start",
+            "turned",
+            "provenance",
+        ],
+    )
+    table = table.assign(
+        **{
+            name: table[name].astype(object).where(table[name].notna(), "")
+            for name in ("start", "turned")
+        }
+    )
+    return table.astype(
+        {"pictures": "Int64", "groups": "Int64"}
+        | {name: float for name in table if name.startswith(tuple(PART_CELLS.values()))}
+    )
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c034
 def _same_pictures(one: Run, two: Run) -> bool:
-    keys = [set(zip(run.predictions["source"], run.predictions["image"], run.predictions["class"])) for run in (one, two)]  # a control has other labels
+    keys = [
+        set(zip(run.predictions["source"], run.predictions["image"], run.predictions["class"]))
+        for run in (one, two)
+    ]  # a control has other labels
     return keys[0] == keys[1]
+
 
 def accuracy_difference(
     before: Run,  # a side chosen
     after: Run,  # a side chosen; the same pictures or others
     draws: int = 2000,  # bootstrap samples
     seed: int = 0,  # of the bootstrap
-) -> tuple[float, float, float, bool]:  # accuracy after less before, low, high, and whether it is paired
+) -> tuple[
+    float, float, float, bool
+]:  # accuracy after less before, low, high, and whether it is paired
     "How much more is right, with a 95 % interval over groups."
     if _same_pictures(before, after):
         row = mcnemar(after, before).iloc[0]
         return *(float(row[f"difference{end}"]) for end in ("", "_low", "_high")), True
     right = lambda j: (j.p.argmax(1) == j.label, j.group)
-    return *unpaired_difference(*right(as_predictions(before)), *right(as_predictions(after)), draws=draws, seed=seed), False
+    return *unpaired_difference(
+        *right(as_predictions(before)), *right(as_predictions(after)), draws=draws, seed=seed
+    ), False
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c036
 def recipe_steps(
@@ -199,29 +492,73 @@ def recipe_steps(
 ) -> "pd.DataFrame":  # network, step, part, before, after (names), accuracy_before, accuracy_after, difference with _low and _high, paired, mark
     "What each step from the thesis' protocol to the mended run changed on Kaggle's test, and on healthy persons where both runs were asked about them."
     import pandas as pd
-    rows = [row for one, two in _report_pairs(runs) if run_stage(one) != run_stage(two) for row in _step_row(one, two, ", ".join(_changed(one, two)))]
+
+    rows = [
+        row
+        for one, two in _report_pairs(runs)
+        if run_stage(one) != run_stage(two)
+        for row in _step_row(one, two, ", ".join(_changed(one, two)))
+    ]
     for one, two in _report_pairs(heads):
         if len(changed := _changed(one, two)) == 1:
-            values = "" if changed == ["split"] else f", {_value(one, changed[0])} to {_value(two, changed[0])}"
+            values = (
+                ""
+                if changed == ["split"]
+                else f", {_value(one, changed[0])} to {_value(two, changed[0])}"
+            )
             rows += _step_row(one, two, f"phase 1 alone: {changed[0]}{values}")
-    return pd.DataFrame(rows, columns=["network", "step", "part", "before", "after", "accuracy_before", "accuracy_after", "difference", "difference_low", "difference_high", "paired", "provenance"])
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "network",
+            "step",
+            "part",
+            "before",
+            "after",
+            "accuracy_before",
+            "accuracy_after",
+            "difference",
+            "difference_low",
+            "difference_high",
+            "paired",
+            "provenance",
+        ],
+    )
+
 
 def _report_pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
     "Runs of one network and start, the nearer to the thesis first."
     there = [run for run in runs if _tested(run) is not None and run_stage(run) != REPORT_STAGES[4]]
     same = lambda run: [run.settings.get(name) for name in ("network", "start", "until", "side")]
-    mended = lambda run: sum(_value(run, name) == getattr(Recipe(), name) for name in RECIPE_SWITCHES)
-    ordered = sorted(there, key=lambda run: (REPORT_STAGES.index(run_stage(run)), len(changed_switches(run)), mended(run)))
+    mended = lambda run: sum(
+        _value(run, name) == getattr(Recipe(), name) for name in RECIPE_SWITCHES
+    )
+    ordered = sorted(
+        there,
+        key=lambda run: (
+            REPORT_STAGES.index(run_stage(run)),
+            len(changed_switches(run)),
+            mended(run),
+        ),
+    )
     return [(one, two) for one, two in combinations(ordered, 2) if same(one) == same(two)]
 
+
 def _changed(one: Run, two: Run) -> list[str]:
-    return ["split"] * (one.settings["protocol"] != two.settings["protocol"]) + [name for name in RECIPE_SWITCHES if _value(one, name) != _value(two, name)]
+    return ["split"] * (one.settings["protocol"] != two.settings["protocol"]) + [
+        name for name in RECIPE_SWITCHES if _value(one, name) != _value(two, name)
+    ]
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c036a
 def _healthy(run: Run) -> Run | None:
     "The healthy persons of a run's test; None where it was not asked about any."
     table = run.predictions
-    return run.only(role="test", set="healthy") if ((table["role"] == "test") & (table["set"] == "healthy")).any() else None
+    return (
+        run.only(role="test", set="healthy")
+        if ((table["role"] == "test") & (table["set"] == "healthy")).any()
+        else None
+    )
+
 
 def _step_row(one: Run, two: Run, step: str) -> list[dict]:
     rows = []
@@ -229,48 +566,124 @@ def _step_row(one: Run, two: Run, step: str) -> list[dict]:
         before, after = chosen(one), chosen(two)
         if before is not None and after is not None:
             value, low, high, paired = accuracy_difference(before, after)
-            rows.append({"network": NETWORK_TITLES.get(one.settings["network"], one.title), "step": step, "part": part, "before": one.name, "after": two.name, "accuracy_before": _right(before), "accuracy_after": _right(after),
-                         "difference": value, "difference_low": low, "difference_high": high, "paired": paired, "provenance": f"before: {one.settings['provenance']}; after: {two.settings['provenance']}"})
+            rows.append(
+                {
+                    "network": NETWORK_TITLES.get(one.settings["network"], one.title),
+                    "step": step,
+                    "part": part,
+                    "before": one.name,
+                    "after": two.name,
+                    "accuracy_before": _right(before),
+                    "accuracy_after": _right(after),
+                    "difference": value,
+                    "difference_low": low,
+                    "difference_high": high,
+                    "paired": paired,
+                    "provenance": f"before: {one.settings['provenance']}; after: {two.settings['provenance']}",
+                }
+            )
     return rows
+
 
 def _right(run: Run) -> float:
     return float((run.predictions["class"] == run.predictions["predicted"]).mean())
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c043
-def _tables(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> dict[str, "pd.DataFrame"]:
+def _tables(
+    runs: list[Run], tested: list[Run], thesis: str | Path | None
+) -> dict[str, "pd.DataFrame"]:
     "All tables of the page, by the name of their file; those without rows are left out."
     import pandas as pd
-    whole = lambda make: pd.concat([make(run) for run in tested], ignore_index=True) if tested else pd.DataFrame()
+
+    whole = lambda make: (
+        pd.concat([make(run) for run in tested], ignore_index=True) if tested else pd.DataFrame()
+    )
     pairs = [mcnemar(one, two) for one, two in combinations(tested, 2) if _same_pictures(one, two)]
     clean = [run for run in tested if 0 < run.predictions["disputed"].mean() < 1]
     logged = [run for run in runs if run.chosen and "val_accuracy" in run.history]
-    found = {"parts": part_scores(runs), "scores": whole(class_scores),
-             "scores_without_disputed": pd.concat([class_scores(run.only(disputed=False)) for run in clean], ignore_index=True) if clean else pd.DataFrame(), "auc": whole(auc_table), "reliability": whole(reliability_bins),
-             "compared": pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(), "epochs": epoch_table(logged) if logged else pd.DataFrame()}
+    found = {
+        "parts": part_scores(runs),
+        "scores": whole(class_scores),
+        "scores_without_disputed": pd.concat(
+            [class_scores(run.only(disputed=False)) for run in clean], ignore_index=True
+        )
+        if clean
+        else pd.DataFrame(),
+        "auc": whole(auc_table),
+        "reliability": whole(reliability_bins),
+        "compared": pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(),
+        "epochs": epoch_table(logged) if logged else pd.DataFrame(),
+    }
     if thesis:
-        found |= {"table_3_3": thesis_table_3_3(tested, thesis), "table_3_4": thesis_table_3_4(tested, thesis)}
-    found |= {"steps": recipe_steps(runs), "final": final_table(runs, thesis, Path(thesis).parent / "stacking" if thesis else None)}
+        found |= {
+            "table_3_3": thesis_table_3_3(tested, thesis),
+            "table_3_4": thesis_table_3_4(tested, thesis),
+        }
+    found |= {
+        "steps": recipe_steps(runs),
+        "final": final_table(runs, thesis, Path(thesis).parent / "stacking" if thesis else None),
+    }
     return {name: table for name, table in found.items() if len(table)}
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c044
-SECTION_TITLES = {"final": "From claim to mended run", "steps": "What each step changed", "parts": "With and without the disputed groups, tumours alone, healthy persons",
-         "compared": "Two networks on the same pictures (p takes slices for independent, and slices of one patient are not: read the interval, which goes over groups)", "figures": "Figures",
-         "scores": "Scores by class, all pictures of Kaggle's test", "scores_without_disputed": "The same without the disputed groups", "auc": "Area under the ROC curve", "epochs": "Epochs kept",
-         "table_3_3": "Table 3.3 of the thesis, and ours", "table_3_4": "Table 3.4 of the thesis, and ours"}  # in the page's order; what has no headline here is written as CSV alone
+SECTION_TITLES = {
+    "final": "From claim to mended run",
+    "steps": "What each step changed",
+    "parts": "With and without the disputed groups, tumours alone, healthy persons",
+    "compared": "Two networks on the same pictures (p takes slices for independent, and slices of one patient are not: read the interval, which goes over groups)",
+    "figures": "Figures",
+    "scores": "Scores by class, all pictures of Kaggle's test",
+    "scores_without_disputed": "The same without the disputed groups",
+    "auc": "Area under the ROC curve",
+    "epochs": "Epochs kept",
+    "table_3_3": "Table 3.3 of the thesis, and ours",
+    "table_3_4": "Table 3.4 of the thesis, and ours",
+}  # in the page's order; what has no headline here is written as CSV alone
+
 
 def _report_figures(runs: list[Run], tested: list[Run], thesis: str | Path | None) -> str:
-    names, few = lambda some: ", ".join(run.title for run in some), [tested[start:start + 9] for start in range(0, len(tested), 9)]
-    drawn = [figure_html(make(some), f"{what} of {names(some)}") for make, what in ((confusion_figure, "Confusion matrices"), (roc_figure, "ROC curves, one class against the rest,"), (reliability_figure, "Reliability diagrams")) for some in few]
-    drawn += [figure_html(feature_map_figure(run), f"The last features of {run.title} on the test, as a map") for run in tested if run.path and (run.path / "map.csv").is_file()]
+    names, few = (
+        lambda some: ", ".join(run.title for run in some),
+        [tested[start : start + 9] for start in range(0, len(tested), 9)],
+    )
+    drawn = [
+        figure_html(make(some), f"{what} of {names(some)}")
+        for make, what in (
+            (confusion_figure, "Confusion matrices"),
+            (roc_figure, "ROC curves, one class against the rest,"),
+            (reliability_figure, "Reliability diagrams"),
+        )
+        for some in few
+    ]
+    drawn += [
+        figure_html(
+            feature_map_figure(run), f"The last features of {run.title} on the test, as a map"
+        )
+        for run in tested
+        if run.path and (run.path / "map.csv").is_file()
+    ]
     for run in (run for run in runs if run.epochs):
-        log = thesis_log(run.settings["network"], thesis) if thesis and run.settings["network"] in THESIS_LOGS and "val_loss" in run.history else None
-        drawn.append(figure_html(curves_with_thesis(run, log), f"Accuracy and loss of {run.title}, above those of the thesis' own log") if log else figure_html(run.curves(), f"Accuracy and loss of {run.title}"))
+        log = (
+            thesis_log(run.settings["network"], thesis)
+            if thesis and run.settings["network"] in THESIS_LOGS and "val_loss" in run.history
+            else None
+        )
+        drawn.append(
+            figure_html(
+                curves_with_thesis(run, log),
+                f"Accuracy and loss of {run.title}, above those of the thesis' own log",
+            )
+            if log
+            else figure_html(run.curves(), f"Accuracy and loss of {run.title}")
+        )
     return "".join(drawn)
+
 
 def write_classification_report(
     runs: Sequence[Run],  # whole runs, as from `load_run`
     out: str | Path,  # folder for report.html and its tables
-    thesis: str | Path | None = RUNS / "thesis",  # the thesis' logs and tables, recorded stacking in the folder beside it; None, or one that isn't there: without them
+    thesis: str | Path | None = RUNS
+    / "thesis",  # the thesis' logs and tables, recorded stacking in the folder beside it; None, or one that isn't there: without them
 ) -> Path:  # report.html
     "Write one self-contained HTML page on recorded runs, and each of its tables as CSV beside it."
     if not runs:
@@ -279,18 +692,43 @@ def write_classification_report(
     runs = distinct_titles(list(runs))
     tested = list(filter(None, map(_tested, runs)))
     tables = _tables(runs, tested, thesis)
-    parts = {name: table_html(table) for name, table in tables.items()} | {"figures": _report_figures(runs, tested, thesis)}
-    return write_page(out, "report.html", "Classification report", run_notes(runs), {title: parts[name] for name, title in SECTION_TITLES.items() if name in parts}, tables)
+    parts = {name: table_html(table) for name, table in tables.items()} | {
+        "figures": _report_figures(runs, tested, thesis)
+    }
+    return write_page(
+        out,
+        "report.html",
+        "Classification report",
+        run_notes(runs),
+        {title: parts[name] for name, title in SECTION_TITLES.items() if name in parts},
+        tables,
+    )
 
 # %% ../../nbs/06_classification/thesis_report.ipynb #c049
 def add_report_arguments(
     parser,  # argparse, of `brain_tumor report`
 ) -> None:
     "The options of `brain_tumor report`."
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of recorded runs: run.json, history.csv, and predictions.csv or outlines.csv")
-    parser.add_argument("--out", required=True, metavar="DIR", help="write report.html (classification), outlines.html (segmentation) and their tables into this folder")
-    parser.add_argument("--thesis", default=str(RUNS / "thesis"), metavar="DIR", help="the thesis' logs and tables (default: runs/thesis of the repository, where there is one)")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folders of recorded runs: run.json, history.csv, and predictions.csv or outlines.csv",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="write report.html (classification), outlines.html (segmentation) and their tables into this folder",
+    )
+    parser.add_argument(
+        "--thesis",
+        default=str(RUNS / "thesis"),
+        metavar="DIR",
+        help="the thesis' logs and tables (default: runs/thesis of the repository, where there is one)",
+    )
     parser.set_defaults(report=report_from_args, pages={})
+
 
 def report_from_args(
     args,  # parsed
@@ -312,6 +750,7 @@ def report_from_args(
             say(f"report: {tell(some, args.out, args.thesis, say)}")
     return 1 if broken else 0
 
+
 def report_classification(
     runs: Sequence[Run],  # classification runs
     out: str | Path,  # folder
@@ -322,8 +761,13 @@ def report_classification(
     page = write_classification_report(runs, out, thesis)
     for run in runs:
         for part in part_scores([run]).itertuples():
-            say(f"{run.name}, {part.part}: {part.accuracy:.3f} ({part.accuracy_low:.3f} to {part.accuracy_high:.3f}), {part.pictures:,} pictures of {part.groups:,} groups")
+            say(
+                f"{run.name}, {part.part}: {part.accuracy:.3f} ({part.accuracy_low:.3f} to {part.accuracy_high:.3f}), {part.pictures:,} pictures of {part.groups:,} groups"
+            )
         say(f"  {run.settings['provenance']}")
     return page
 
-REPORT_PAGES = {"classification": report_classification}  # task of a run -> what writes its page; rooms above add theirs
+
+REPORT_PAGES = {
+    "classification": report_classification
+}  # task of a run -> what writes its page; rooms above add theirs

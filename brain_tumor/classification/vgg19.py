@@ -9,5 +9,10 @@ __all__ = ['VGG19']
 from .backbones import Backbone
 
 # %% ../../nbs/06_classification/05_vgg19.ipynb #c013
-VGG19 = Backbone("vgg19", "VGG19", tuple(f"block{i}_pool" for i in range(1, 6)), "block3_pool",
-                 "nineteen layers in a row")
+VGG19 = Backbone(
+    "vgg19",
+    "VGG19",
+    tuple(f"block{i}_pool" for i in range(1, 6)),
+    "block3_pool",
+    "nineteen layers in a row",
+)

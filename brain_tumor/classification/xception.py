@@ -9,5 +9,10 @@ __all__ = ['XCEPTION']
 from .backbones import Backbone
 
 # %% ../../nbs/06_classification/02_xception.ipynb #c014
-XCEPTION = Backbone("xception", "Xception", ("block1_conv2_act", *(f"add_{i}" if i else "add" for i in range(12)), "block14_sepconv2_act"), "add_2",
-                    "depthwise separable convolutions with shortcuts")
+XCEPTION = Backbone(
+    "xception",
+    "Xception",
+    ("block1_conv2_act", *(f"add_{i}" if i else "add" for i in range(12)), "block14_sepconv2_act"),
+    "add_2",
+    "depthwise separable convolutions with shortcuts",
+)

@@ -16,18 +16,17 @@ import numpy as np
 
 from .network import TOP_LAYER, UNIFORM_WEIGHT, build_compact
 from .training import compact_metrics, dice_per_slice, predict_squares
-from ..io.files import start_session
-from ..metrics import best_temperature
-from ..imaging.samples import samples
 from ..data.loading import ImageSet, load_images
-from ..imaging.preprocessing import prepare
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES, INTENDED_USE
-from ..io.decode import read_in_process
-from ..segmentation.postprocessing import largest_part
 from ..data.splits import read_data
+from ..imaging.preprocessing import prepare
+from ..imaging.samples import samples
+from ..io.decode import read_in_process
+from ..io.errors import BrainTumorError
+from ..io.files import start_session, write_arrays, write_json
+from ..io.scan import CLASSES, INTENDED_USE
+from ..metrics import best_temperature
+from ..segmentation.postprocessing import largest_part
 from ..training.weights import fill_folded, fold_batch_norm, load_weights, to_onnx
-from ..io.files import write_arrays, write_json
 
 if TYPE_CHECKING:
     import keras
@@ -50,13 +49,20 @@ def measure_options(
     "Measure thresholds, the largest part alone and mirror averaging on validation."
     mirrored = predict_squares(model, np.ascontiguousarray(data.pictures[:, :, ::-1]))
     named, together = logits.argmax(1), (logits + mirrored[0]).argmax(1)
-    mean_dice = lambda masks, named: float(np.mean(list(dice_per_slice(masks, named, data).values())))
-    rows = [{"option": "threshold", "threshold": p, "dice": mean_dice(outlines > logit(p), named)} for p in levels]
+    mean_dice = lambda masks, named: float(
+        np.mean(list(dice_per_slice(masks, named, data).values()))
+    )
+    rows = [
+        {"option": "threshold", "threshold": p, "dice": mean_dice(outlines > logit(p), named)}
+        for p in levels
+    ]
     best = max(rows, key=lambda row: row["dice"])["threshold"]
     parts = np.stack([largest_part(m) for m in outlines > logit(best)])
     both = (outlines.astype(np.float32) + mirrored[1][:, :, ::-1]) / 2 > logit(best)
-    return rows + [{"option": "largest part alone", "threshold": best, "dice": mean_dice(parts, named)},
-                   {"option": "mirror averaging", "threshold": best, "dice": mean_dice(both, together)}]
+    return rows + [
+        {"option": "largest part alone", "threshold": best, "dice": mean_dice(parts, named)},
+        {"option": "mirror averaging", "threshold": best, "dice": mean_dice(both, together)},
+    ]
 
 # %% ../../nbs/08_compact/export.ipynb #c052
 def rebuild_compact(
@@ -75,13 +81,27 @@ def add_class_maps(
 ) -> list:  # contributions and Grad-CAM, both (N, h, w, 4), before any ReLU
     "What each place adds to the logit of each class, and Grad-CAM's map beside it."
     from keras import ops
+
     places = top.shape[1] * top.shape[2]
-    spoken = ops.conv(top, np.hstack(np.split(kernel, 2))[None, None], padding="valid")  # of every place: for the mean, for the weighted mean
-    evenly, weighted = spoken[..., :len(CLASSES)] / places, spoken[..., len(CLASSES):]
-    return [evenly + weighted * (where / ops.sum(where, axis=(1, 2), keepdims=True)), evenly + weighted / places]
+    spoken = ops.conv(
+        top, np.hstack(np.split(kernel, 2))[None, None], padding="valid"
+    )  # of every place: for the mean, for the weighted mean
+    evenly, weighted = spoken[..., : len(CLASSES)] / places, spoken[..., len(CLASSES) :]
+    return [
+        evenly + weighted * (where / ops.sum(where, axis=(1, 2), keepdims=True)),
+        evenly + weighted / places,
+    ]
 
 # %% ../../nbs/08_compact/export.ipynb #c053
-OUTPUTS = ("probabilities", "outline", "contributions", "grad_cam", "features", "logits")  # what the packed graph calls its outputs
+OUTPUTS = (
+    "probabilities",
+    "outline",
+    "contributions",
+    "grad_cam",
+    "features",
+    "logits",
+)  # what the packed graph calls its outputs
+
 
 def add_probabilities(
     model: "keras.Model",  # as from `build`
@@ -90,11 +110,29 @@ def add_probabilities(
 ) -> "keras.Model":  # (N, size, size, 1) -> probabilities (N, 4), outline probabilities (N, size, size), both maps of `class_maps`, pooled features (N, 640), class logits before the temperature (N, 4)
     "Put temperature, softmax and sigmoid on top, and what the class was read from beside."
     import keras
+
     scan = keras.Input((size, size, 1), name="scan")
-    inside = keras.Model(model.input, [*model.outputs, *(model.get_layer(name).output for name in (TOP_LAYER, "where", "pooled"))])
+    inside = keras.Model(
+        model.input,
+        [
+            *model.outputs,
+            *(model.get_layer(name).output for name in (TOP_LAYER, "where", "pooled")),
+        ],
+    )
     logits, outline, top, where, pooled = inside(scan)
-    maps = add_class_maps(top, where + UNIFORM_WEIGHT, np.asarray(model.get_layer("classes").kernel))
-    return keras.Model(scan, [keras.ops.softmax(logits / temperature), keras.ops.sigmoid(outline)[..., 0], *maps, pooled, logits])
+    maps = add_class_maps(
+        top, where + UNIFORM_WEIGHT, np.asarray(model.get_layer("classes").kernel)
+    )
+    return keras.Model(
+        scan,
+        [
+            keras.ops.softmax(logits / temperature),
+            keras.ops.sigmoid(outline)[..., 0],
+            *maps,
+            pooled,
+            logits,
+        ],
+    )
 
 # %% ../../nbs/08_compact/export.ipynb #c056
 DATA_CREDITS = {
@@ -123,17 +161,30 @@ def pack_model(
     validation = load_images(table[table["role"] == "validation"], size)
     logits, outlines = predict_squares(model, validation.pictures)
     measured = measure_options(model, validation, logits, outlines)
-    chosen = {"temperature": best_temperature(logits, validation.labels),
-              "threshold": max(measured[:-2], key=lambda row: row["dice"])["threshold"], "options": measured}
+    chosen = {
+        "temperature": best_temperature(logits, validation.labels),
+        "threshold": max(measured[:-2], key=lambda row: row["dice"])["threshold"],
+        "options": measured,
+    }
     to_onnx(add_probabilities(model, chosen["temperature"], size), out / "compact.onnx", OUTPUTS)
-    return write_manifest(out, version, settings, chosen, compact_metrics(logits, outlines, validation, float(logit(chosen["threshold"]))))
+    return write_manifest(
+        out,
+        version,
+        settings,
+        chosen,
+        compact_metrics(logits, outlines, validation, float(logit(chosen["threshold"]))),
+    )
 
 # %% ../../nbs/08_compact/export.ipynb #c059
 def file_hashes(
     folder: Path,  # that holds compact.onnx and weights.npz
 ) -> dict[str, str]:  # SHA-256 by file
     "What the files of a packed model hash to."
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("compact.onnx", "weights.npz")}
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("compact.onnx", "weights.npz")
+    }
+
 
 def write_manifest(
     out: Path,  # folder that holds compact.onnx and weights.npz
@@ -144,10 +195,22 @@ def write_manifest(
 ) -> dict:  # the manifest
     "Say in manifest.json what the packed model is, how it was made and what its files hash to."
     files = file_hashes(out)
-    manifest = {"name": "compact", "version": version, "classes": list(CLASSES), "size": settings["recipe"]["size"],
-                "threshold": chosen["threshold"], "temperature": chosen["temperature"], "sha256": files,
-                "intended_use": INTENDED_USE, "licence": "Apache-2.0", "credits": DATA_CREDITS, "split_sha256": settings["split_sha256"],
-                "run": settings, "validation": validation, "options": chosen["options"]}
+    manifest = {
+        "name": "compact",
+        "version": version,
+        "classes": list(CLASSES),
+        "size": settings["recipe"]["size"],
+        "threshold": chosen["threshold"],
+        "temperature": chosen["temperature"],
+        "sha256": files,
+        "intended_use": INTENDED_USE,
+        "licence": "Apache-2.0",
+        "credits": DATA_CREDITS,
+        "split_sha256": settings["split_sha256"],
+        "run": settings,
+        "validation": validation,
+        "options": chosen["options"],
+    }
     write_json(out / "manifest.json", manifest)
     return manifest
 
@@ -159,18 +222,30 @@ def repack_model(
     folder = Path(folder)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     beside = folder / "anew.onnx"
-    to_onnx(add_probabilities(rebuild_compact(folder / "weights.npz"), manifest["temperature"], manifest["size"]), beside, OUTPUTS)
+    to_onnx(
+        add_probabilities(
+            rebuild_compact(folder / "weights.npz"), manifest["temperature"], manifest["size"]
+        ),
+        beside,
+        OUTPUTS,
+    )
     gap = compare_outputs(folder / "compact.onnx", beside, manifest["size"])
     if gap > 1e-4:
         beside.unlink()
-        raise BrainTumorError(f"{folder}: the graph written anew answers differently, by {gap:.1g}; the weights beside it are not its own: pack the run again")
+        raise BrainTumorError(
+            f"{folder}: the graph written anew answers differently, by {gap:.1g}; the weights beside it are not its own: pack the run again"
+        )
     beside.replace(folder / "compact.onnx")
     before, manifest["sha256"] = manifest["sha256"]["compact.onnx"], file_hashes(folder)
     write_json(folder / "manifest.json", manifest)
     if (results := folder / "results.json").is_file():
         scored = json.loads(results.read_text(encoding="utf-8"))
-        write_json(results, {"scored_sha256": before} | scored | {"sha256": manifest["sha256"]["compact.onnx"]})
+        write_json(
+            results,
+            {"scored_sha256": before} | scored | {"sha256": manifest["sha256"]["compact.onnx"]},
+        )
     return gap
+
 
 def compare_outputs(
     one: str | Path,  # ONNX file of a packed network
@@ -178,6 +253,15 @@ def compare_outputs(
     size: int,  # side of the squares
 ) -> float:  # largest difference of a probability, of a class or of a pixel
     "Ask two graphs about the bundled samples."
-    squares = np.stack([prepare(read_in_process(path).pixels, size)[0] for path in samples() if path.suffix == ".png"])[..., None]
-    first, second = (session.run(None, {session.get_inputs()[0].name: squares})[:2] for session in (start_session(Path(file).read_bytes()) for file in (one, other)))
+    squares = np.stack(
+        [
+            prepare(read_in_process(path).pixels, size)[0]
+            for path in samples()
+            if path.suffix == ".png"
+        ]
+    )[..., None]
+    first, second = (
+        session.run(None, {session.get_inputs()[0].name: squares})[:2]
+        for session in (start_session(Path(file).read_bytes()) for file in (one, other))
+    )
     return max(float(np.abs(a - b).max()) for a, b in zip(first, second))

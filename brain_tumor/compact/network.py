@@ -19,13 +19,19 @@ if TYPE_CHECKING:
     import keras
 
 # %% ../../nbs/08_compact/01_network.ipynb #c006
-SKIPS = ("expanded_conv_project_BN", "block_2_add", "block_5_add", "block_12_add")  # at 1/2, 1/4, 1/8, 1/16 of the side
+SKIPS = (
+    "expanded_conv_project_BN",
+    "block_2_add",
+    "block_5_add",
+    "block_12_add",
+)  # at 1/2, 1/4, 1/8, 1/16 of the side
 TOP_LAYER = "block_16_project_BN"  # at 1/32
 
 # %% ../../nbs/08_compact/01_network.ipynb #c007
 def build_encoder() -> "keras.Model":  # input (N, H, W, 1) in 0..1; outputs: four skips and the top
     "MobileNetV2 on grey pictures, cut after its last block."
     import keras
+
     inputs = keras.Input((None, None, 1), name="scan")
     scaled = keras.layers.Rescaling(2.0, -1.0)(inputs)
     whole = keras.applications.MobileNetV2(input_tensor=scaled, include_top=False, weights=None)
@@ -40,6 +46,7 @@ def conv_block(
 ):  # features (N, h, w, filters)
     "Convolution, batch normalisation, ReLU."
     from keras import layers
+
     x = layers.Conv2D(filters, size, padding="same", use_bias=False, name=f"{name}_conv")(x)
     return layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(name=f"{name}_norm")(x))
 
@@ -51,6 +58,7 @@ def build_decoder(
 ):  # logits of the outline at half the side
     "A light U-Net decoder: upsample, join, convolve."
     from keras import initializers, layers
+
     x = conv_block(top, filters[0], 1, "bridge")
     for level, (width, skip) in enumerate(zip(filters[1:], reversed(skips))):
         x = layers.UpSampling2D(2, interpolation="bilinear", name=f"up{level}")(x)
@@ -62,6 +70,7 @@ def build_decoder(
 # %% ../../nbs/08_compact/01_network.ipynb #c012
 UNIFORM_WEIGHT = 0.01  # weight of a place without outline
 
+
 def build_class_head(
     top,  # features at 1/32 of the side
     logits,  # of the outline at half the side
@@ -69,15 +78,24 @@ def build_class_head(
 ):  # logits of the four classes
     "Pool the top features over the picture and over the outline, then one dense layer."
     from keras import layers, ops
-    where = layers.AveragePooling2D(16, name="where")(ops.stop_gradient(ops.sigmoid(logits))) + UNIFORM_WEIGHT
+
+    where = (
+        layers.AveragePooling2D(16, name="where")(ops.stop_gradient(ops.sigmoid(logits)))
+        + UNIFORM_WEIGHT
+    )
     focus = ops.sum(top * where, axis=(1, 2)) / ops.sum(where, axis=(1, 2))
-    pooled = layers.Concatenate(name="pooled")([layers.GlobalAveragePooling2D(name="overall")(top), focus])
+    pooled = layers.Concatenate(name="pooled")(
+        [layers.GlobalAveragePooling2D(name="overall")(top), focus]
+    )
     return layers.Dense(len(CLASSES), name="classes")(layers.Dropout(dropout, name="drop")(pooled))
 
 # %% ../../nbs/08_compact/01_network.ipynb #c013
-def build_compact() -> "keras.Model":  # (N, S, S, 1) in 0..1 -> class logits (N, 4), outline logits (N, S, S, 1)
+def build_compact() -> (
+    "keras.Model"
+):  # (N, S, S, 1) in 0..1 -> class logits (N, 4), outline logits (N, S, S, 1)
     "Build the compact network with random weights; S is any multiple of 32."
     import keras
+
     trunk = build_encoder()
     *skips, top = trunk.outputs
     half = build_decoder(skips, top)
@@ -86,6 +104,7 @@ def build_compact() -> "keras.Model":  # (N, S, S, 1) in 0..1 -> class logits (N
 
 # %% ../../nbs/08_compact/01_network.ipynb #c016
 FROZEN = "block_2_add"  # the last layer that is not trained
+
 
 def freeze_encoder(
     model: "keras.Model",  # from `build`
@@ -99,7 +118,9 @@ def freeze_encoder(
 # %% ../../nbs/08_compact/01_network.ipynb #c017
 def load_start_weights(
     model: "keras.Model",  # from `build`
-    weights: str | Path | None,  # "imagenet" (Keras downloads 9 MB), an npz file with folded normalisation (an encoder's, or a whole network's as `pack` writes it), or None for random
+    weights: str
+    | Path
+    | None,  # "imagenet" (Keras downloads 9 MB), an npz file with folded normalisation (an encoder's, or a whole network's as `pack` writes it), or None for random
     examples: np.ndarray,  # (N, S, S, 1) in 0..1, some prepared scans
 ) -> int:  # number of layers filled
     "Fill the encoder from ImageNet, or the whole network from one that was trained before, and freeze its first levels."
@@ -107,10 +128,19 @@ def load_start_weights(
         return 0
     if weights == "imagenet":
         import keras
-        source = keras.applications.MobileNetV2(include_top=False, weights="imagenet", input_shape=(224, 224, 3))
-        pairs = [(model.get_layer(l.name), l.get_weights()) for l in source.layers if l.get_weights() and l.name in {m.name for m in model.layers}]
+
+        source = keras.applications.MobileNetV2(
+            include_top=False, weights="imagenet", input_shape=(224, 224, 3)
+        )
+        pairs = [
+            (model.get_layer(l.name), l.get_weights())
+            for l in source.layers
+            if l.get_weights() and l.name in {m.name for m in model.layers}
+        ]
         for layer, values in pairs:
-            layer.set_weights([v.sum(-2, keepdims=True) if layer.name == "Conv1" else v for v in values])
+            layer.set_weights(
+                [v.sum(-2, keepdims=True) if layer.name == "Conv1" else v for v in values]
+            )
         filled = len(pairs)
     else:
         names = fill_folded(model, weights)
@@ -127,4 +157,10 @@ def unfold_start_weights(
 ) -> None:
     "Give batch normalisation true statistics: of the whole network where the start was one, else of the encoder; the decoder's starts from its own."
     import keras
-    unfold_batch_norm(model if "outline" in names else keras.Model(model.input, model.get_layer(TOP_LAYER).output), examples)
+
+    unfold_batch_norm(
+        model
+        if "outline" in names
+        else keras.Model(model.input, model.get_layer(TOP_LAYER).output),
+        examples,
+    )

@@ -16,18 +16,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..imaging.augmentation import Augmentation, augment, graft_tumour
 from .network import build_compact, load_start_weights
-from ..io.files import write_table
-from ..metrics import dice, softmax
-from ..data.loading import background_batches
-from ..data.loading import ImageSet, load_images
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES
-from ..training.acceleration import LONG_TRAINING, faster_precision, use_torch
+from ..data.loading import ImageSet, background_batches, load_images
 from ..data.splits import group_folds, read_data, split_hash
-from ..training.loop import adamw, add_run_arguments, averaged_weights, cosine_rate, describe_environment, find_start, seed_everything, train_epochs
-from ..io.files import write_json
+from ..imaging.augmentation import Augmentation, augment, graft_tumour
+from ..io.errors import BrainTumorError
+from ..io.files import write_json, write_table
+from ..io.scan import CLASSES
+from ..metrics import dice, softmax
+from ..training.acceleration import LONG_TRAINING, faster_precision, use_torch
+from brain_tumor.training.loop import (
+    adamw,
+    add_run_arguments,
+    averaged_weights,
+    cosine_rate,
+    describe_environment,
+    find_start,
+    seed_everything,
+    train_epochs,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -40,6 +47,7 @@ def mask_loss(
 ):  # (N,)
     "5 x pixel-wise cross-entropy, plus 1 - Dice on slices with a tumour; one value a slice."
     from keras import ops
+
     flat_truth = ops.reshape(truth, (ops.shape(truth)[0], -1))
     flat = ops.reshape(logits, (ops.shape(logits)[0], -1))
     cross = ops.mean(ops.softplus(flat) - flat * flat_truth, axis=-1)
@@ -56,14 +64,23 @@ def compile_compact(
 ) -> "keras.Model":  # the same
     "Give the network its losses and its optimiser: the encoder takes half steps."
     import keras
-    slow = [v.path for layer in model.layers for v in layer.trainable_variables
-            if not layer.name.startswith(("bridge", "up", "outline", "classes"))]
+
+    slow = [
+        v.path
+        for layer in model.layers
+        for v in layer.trainable_variables
+        if not layer.name.startswith(("bridge", "up", "outline", "classes"))
+    ]
     classes = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.03)
     model.compile(adamw(rate, slow, decay=decay), [classes, mask_loss], jit_compile=False)
     return model
 
 # %% ../../nbs/08_compact/training.ipynb #c029
-EPOCH_SHARES = {("kaggle", "no_tumor"): 0.5, ("healthy", "no_tumor"): 0.25, ("figshare", "glioma"): 1.25}
+EPOCH_SHARES = {
+    ("kaggle", "no_tumor"): 0.5,
+    ("healthy", "no_tumor"): 0.25,
+    ("figshare", "glioma"): 1.25,
+}
 
 # %% ../../nbs/08_compact/training.ipynb #c030
 def draw_epoch(
@@ -87,7 +104,11 @@ def make_grafter(
     glioma = (data.table["class"] == "glioma").to_numpy() & data.with_tumour & known
     healthy = (data.table["class"] == "no_tumor").to_numpy() & known
     plane, group = data.table["plane"].to_numpy(), data.table["group"].to_numpy()
-    hosts = {(fit, name): np.flatnonzero(kind & (plane == name)) for fit, kind in ((True, healthy), (False, glioma)) for name in set(plane[known])}
+    hosts = {
+        (fit, name): np.flatnonzero(kind & (plane == name))
+        for fit, kind in ((True, healthy), (False, glioma))
+        for name in set(plane[known])
+    }
     own = lambda row: (data.pictures[row], data.masks[row])
 
     def choose(row, rng):
@@ -95,7 +116,12 @@ def make_grafter(
             return own(row)
         there = hosts[bool(rng.random() < 0.5), plane[row]]
         there = there[group[there] != group[row]]
-        return own(row) if not len(there) else graft_tumour(*own(rng.choice(there)), *own(row), rng) or own(row)
+        return (
+            own(row)
+            if not len(there)
+            else graft_tumour(*own(rng.choice(there)), *own(row), rng) or own(row)
+        )
+
     return choose
 
 # %% ../../nbs/08_compact/training.ipynb #c031
@@ -112,12 +138,17 @@ def compact_batches(
     rows, choose = draw_epoch(data.table, epoch, seed), make_grafter(data, grafts)
 
     def load(number):
-        chosen = rows[number * batch:(number + 1) * batch]
+        chosen = rows[number * batch : (number + 1) * batch]
         chances = [np.random.default_rng([seed, epoch, number, k]) for k in range(len(chosen))]
         pairs = [augment(*choose(i, rng), size, rng, how) for i, rng in zip(chosen, chances)]
         x, masks = (np.stack(part)[..., None] for part in zip(*pairs))
         one_hot = np.eye(len(CLASSES), dtype=np.float32)[data.labels[chosen]]
-        return x, (one_hot, masks), (np.ones(len(chosen), np.float32), data.outlined[chosen].astype(np.float32))
+        return (
+            x,
+            (one_hot, masks),
+            (np.ones(len(chosen), np.float32), data.outlined[chosen].astype(np.float32)),
+        )
+
     return background_batches(load, len(rows) // batch)
 
 # %% ../../nbs/08_compact/training.ipynb #c036
@@ -127,8 +158,15 @@ def predict_squares(
     batch: int = 32,  # pictures at a time
 ) -> tuple[np.ndarray, np.ndarray]:  # class logits (N, 4) float32; outline logits (N, S, S) float16
     "Run the network over prepared pictures."
-    parts = [model.predict_on_batch(pictures[i:i + batch, ..., None].astype(np.float32) / np.float32(255)) for i in range(0, len(pictures), batch)]
-    return np.concatenate([c for c, _ in parts]), np.concatenate([m[..., 0].astype(np.float16) for _, m in parts])
+    parts = [
+        model.predict_on_batch(
+            pictures[i : i + batch, ..., None].astype(np.float32) / np.float32(255)
+        )
+        for i in range(0, len(pictures), batch)
+    ]
+    return np.concatenate([c for c, _ in parts]), np.concatenate(
+        [m[..., 0].astype(np.float16) for _, m in parts]
+    )
 
 # %% ../../nbs/08_compact/training.ipynb #c037a
 def dice_per_slice(
@@ -139,7 +177,10 @@ def dice_per_slice(
     "Dice of each slice with a tumour; a missed one counts 0."
     tumour = (data.table["source"] != "kaggle").to_numpy() & data.with_tumour
     nothing = CLASSES.index("no_tumor")
-    return {int(i): dice(masks[i] & (named[i] != nothing), data.masks[i] > 127) for i in np.flatnonzero(tumour)}
+    return {
+        int(i): dice(masks[i] & (named[i] != nothing), data.masks[i] > 127)
+        for i in np.flatnonzero(tumour)
+    }
 
 # %% ../../nbs/08_compact/training.ipynb #c037
 def compact_metrics(
@@ -151,17 +192,25 @@ def compact_metrics(
     "Mark a network's answers on the prepared squares."
     named = logits.argmax(1)
     right, overlap = named == data.labels, dice_per_slice(outlines > level, named, data)
-    result = {f"accuracy_{source}": float(right[data.table["source"] == source].mean()) for source in sorted(set(data.table["source"]))}
+    result = {
+        f"accuracy_{source}": float(right[data.table["source"] == source].mean())
+        for source in sorted(set(data.table["source"]))
+    }
     result["dice"] = float(np.mean(list(overlap.values())))
     for label in sorted({int(data.labels[i]) for i in overlap}):
-        result[f"dice_{CLASSES[label]}"] = float(np.mean([d for i, d in overlap.items() if data.labels[i] == label]))
-    result["score"] = result["dice"] + float(np.mean([v for k, v in result.items() if k.startswith("accuracy")]))
+        result[f"dice_{CLASSES[label]}"] = float(
+            np.mean([d for i, d in overlap.items() if data.labels[i] == label])
+        )
+    result["score"] = result["dice"] + float(
+        np.mean([v for k, v in result.items() if k.startswith("accuracy")])
+    )
     return result
 
 # %% ../../nbs/08_compact/training.ipynb #c039
 @dataclass(frozen=True)
 class CompactRecipe:
     "All settings of a run; they go into its run.json."
+
     epochs: int = 44
     small_epochs: int = 22  # of them, on squares of `small`
     small: int = 192
@@ -174,7 +223,16 @@ class CompactRecipe:
     seed: int = 0
     augmentation: Augmentation = Augmentation()
 
-WIDE_RECIPE = CompactRecipe(epochs=13, small_epochs=0, small=320, size=320, rate=5e-4, grafts=0.4, augmentation=Augmentation(scale=0.2))  # from a trained network, on larger squares
+
+WIDE_RECIPE = CompactRecipe(
+    epochs=13,
+    small_epochs=0,
+    small=320,
+    size=320,
+    rate=5e-4,
+    grafts=0.4,
+    augmentation=Augmentation(scale=0.2),
+)  # from a trained network, on larger squares
 
 # %% ../../nbs/08_compact/training.ipynb #c040
 def train_compact(
@@ -186,10 +244,25 @@ def train_compact(
 ) -> dict:  # the last epoch's line of the history
     "Train the compact network; afterwards the run folder holds run.json, history.csv and best.weights.npz."
     everything, table = read_data(data, copies=True), read_data(data)
-    sides = {role: load_images(table[table["role"] == role], recipe.size) for role in ("train", "validation")}
+    sides = {
+        role: load_images(table[table["role"] == role], recipe.size)
+        for role in ("train", "validation")
+    }
     model, filled = start_training(sides["train"], weights, recipe)
-    write_json(Path(out) / "run.json", describe_compact_run(recipe, weights, filled, everything, table, model))
-    return fit_compact(model, sides["train"], recipe, out, lambda m: compact_metrics(*predict_squares(m, sides["validation"].pictures), sides["validation"]), resume)
+    write_json(
+        Path(out) / "run.json",
+        describe_compact_run(recipe, weights, filled, everything, table, model),
+    )
+    return fit_compact(
+        model,
+        sides["train"],
+        recipe,
+        out,
+        lambda m: compact_metrics(
+            *predict_squares(m, sides["validation"].pictures), sides["validation"]
+        ),
+        resume,
+    )
 
 # %% ../../nbs/08_compact/training.ipynb #c040b
 def start_training(
@@ -199,13 +272,22 @@ def start_training(
 ) -> tuple["keras.Model", int]:  # compiled, and the number of layers filled from the start
     "Seed, build, fill and compile the network."
     import keras
+
     seed_everything(recipe.seed)
     model, step = build_compact(), max(len(data.pictures) // 64, 1)
-    filled = load_start_weights(model, weights, data.pictures[::step, ..., None][:64].astype(np.float32) / 255)
+    filled = load_start_weights(
+        model, weights, data.pictures[::step, ..., None][:64].astype(np.float32) / 255
+    )
     ready = lambda net: compile_compact(net, recipe.rate, recipe.decay)
-    if keras.backend.backend() != "torch" or recipe.epochs * len(data.pictures) // recipe.batch < LONG_TRAINING:
+    if (
+        keras.backend.backend() != "torch"
+        or recipe.epochs * len(data.pictures) // recipe.batch < LONG_TRAINING
+    ):
         return ready(use_torch(model)), filled
-    return faster_precision(model, ready, *compact_batches(data, 0, recipe.size, recipe.batch, recipe.seed)[0][:2])[0], filled
+    return faster_precision(
+        model, ready, *compact_batches(data, 0, recipe.size, recipe.batch, recipe.seed)[0][:2]
+    )[0], filled
+
 
 def fit_compact(
     model: "keras.Model",  # from `begin`
@@ -217,7 +299,9 @@ def fit_compact(
 ) -> dict:  # the last epoch's line of the history
     "Train for the recipe's epochs, smaller squares first."
     side = lambda epoch: recipe.small if epoch < recipe.small_epochs else recipe.size
-    data_of = lambda epoch: compact_batches(data, epoch, side(epoch), recipe.batch, recipe.seed, recipe.augmentation, recipe.grafts)
+    data_of = lambda epoch: compact_batches(
+        data, epoch, side(epoch), recipe.batch, recipe.seed, recipe.augmentation, recipe.grafts
+    )
     total = sum(len(data_of(epoch)) for epoch in range(recipe.epochs))
     rate = lambda step, past: cosine_rate(step, total, recipe.rate, min(recipe.warmup, total // 5))
     return train_epochs(model, data_of, recipe.epochs, rate, out, judge, resume=resume)[-1]
@@ -233,11 +317,24 @@ def describe_compact_run(
 ) -> dict:
     "What run.json says before the first epoch."
     import keras
+
     counts = table.groupby(["source", "role"]).size()
-    return {"network": "compact", "protocol": "project split (role), by group", "split_sha256": split_hash(everything),
-            "start": Path(weights).name if weights else None, "start_sha256": hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights and Path(weights).is_file() else None, "start_layers": filled, "recipe": asdict(recipe),
-            "parameters": model.count_params(), "backend": keras.backend.backend(), "pictures": {f"{s}/{r}": int(n) for (s, r), n in counts.items()},
-            "groups": {role: int(n) for role, n in table.groupby("role")["group"].nunique().items()}, "surroundings": describe_environment()}
+    return {
+        "network": "compact",
+        "protocol": "project split (role), by group",
+        "split_sha256": split_hash(everything),
+        "start": Path(weights).name if weights else None,
+        "start_sha256": hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        if weights and Path(weights).is_file()
+        else None,
+        "start_layers": filled,
+        "recipe": asdict(recipe),
+        "parameters": model.count_params(),
+        "backend": keras.backend.backend(),
+        "pictures": {f"{s}/{r}": int(n) for (s, r), n in counts.items()},
+        "groups": {role: int(n) for role, n in table.groupby("role")["group"].nunique().items()},
+        "surroundings": describe_environment(),
+    }
 
 # %% ../../nbs/08_compact/training.ipynb #c044
 def add_compact_arguments(
@@ -245,10 +342,27 @@ def add_compact_arguments(
 ) -> None:
     "Name what the command line can set."
     add_run_arguments(parser)
-    parser.add_argument("--further", action="store_true", help="go on from a trained network (--weights: its weights.npz) on larger squares")
-    parser.add_argument("--epochs", type=int, help=f"default: {CompactRecipe.epochs}, and {WIDE_RECIPE.epochs} to go further")
-    parser.add_argument("--small-epochs", type=int, default=None, help="of them, on smaller squares (default: half, and none to go further)")
-    parser.add_argument("--size", type=int, help=f"side of the squares, a multiple of 32 (default: {CompactRecipe.size}, and {WIDE_RECIPE.size} to go further)")
+    parser.add_argument(
+        "--further",
+        action="store_true",
+        help="go on from a trained network (--weights: its weights.npz) on larger squares",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        help=f"default: {CompactRecipe.epochs}, and {WIDE_RECIPE.epochs} to go further",
+    )
+    parser.add_argument(
+        "--small-epochs",
+        type=int,
+        default=None,
+        help="of them, on smaller squares (default: half, and none to go further)",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        help=f"side of the squares, a multiple of 32 (default: {CompactRecipe.size}, and {WIDE_RECIPE.size} to go further)",
+    )
     parser.add_argument("--batch", type=int, default=CompactRecipe.batch)
     parser.add_argument("--seed", type=int, default=CompactRecipe.seed)
 
@@ -260,15 +374,38 @@ def train_compact_from_args(
     base = WIDE_RECIPE if args.further else CompactRecipe()
     epochs, size = args.epochs or base.epochs, args.size or base.size
     if size % 32:
-        raise BrainTumorError(f"--size {size}: the side must be a multiple of 32, such as 192, 256 or 320")
+        raise BrainTumorError(
+            f"--size {size}: the side must be a multiple of 32, such as 192, 256 or 320"
+        )
     if args.further and not Path(args.weights).is_file():
-        raise BrainTumorError(f"--further: --weights {args.weights} is no file; give the weights.npz of a trained network, such as the one that ships")
-    small = args.small_epochs if args.small_epochs is not None else round(epochs * base.small_epochs / base.epochs)
+        raise BrainTumorError(
+            f"--further: --weights {args.weights} is no file; give the weights.npz of a trained network, such as the one that ships"
+        )
+    small = (
+        args.small_epochs
+        if args.small_epochs is not None
+        else round(epochs * base.small_epochs / base.epochs)
+    )
     side = size * 3 // 4 // 32 * 32 if small else size
-    return train_compact(args.data, args.out, find_start(args), replace(base, epochs=epochs, small_epochs=small, small=side, size=size, batch=args.batch, seed=args.seed), args.resume)
+    return train_compact(
+        args.data,
+        args.out,
+        find_start(args),
+        replace(
+            base,
+            epochs=epochs,
+            small_epochs=small,
+            small=side,
+            size=size,
+            batch=args.batch,
+            seed=args.seed,
+        ),
+        args.resume,
+    )
 
 # %% ../../nbs/08_compact/training.ipynb #c045c
 OUT_OF_FOLD_RECIPE = CompactRecipe(epochs=4, small_epochs=4, small=160, size=160)
+
 
 def predict_out_of_fold(
     data: str | Path,  # folder of the sets
@@ -279,20 +416,33 @@ def predict_out_of_fold(
 ) -> "pd.DataFrame":  # source, image, group, class, fold and a probability for each class
     "Class probabilities of every picture by a network that has not seen its group; folds that are done are kept."
     import pandas as pd
+
     out, everything, table = Path(out), read_data(data, copies=True), read_data(data)
-    pictures, fold, done = load_images(table, recipe.size), group_folds(table, folds, recipe.seed).to_numpy(), []
+    pictures, fold, done = (
+        load_images(table, recipe.size),
+        group_folds(table, folds, recipe.seed).to_numpy(),
+        [],
+    )
     for number in range(1, folds + 1):
         place, held = out / f"fold{number}", pictures.rows(fold == number)
         if not (place / "predictions.csv").is_file():
             rest = pictures.rows(fold != number)
             model, filled = start_training(rest, weights, recipe)
-            write_json(out / "run.json", describe_compact_run(recipe, weights, filled, everything, table, model) | {
-                "protocol": f"{folds} folds by group over all roles, each judged by a network trained on the others; for looking at labels, for no choice"})
+            write_json(
+                out / "run.json",
+                describe_compact_run(recipe, weights, filled, everything, table, model)
+                | {
+                    "protocol": f"{folds} folds by group over all roles, each judged by a network trained on the others; for looking at labels, for no choice"
+                },
+            )
             fit_compact(model, rest, recipe, place, lambda m: {"score": 0.0}, resume=True)
             with averaged_weights(model):
                 found = softmax(predict_squares(model, held.pictures)[0])
             named = held.table[["source", "image", "group", "role", "class"]].assign(fold=number)
-            write_table(pd.concat([named, pd.DataFrame(found, columns=list(CLASSES)).round(5)], axis=1), place / "predictions.csv")
+            write_table(
+                pd.concat([named, pd.DataFrame(found, columns=list(CLASSES)).round(5)], axis=1),
+                place / "predictions.csv",
+            )
         done.append(pd.read_csv(place / "predictions.csv"))
     whole = pd.concat(done).sort_values(["source", "image"], ignore_index=True)
     write_table(whole, out / "predictions.csv")

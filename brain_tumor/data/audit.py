@@ -15,26 +15,44 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .duplicates import SURE_CORRELATION, find_duplicates, fingerprint_images, group_duplicates
 from .datasets import index_folder, read_pixels_8bit, text_column
-from ..io.files import write_table
-from ..io.pages import html_image
+from brain_tumor.data.duplicates import (
+    SURE_CORRELATION,
+    find_duplicates,
+    fingerprint_images,
+    group_duplicates,
+)
 from ..imaging.overlay import shrink
-from ..io.pages import PAGE_TEMPLATE
 from ..io.errors import BrainTumorError
+from ..io.files import write_table, write_whole
+from ..io.pages import PAGE_TEMPLATE, html_image
 from ..io.scan import INTENDED_USE
-from ..io.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../nbs/04_data/02_audit.ipynb #c014
-NEAR_CORRELATION = ("source", "image", "class", "split", "role", "group")  # what is said of both ends of a pair
+NEAR_CORRELATION = (
+    "source",
+    "image",
+    "class",
+    "split",
+    "role",
+    "group",
+)  # what is said of both ends of a pair
+
 
 def _pair_table(table: "pd.DataFrame", found: "pd.DataFrame") -> "pd.DataFrame":
     "Say of each pair what is known of its two pictures."
-    ends = [table[list(NEAR_CORRELATION)].iloc[found[end]].reset_index(drop=True).add_suffix(f"_{number}") for number, end in enumerate(("first", "second"), 1)]
+    ends = [
+        table[list(NEAR_CORRELATION)]
+        .iloc[found[end]]
+        .reset_index(drop=True)
+        .add_suffix(f"_{number}")
+        for number, end in enumerate(("first", "second"), 1)
+    ]
     return found.reset_index(drop=True).join(ends)
+
 
 def _differ(pairs: "pd.DataFrame", what: str) -> "pd.Series":
     "Where both ends of a pair have this column, and not the same."
@@ -45,6 +63,7 @@ def _differ(pairs: "pd.DataFrame", what: str) -> "pd.Series":
 @dataclass(frozen=True, eq=False, repr=False)
 class Audit:
     "What an audit found; it shows itself in a notebook and saves itself."
+
     name: str  # of the folders
     pictures: "pd.DataFrame"  # the readable ones, columns as in data.COLUMNS, and copies: number of the group that copies form
     pairs: "pd.DataFrame"  # first, second (rows of pictures), correlation, mirrored, exact, and source, image, class, split, role, group of both
@@ -90,7 +109,9 @@ class Audit:
         return f"<b>Audit of {escape(self.name)}</b>{_as_html(self)}"
 
     def __repr__(self) -> str:
-        return f"Audit of {self.name}\n" + "\n".join(f"  {r.pictures:6,} of {r.of:6,}  {r.finding}" for r in self.findings.itertuples())
+        return f"Audit of {self.name}\n" + "\n".join(
+            f"  {r.pictures:6,} of {r.of:6,}  {r.finding}" for r in self.findings.itertuples()
+        )
 
 # %% ../../nbs/04_data/02_audit.ipynb #c016
 def _split_pairs(tables: tuple["pd.DataFrame", ...]) -> list["pd.DataFrame"]:
@@ -99,37 +120,82 @@ def _split_pairs(tables: tuple["pd.DataFrame", ...]) -> list["pd.DataFrame"]:
     for number, table in enumerate(tables, 1):
         twins = table["source"].isin(seen)
         seen |= set(table["source"])
-        named.append(table.assign(source=table["source"].where(~twins, table["source"] + f" ({number})")))
+        named.append(
+            table.assign(source=table["source"].where(~twins, table["source"] + f" ({number})"))
+        )
     return named
 
+
 def audit(
-    folder: str | Path,  # class folders, images/ and masks/, .mat files, a manifest.csv, or a folder of such sets
+    folder: str
+    | Path,  # class folders, images/ and masks/, .mat files, a manifest.csv, or a folder of such sets
     *others: str | Path,  # more folders, to find copies between them
     sure: float = SURE_CORRELATION,  # least correlation of a copy's fine pattern, 0..1
 ) -> Audit:
     "Find duplicates, copies across splits, sets and classes in folders of slices; `BrainTumorError` where there is no set."
     import pandas as pd
+
     tables, complaints = zip(*(index_folder(place) for place in (folder, *others)))
-    table, left_out = pd.concat(_split_pairs(tables), ignore_index=True), pd.concat(complaints, ignore_index=True)
+    table, left_out = (
+        pd.concat(_split_pairs(tables), ignore_index=True),
+        pd.concat(complaints, ignore_index=True),
+    )
     double = table["path"].duplicated()
     if double.any():
-        raise BrainTumorError(f"{table['path'][double].iloc[0]}: is in two of the folders that were given; give each folder once")
+        raise BrainTumorError(
+            f"{table['path'][double].iloc[0]}: is in two of the folders that were given; give each folder once"
+        )
     print_ = fingerprint_images(table["path"].tolist())
-    unreadable = pd.DataFrame([{"path": table["path"][n], "reason": why.removeprefix(f"{table['path'][n]}: ")} for n, why in print_.broken.items()], columns=["path", "reason"])
+    unreadable = pd.DataFrame(
+        [
+            {"path": table["path"][n], "reason": why.removeprefix(f"{table['path'][n]}: ")}
+            for n, why in print_.broken.items()
+        ],
+        columns=["path", "reason"],
+    )
     found = find_duplicates(print_, sure=sure)
     pictures = table.assign(copies=group_duplicates(found, len(table)))
     name = " and ".join(dict.fromkeys(Path(place).resolve().name for place in (folder, *others)))
-    return Audit(name, pictures, _pair_table(table, found), pd.concat([left_out, unreadable], ignore_index=True))
+    return Audit(
+        name,
+        pictures,
+        _pair_table(table, found),
+        pd.concat([left_out, unreadable], ignore_index=True),
+    )
 
 # %% ../../nbs/04_data/02_audit.ipynb #c018
 def _audit_row(finding: str, pictures: int, of: int, meaning: str) -> dict:
-    return {"finding": finding, "pictures": int(pictures), "of": int(of), "share": round(float(pictures / of), 4) if of else 0.0, "meaning": meaning}
+    return {
+        "finding": finding,
+        "pictures": int(pictures),
+        "of": int(of),
+        "share": round(float(pictures / of), 4) if of else 0.0,
+        "meaning": meaning,
+    }
+
 
 def _repeated(table: "pd.DataFrame", exact: "pd.DataFrame") -> list[dict]:
     size = table.groupby("copies")["copies"].transform("size")
-    return [_audit_row("pictures with the very pixels of another", len(exact["second"].unique()), len(table), "exact duplicates: delete them"),
-            _audit_row("pictures that show the same slice as another", (size > 1).sum(), len(table), "copies, the exact ones among them: they count one patient twice"),
-            _audit_row("different slices, all copies counted once", table["copies"].nunique(), len(table), "so large the set really is")]
+    return [
+        _audit_row(
+            "pictures with the very pixels of another",
+            len(exact["second"].unique()),
+            len(table),
+            "exact duplicates: delete them",
+        ),
+        _audit_row(
+            "pictures that show the same slice as another",
+            (size > 1).sum(),
+            len(table),
+            "copies, the exact ones among them: they count one patient twice",
+        ),
+        _audit_row(
+            "different slices, all copies counted once",
+            table["copies"].nunique(),
+            len(table),
+            "so large the set really is",
+        ),
+    ]
 
 # %% ../../nbs/04_data/02_audit.ipynb #c019
 def _between_sides(table: "pd.DataFrame", column: str, learned: str, words: str) -> list[dict]:
@@ -137,67 +203,150 @@ def _between_sides(table: "pd.DataFrame", column: str, learned: str, words: str)
     side = text_column(table[column])
     seen = table["copies"].isin(set(table["copies"][side == learned]))
     others = sorted(set(side) - {learned, ""}) if (side == learned).any() else []
-    return [_audit_row(f"pictures in {other} with a copy in {learned}", (seen & (side == other)).sum(), (side == other).sum(), words) for other in others]
+    return [
+        _audit_row(
+            f"pictures in {other} with a copy in {learned}",
+            (seen & (side == other)).sum(),
+            (side == other).sum(),
+            words,
+        )
+        for other in others
+    ]
+
 
 def _by_group(table: "pd.DataFrame", column: str, learned: str) -> list[dict]:
     "Tumours on other sides whose known group is on the side that is learned from, too."
     side, tumour = text_column(table[column]), text_column(table["class"]) != "no_tumor"
     known = set(table["group"][side == learned].dropna())
     others = sorted(set(side) - {learned, ""}) if known else []
-    return [_audit_row(f"tumours in {other} whose group is also in {learned}", (table["group"].isin(known) & tumour & (side == other)).sum(), (tumour & (side == other)).sum(),
-                 "slices of one patient on both sides, by the groups that the set states") for other in others]
+    return [
+        _audit_row(
+            f"tumours in {other} whose group is also in {learned}",
+            (table["group"].isin(known) & tumour & (side == other)).sum(),
+            (tumour & (side == other)).sum(),
+            "slices of one patient on both sides, by the groups that the set states",
+        )
+        for other in others
+    ]
 
 # %% ../../nbs/04_data/02_audit.ipynb #c020
 def _between_sets(table: "pd.DataFrame") -> list[dict]:
     sets = list(dict.fromkeys(table["source"]))
     slices = {name: set(table["copies"][table["source"] == name]) for name in sets}
-    return [_audit_row(f"pictures of {one} that copy one of {two}", table["copies"][table["source"] == one].isin(slices[two]).sum(), (table["source"] == one).sum(),
-                 "the sets are not independent: none may test what the other has taught") for one in sets for two in sets if one != two]
+    return [
+        _audit_row(
+            f"pictures of {one} that copy one of {two}",
+            table["copies"][table["source"] == one].isin(slices[two]).sum(),
+            (table["source"] == one).sum(),
+            "the sets are not independent: none may test what the other has taught",
+        )
+        for one in sets
+        for two in sets
+        if one != two
+    ]
+
 
 def _findings(a: Audit) -> "pd.DataFrame":
     import pandas as pd
+
     table, wrong = a.pictures, np.unique(a.conflicts[["first", "second"]].to_numpy())
     rows = _repeated(table, a.pairs[a.pairs["exact"]])
-    rows += _between_sides(table, "split", "Training", "the test has been seen in training: its score says little")
+    rows += _between_sides(
+        table, "split", "Training", "the test has been seen in training: its score says little"
+    )
     rows += _by_group(table, "split", "Training")
-    rows += _between_sides(table, "role", "train", "copies across the project's own split: give figures with and without them")
+    rows += _between_sides(
+        table,
+        "role",
+        "train",
+        "copies across the project's own split: give figures with and without them",
+    )
     rows += _between_sets(table)
-    rows += [_audit_row("pictures whose copy has another class", len(wrong), len(table), "at least one of the two labels is wrong"),
-             _audit_row("files that could not be read", len(a.left_out), len(table) + len(a.left_out), "left out of everything else")]
+    rows += [
+        _audit_row(
+            "pictures whose copy has another class",
+            len(wrong),
+            len(table),
+            "at least one of the two labels is wrong",
+        ),
+        _audit_row(
+            "files that could not be read",
+            len(a.left_out),
+            len(table) + len(a.left_out),
+            "left out of everything else",
+        ),
+    ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/04_data/02_audit.ipynb #c027
 def _audit_record(a: Audit, folder: Path, small: bool) -> list[Path]:
     tables = {"findings": a.findings}
     if not small:
-        tables |= {"pairs": a.pairs.drop(columns=["first", "second"]), "pictures": a.pictures.drop(columns=["path", "mask"]),
-                   "left_out": a.left_out.assign(path=[Path(path).name for path in a.left_out["path"]])}
+        tables |= {
+            "pairs": a.pairs.drop(columns=["first", "second"]),
+            "pictures": a.pictures.drop(columns=["path", "mask"]),
+            "left_out": a.left_out.assign(path=[Path(path).name for path in a.left_out["path"]]),
+        }
     return [write_table(table, folder / f"{name}.csv") for name, table in tables.items()]
 
 # %% ../../nbs/04_data/02_audit.ipynb #c028
 def _describe(a: Audit, count: int) -> "pd.DataFrame":
     "Pairs worth a look: conflicts, then across splits, roles and sets, then the rest; the least exact first."
-    pairs = a.pairs.assign(rank=[-(4 * c + 2 * s + w) for c, s, w in zip(_differ(a.pairs, "class"), _differ(a.pairs, "split") | _differ(a.pairs, "role"), _differ(a.pairs, "source"))])
+    pairs = a.pairs.assign(
+        rank=[
+            -(4 * c + 2 * s + w)
+            for c, s, w in zip(
+                _differ(a.pairs, "class"),
+                _differ(a.pairs, "split") | _differ(a.pairs, "role"),
+                _differ(a.pairs, "source"),
+            )
+        ]
+    )
     return pairs.sort_values(["rank", "correlation"], kind="stable").head(count)
+
 
 def _pair_html(a: Audit, pair) -> str:
     ends = [(pair.first, pair.image_1, pair.class_1), (pair.second, pair.image_2, pair.class_2)]
-    shown = "".join(html_image(shrink(read_pixels_8bit(a.pictures["path"][row]), 160), f"{image}, labelled {label if isinstance(label, str) else 'nothing'}") for row, image, label in ends)
+    shown = "".join(
+        html_image(
+            shrink(read_pixels_8bit(a.pictures["path"][row]), 160),
+            f"{image}, labelled {label if isinstance(label, str) else 'nothing'}",
+        )
+        for row, image, label in ends
+    )
     said = " and ".join(f"{escape(str(image))} ({escape(str(label))})" for _, image, label in ends)
     return f'<article><div style="display:flex;gap:.5em">{shown}</div><div>{said}: correlation {pair.correlation:.3f}{", mirrored" if pair.mirrored else ""}</div></article>'
 
 # %% ../../nbs/04_data/02_audit.ipynb #c029
 def _as_html(a: Audit) -> str:
-    table = a.findings.rename(columns={"of": "out of"}).to_html(index=False, border=0, justify="left", formatters={"share": "{:.1%}".format, "pictures": "{:,}".format, "out of": "{:,}".format})
+    table = a.findings.rename(columns={"of": "out of"}).to_html(
+        index=False,
+        border=0,
+        justify="left",
+        formatters={"share": "{:.1%}".format, "pictures": "{:,}".format, "out of": "{:,}".format},
+    )
     return f"<div>{table}</div>"
 
+
 def _audit_page(a: Audit, path: Path, shown: int) -> Path:
-    conflicts = a.conflicts[["image_1", "class_1", "image_2", "class_2", "correlation"]].to_html(index=False, border=0, justify="left") if len(a.conflicts) else "<p>None.</p>"
-    left_out = a.left_out.to_html(index=False, border=0, justify="left") if len(a.left_out) else "<p>None.</p>"
+    conflicts = (
+        a.conflicts[["image_1", "class_1", "image_2", "class_2", "correlation"]].to_html(
+            index=False, border=0, justify="left"
+        )
+        if len(a.conflicts)
+        else "<p>None.</p>"
+    )
+    left_out = (
+        a.left_out.to_html(index=False, border=0, justify="left")
+        if len(a.left_out)
+        else "<p>None.</p>"
+    )
     pairs = "".join(_pair_html(a, pair) for pair in _describe(a, shown).itertuples())
     with write_whole(path) as beside, open(beside, "w", encoding="utf-8", newline="") as page:
         page.write(PAGE_TEMPLATE.format(title=f"Audit of {escape(a.name)}", use=INTENDED_USE))
-        page.write(f"{_as_html(a)}<h2>One slice, two labels</h2>{conflicts}<h2>Pairs worth a look</h2>{pairs or '<p>None.</p>'}<h2>Could not be read</h2>{left_out}</main></body></html>\n")
+        page.write(
+            f"{_as_html(a)}<h2>One slice, two labels</h2>{conflicts}<h2>Pairs worth a look</h2>{pairs or '<p>None.</p>'}<h2>Could not be read</h2>{left_out}</main></body></html>\n"
+        )
     return path
 
 # %% ../../nbs/04_data/02_audit.ipynb #c033
@@ -205,10 +354,23 @@ def add_audit_arguments(
     parser,  # argparse, of `brain_tumor audit`
 ) -> None:
     "The options of `brain_tumor audit`."
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="class folders, images/ and masks/, .mat files, or a manifest.csv; several: copies between them, too")
-    parser.add_argument("--out", metavar="REPORT", help="write audit.html and its tables into this folder")
-    parser.add_argument("--sure", type=float, default=SURE_CORRELATION, help=f"least correlation of a copy, 0 to 1 (default {SURE_CORRELATION})")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        metavar="DIR",
+        help="class folders, images/ and masks/, .mat files, or a manifest.csv; several: copies between them, too",
+    )
+    parser.add_argument(
+        "--out", metavar="REPORT", help="write audit.html and its tables into this folder"
+    )
+    parser.add_argument(
+        "--sure",
+        type=float,
+        default=SURE_CORRELATION,
+        help=f"least correlation of a copy, 0 to 1 (default {SURE_CORRELATION})",
+    )
     parser.set_defaults(audit=audit_from_args)
+
 
 def audit_from_args(
     args,  # parsed

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 
 from .figshare import mat_facts, mat_files, mat_rows, read_mat
+from ..io.decode import read_in_process
 from ..io.errors import BrainTumorError
 from ..io.scan import CLASSES
-from ..io.decode import read_in_process
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,10 +58,16 @@ def find_manifests(
 ) -> list[Path]:  # the manifest files, sorted
     "Find the manifests of a data folder; `BrainTumorError` where there is none."
     data = Path(data)
-    found = [data / "manifest.csv"] if (data / "manifest.csv").is_file() else sorted(data.glob("*/manifest.csv"))
+    found = (
+        [data / "manifest.csv"]
+        if (data / "manifest.csv").is_file()
+        else sorted(data.glob("*/manifest.csv"))
+    )
     if not found:
-        raise BrainTumorError(f"{data}: no manifest.csv here or one folder down; give the folder that holds the sets, "
-                              "or make phantoms with brain_tumor.imaging.phantoms.write_phantoms")
+        raise BrainTumorError(
+            f"{data}: no manifest.csv here or one folder down; give the folder that holds the sets, "
+            "or make phantoms with brain_tumor.imaging.phantoms.write_phantoms"
+        )
     return found
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c012
@@ -70,27 +76,47 @@ def read_data_manifest(
 ) -> "pd.DataFrame":  # one row a picture, columns as in COLUMNS
     "Read a manifest without opening a picture; columns it lacks stay empty; `BrainTumorError` where it is no table of pictures."
     import pandas as pd
+
     folder = Path(manifest).parent
     try:
         raw = pd.read_csv(manifest, dtype={"figshare_id": "string", "id": "string"})
     except (OSError, ValueError) as error:
-        raise BrainTumorError(f"{manifest}: not a table that can be read ({error}). Save it as CSV, UTF-8, with a line of column names.") from error
+        raise BrainTumorError(
+            f"{manifest}: not a table that can be read ({error}). Save it as CSV, UTF-8, with a line of column names."
+        ) from error
     missing = sorted({"image", "class"} - set(raw.columns))
     if missing:
-        raise BrainTumorError(f"{manifest}: no column {', '.join(missing)}. A manifest needs at least image and class.")
+        raise BrainTumorError(
+            f"{manifest}: no column {', '.join(missing)}. A manifest needs at least image and class."
+        )
     masks = raw["mask"] if "mask" in raw else pd.Series(None, index=raw.index, dtype="object")
     table = raw.reindex(columns=list(TABLE_COLUMNS))
     return table.assign(
-        source=folder.name, path=[str(folder / p) for p in raw["image"]],
+        source=folder.name,
+        path=[str(folder / p) for p in raw["image"]],
         mask=[str(folder / m) if isinstance(m, str) and m else None for m in masks],
         group=table["group"] if "group" in raw else table["patient"],
-        copy_of=raw["figshare_id"] if "figshare_id" in raw else None)
+        copy_of=raw["figshare_id"] if "figshare_id" in raw else None,
+    )
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c015
-CLASS_ALIASES = {"no": "no_tumor", "notumor": "no_tumor", "healthy": "no_tumor", "normal": "no_tumor"}
-SPLIT_FOLDERS = {"training": "Training", "train": "Training", "testing": "Testing", "test": "Testing",
-          "validation": "Validation", "valid": "Validation", "val": "Validation"}
+CLASS_ALIASES = {
+    "no": "no_tumor",
+    "notumor": "no_tumor",
+    "healthy": "no_tumor",
+    "normal": "no_tumor",
+}
+SPLIT_FOLDERS = {
+    "training": "Training",
+    "train": "Training",
+    "testing": "Testing",
+    "test": "Testing",
+    "validation": "Validation",
+    "valid": "Validation",
+    "val": "Validation",
+}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
 
 def folder_class(
     name: str,  # of a folder
@@ -104,23 +130,44 @@ def folder_class(
 def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
 
+
 def _class_folders(folder: Path) -> list[tuple[str | None, str | None, Path]]:
     "(split, class, folder) of everything at the place of a class folder; nothing where no name is a class."
-    sides = [(SPLIT_FOLDERS[p.name.lower()], p) for p in _folders(folder) if p.name.lower() in SPLIT_FOLDERS]
+    sides = [
+        (SPLIT_FOLDERS[p.name.lower()], p)
+        for p in _folders(folder)
+        if p.name.lower() in SPLIT_FOLDERS
+    ]
     found = [(split, folder_class(p.name), p) for split, side in sides for p in _folders(side)]
-    found += [(None, folder_class(p.name), p) for p in _folders(folder) if p.name.lower() not in SPLIT_FOLDERS and not (p / "manifest.csv").exists()]
+    found += [
+        (None, folder_class(p.name), p)
+        for p in _folders(folder)
+        if p.name.lower() not in SPLIT_FOLDERS and not (p / "manifest.csv").exists()
+    ]
     return found if any(name for _, name, _ in found) else []
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c019
 def _image_files(folder: Path) -> Iterator[dict]:
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.name not in ("Thumbs.db", "desktop.ini")):
+    for path in sorted(
+        p
+        for p in folder.iterdir()
+        if p.is_file() and not p.name.startswith(".") and p.name not in ("Thumbs.db", "desktop.ini")
+    ):
         known = path.suffix.lower() in IMAGE_SUFFIXES
-        yield {"path": path} | ({} if known else {"reason": f"no picture by its name; read are {' '.join(IMAGE_SUFFIXES)}"})
+        yield {"path": path} | (
+            {}
+            if known
+            else {"reason": f"no picture by its name; read are {' '.join(IMAGE_SUFFIXES)}"}
+        )
+
 
 def _class_rows(folder: Path) -> Iterator[dict]:
     for split, name, place in _class_folders(folder):
         if name is None:
-            yield {"path": place, "reason": f"the folder's name is no class; rename it to one of {', '.join(CLASSES)}, or move it away"}
+            yield {
+                "path": place,
+                "reason": f"the folder's name is no class; rename it to one of {', '.join(CLASSES)}, or move it away",
+            }
         else:
             yield from ({"split": split, "class": name} | row for row in _image_files(place))
 
@@ -154,28 +201,36 @@ def find_sets(
     "The sets in a folder, or one level down; `BrainTumorError` where there is none."
     folder = Path(folder)
     if not folder.is_dir():
-        raise BrainTumorError(f"{folder}: no such folder. Give the folder of your pictures, or fetch a set: brain_tumor data get classification")
+        raise BrainTumorError(
+            f"{folder}: no such folder. Give the folder of your pictures, or fetch a set: brain_tumor data get classification"
+        )
     found = [folder] if folder_layout(folder) else [p for p in _folders(folder) if folder_layout(p)]
     if not found:
         inside = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
-        raise BrainTumorError(f"{folder}: no set here or one folder down. Expected is a manifest.csv, or a folder for each class ({', '.join(CLASSES)}), "
-                              f"or images/ and masks/, or figshare's .mat files; found is {inside}.")
+        raise BrainTumorError(
+            f"{folder}: no set here or one folder down. Expected is a manifest.csv, or a folder for each class ({', '.join(CLASSES)}), "
+            f"or images/ and masks/, or figshare's .mat files; found is {inside}."
+        )
     return found
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c035
 def _size(path: Path, thorough: bool) -> tuple[int, int]:
     from PIL import Image
+
     try:
         with Image.open(path) as picture:
             size = picture.size
             picture.load() if thorough else picture.verify()
     except Exception as error:  # broken files make decoders raise all kinds of things
-        raise BrainTumorError(f"{path}: cannot be read as a picture ({type(error).__name__}); restore or remove it") from error
+        raise BrainTumorError(
+            f"{path}: cannot be read as a picture ({type(error).__name__}); restore or remove it"
+        ) from error
     return size
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c037
 def _problem(file: Path, why: str | Exception, **more) -> dict:
     return {"path": str(file), "reason": str(why).removeprefix(f"{file}: ")} | more
+
 
 def _inspect_image(row: dict, thorough: bool) -> tuple[dict | None, dict | None]:
     "The row with what its files say, or None; and what there is to complain about, or None."
@@ -183,12 +238,19 @@ def _inspect_image(row: dict, thorough: bool) -> tuple[dict | None, dict | None]
     if "reason" in row:
         return None, _problem(path, row["reason"])
     try:
-        facts = mat_facts(path) if path.suffix == ".mat" else dict(zip(("width", "height"), _size(path, thorough)))
+        facts = (
+            mat_facts(path)
+            if path.suffix == ".mat"
+            else dict(zip(("width", "height"), _size(path, thorough)))
+        )
     except BrainTumorError as error:
         return None, _problem(path, error)
     size, said = (facts["width"], facts["height"]), (row.get("width"), row.get("height"))
     if said[0] and said != size:
-        return None, _problem(path, f"{size[0]} x {size[1]} pixels, but the manifest says {said[0]} x {said[1]}; write the manifest again")
+        return None, _problem(
+            path,
+            f"{size[0]} x {size[1]} pixels, but the manifest says {said[0]} x {said[1]}; write the manifest again",
+        )
     return _inspect_mask(row | facts, size, thorough)
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c038
@@ -200,7 +262,11 @@ def _inspect_mask(row: dict, size: tuple[int, int], thorough: bool) -> tuple[dic
         outline = _size(mask, thorough)
     except BrainTumorError as error:
         return row | {"mask": None}, _problem(mask, error)
-    return row, None if outline == size else _problem(mask, f"a mask of {outline[0]} x {outline[1]} pixels for a picture of {size[0]} x {size[1]}", fatal=True)
+    return row, None if outline == size else _problem(
+        mask,
+        f"a mask of {outline[0]} x {outline[1]} pixels for a picture of {size[0]} x {size[1]}",
+        fatal=True,
+    )
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c039
 def _manifest_rows(folder: Path) -> Iterator[dict]:
@@ -209,53 +275,94 @@ def _manifest_rows(folder: Path) -> Iterator[dict]:
     lost = [name for name in named if not Path(name).is_file()]
     if lost:
         names = ", ".join(Path(name).relative_to(folder).as_posix() for name in lost[:3])
-        raise BrainTumorError(f"{folder / 'manifest.csv'}: {len(lost)} of its {len(named)} files are missing, among them {names}. "
-                              "Put them back, or remove their lines.")
+        raise BrainTumorError(
+            f"{folder / 'manifest.csv'}: {len(lost)} of its {len(named)} files are missing, among them {names}. "
+            "Put them back, or remove their lines."
+        )
     for row in table.astype(object).where(table.notna(), None).to_dict("records"):
         yield row | {"path": Path(row["path"]), "mask": Path(row["mask"]) if row["mask"] else None}
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c040
 def _rows_of(folder: Path, thorough: bool) -> tuple[list[dict], list[dict]]:
     from concurrent.futures import ThreadPoolExecutor
+
     from tqdm.auto import tqdm
+
     kind = folder_layout(folder)
-    todo = list({"manifest": _manifest_rows, "classes": _class_rows, "masks": _mask_rows, "mat": mat_rows}[kind](folder))
+    todo = list(
+        {"manifest": _manifest_rows, "classes": _class_rows, "masks": _mask_rows, "mat": mat_rows}[
+            kind
+        ](folder)
+    )
     with ThreadPoolExecutor() as pool:
-        looked = list(tqdm(pool.map(lambda row: _inspect_image(row, thorough), todo), total=len(todo), desc=folder.name, disable=len(todo) < 100, mininterval=1))
-    rows, complaints = ([one for one in part if one] for part in zip(*looked)) if looked else ([], [])
+        looked = list(
+            tqdm(
+                pool.map(lambda row: _inspect_image(row, thorough), todo),
+                total=len(todo),
+                desc=folder.name,
+                disable=len(todo) < 100,
+                mininterval=1,
+            )
+        )
+    rows, complaints = (
+        ([one for one in part if one] for part in zip(*looked)) if looked else ([], [])
+    )
     wrong = [c for c in complaints if c.pop("fatal", False)]
     if wrong:
-        raise BrainTumorError(f"{folder}: {len(wrong)} masks have another size than their pictures, first {Path(wrong[0]['path']).name}: {wrong[0]['reason']}. "
-                              "Restore them, or take these pairs out.")
-    names = {name for _, name, _ in _class_folders(folder)} if kind == "classes" else {row.get("class") for row in rows}
+        raise BrainTumorError(
+            f"{folder}: {len(wrong)} masks have another size than their pictures, first {Path(wrong[0]['path']).name}: {wrong[0]['reason']}. "
+            "Restore them, or take these pairs out."
+        )
+    names = (
+        {name for _, name, _ in _class_folders(folder)}
+        if kind == "classes"
+        else {row.get("class") for row in rows}
+    )
     _check_classes(folder, names - {None}, rows, complaints)
-    place = lambda row: {"source": folder.resolve().name, "image": row["path"].relative_to(folder).as_posix(),
-                         "path": str(row["path"]), "mask": str(row["mask"]) if row.get("mask") else None}
+    place = lambda row: {
+        "source": folder.resolve().name,
+        "image": row["path"].relative_to(folder).as_posix(),
+        "path": str(row["path"]),
+        "mask": str(row["mask"]) if row.get("mask") else None,
+    }
     return [row | place(row) for row in rows], complaints
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c042
 def _check_classes(folder: Path, names: set[str], rows: list[dict], complaints: list[dict]) -> None:
     if not rows:
-        first = f" First: {Path(complaints[0]['path']).name}: {complaints[0]['reason']}." if complaints else ""
-        raise BrainTumorError(f"{folder}: not one picture could be read. Check that the archive was unpacked whole.{first}")
+        first = (
+            f" First: {Path(complaints[0]['path']).name}: {complaints[0]['reason']}."
+            if complaints
+            else ""
+        )
+        raise BrainTumorError(
+            f"{folder}: not one picture could be read. Check that the archive was unpacked whole.{first}"
+        )
     for name in sorted(names):
         count = sum(row.get("class") == name for row in rows)
         if count < 2:
-            raise BrainTumorError(f"{folder}: the class {name} has {count or 'no'} readable picture{'s' * (count == 0)}. A class needs two at least, one to learn from "
-                                  "and one to be tested on: add some, or remove the class.")
+            raise BrainTumorError(
+                f"{folder}: the class {name} has {count or 'no'} readable picture{'s' * (count == 0)}. A class needs two at least, one to learn from "
+                "and one to be tested on: add some, or remove the class."
+            )
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c043
 def index_folder(
     folder: str | Path,  # a set, or a folder of sets
     thorough: bool = False,  # decode every pixel, which also finds files that stop halfway
-) -> tuple["pd.DataFrame", "pd.DataFrame"]:  # the table (COLUMNS), and what was left out (path, reason)
+) -> tuple[
+    "pd.DataFrame", "pd.DataFrame"
+]:  # the table (COLUMNS), and what was left out (path, reason)
     "Read a folder into one table, having looked at every file; `BrainTumorError` for a set that cannot be used."
     import pandas as pd
+
     found = [_rows_of(place, thorough) for place in find_sets(folder)]
     table = pd.DataFrame([row for rows, _ in found for row in rows], columns=list(TABLE_COLUMNS))
     numbers = ["fold", "width", "height", "original_width", "original_height", "spacing_mm"]
     table[numbers] = table[numbers].apply(pd.to_numeric).astype({n: "Int64" for n in numbers[:-1]})
-    return table, pd.DataFrame([c for _, complaints in found for c in complaints], columns=["path", "reason"])
+    return table, pd.DataFrame(
+        [c for _, complaints in found for c in complaints], columns=["path", "reason"]
+    )
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c076
 def read_pixels(
@@ -277,7 +384,9 @@ def read_pixels_8bit(
     content = np.fromfile(path, np.uint8) if Path(path).is_file() else np.zeros(0, np.uint8)
     picture = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if content.size else None
     if picture is None:
-        raise BrainTumorError(f"{path}: not a picture that can be read; remove its row from the manifest or restore the file")
+        raise BrainTumorError(
+            f"{path}: not a picture that can be read; remove its row from the manifest or restore the file"
+        )
     return picture
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c076e
@@ -292,5 +401,7 @@ def read_mask(
     if known[-1] == 1:
         return values * np.uint8(255)
     if len(known) <= 8 and (1 < known[-1] < 128 or ((known > 15) & (known < 240)).any()):
-        raise BrainTumorError(f"{path}: a mask with the labels {', '.join(map(str, known))}; an outline is 0 and 1, or 0 and 255: write the label that is tumour as a mask of its own")
+        raise BrainTumorError(
+            f"{path}: a mask with the labels {', '.join(map(str, known))}; an outline is 0 and 1, or 0 and 255: write the label that is tumour as a mask of its own"
+        )
     return np.where(values > 127, np.uint8(255), np.uint8(0))

@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .datasets import index_folder
-from ..io.files import write_table
-from ..io.errors import require_package
 from .overview import count_table, explain_counts
-from ..io.errors import BrainTumorError
-from ..io.files import write_whole
+from ..io.errors import BrainTumorError, require_package
+from ..io.files import write_table, write_whole
 
 # %% ../../nbs/04_data/download.ipynb #c049
 @dataclass(frozen=True)
 class PublicSet:
     "A set that can be fetched from Kaggle."
+
     handle: str  # owner/name
     version: int  # the pinned edition
     pictures: int
@@ -34,11 +33,24 @@ class PublicSet:
     licence: str
     credit: str
 
+
 PUBLIC_SETS = {
-    "classification": PublicSet("masoudnickparvar/brain-tumor-mri-dataset", 1, 7023, 150, "CC0, as its Kaggle page states",
-                                "M. Nickparvar, Brain Tumor MRI Dataset, doi 10.34740/KAGGLE/DSV/2645886"),
-    "segmentation": PublicSet("nikhilroxtomar/brain-tumor-segmentation", 1, 3064, 500, "CC BY 4.0, that of the figshare set behind it",
-                              "J. Cheng, brain tumor dataset, doi 10.6084/m9.figshare.1512427; put on Kaggle by N. Tomar"),
+    "classification": PublicSet(
+        "masoudnickparvar/brain-tumor-mri-dataset",
+        1,
+        7023,
+        150,
+        "CC0, as its Kaggle page states",
+        "M. Nickparvar, Brain Tumor MRI Dataset, doi 10.34740/KAGGLE/DSV/2645886",
+    ),
+    "segmentation": PublicSet(
+        "nikhilroxtomar/brain-tumor-segmentation",
+        1,
+        3064,
+        500,
+        "CC BY 4.0, that of the figshare set behind it",
+        "J. Cheng, brain tumor dataset, doi 10.6084/m9.figshare.1512427; put on Kaggle by N. Tomar",
+    ),
 }
 
 # %% ../../nbs/04_data/download.ipynb #c051
@@ -48,8 +60,11 @@ def describe_offer(
 ) -> str:  # what a person should know before saying yes
     "What would be fetched: how much, from whom, under which licence."
     one = PUBLIC_SETS[name]
-    return (f"{one.handle}, edition {one.version}: {one.pictures:,} pictures, about {one.megabytes} MB to download "
-            f"and {2 * one.megabytes} MB on disk, cache included.\nLicence: {one.licence}.\nCredit: {one.credit}.\nGoes to: {target}")
+    return (
+        f"{one.handle}, edition {one.version}: {one.pictures:,} pictures, about {one.megabytes} MB to download "
+        f"and {2 * one.megabytes} MB on disk, cache included.\nLicence: {one.licence}.\nCredit: {one.credit}.\nGoes to: {target}"
+    )
+
 
 def confirm_download(
     question: str,  # what would be done
@@ -59,14 +74,19 @@ def confirm_download(
     try:
         return input("Fetch it? [y/N] ").strip().lower() in ("y", "yes")
     except (EOFError, RuntimeError, NotImplementedError) as nobody:
-        raise BrainTumorError("There is nobody to ask: say yes beforehand, with confirm=True or on the command line with --yes.") from nobody
+        raise BrainTumorError(
+            "There is nobody to ask: say yes beforehand, with confirm=True or on the command line with --yes."
+        ) from nobody
 
 # %% ../../nbs/04_data/download.ipynb #c054
 def _remedy(error: Exception) -> str:
     "What went wrong with a download, and what helps."
-    status, kind = getattr(getattr(error, "response", None), "status_code", None), type(error).__name__
+    status, kind = (
+        getattr(getattr(error, "response", None), "status_code", None),
+        type(error).__name__,
+    )
     if status in (401, 403) or kind in ("CredentialError", "UnauthenticatedError"):
-        return ("Kaggle wants to know who asks. Make a token at kaggle.com/settings, set KAGGLE_API_TOKEN to it (or call kagglehub.login()), and try again")
+        return "Kaggle wants to know who asks. Make a token at kaggle.com/settings, set KAGGLE_API_TOKEN to it (or call kagglehub.login()), and try again"
     if status == 404:
         return "this edition is not on Kaggle any more. Look at its page; a folder that you have can be read with brain_tumor data index"
     if kind == "DataCorruptionError":
@@ -74,8 +94,10 @@ def _remedy(error: Exception) -> str:
     if getattr(error, "errno", None) == 28:
         return "the disk is full. Make room, or set KAGGLEHUB_CACHE to a folder on another disk, and try again"
     if isinstance(error, OSError):
-        return (f"Kaggle could not be reached ({kind}{f', status {status}' if status else ''}). Check the network and try again: what arrived is kept, "
-                "and the download goes on where it stopped")
+        return (
+            f"Kaggle could not be reached ({kind}{f', status {status}' if status else ''}). Check the network and try again: what arrived is kept, "
+            "and the download goes on where it stopped"
+        )
     return f"{kind}: {error}"
 
 # %% ../../nbs/04_data/download.ipynb #c055
@@ -89,11 +111,15 @@ def _fetch(one: PublicSet) -> Path:
 # %% ../../nbs/04_data/download.ipynb #c057
 RECORD_NAME = "download.json"
 
+
 def set_checksum(
     sums: dict[str, str],  # file -> sha256
 ) -> str:  # 64 hexadecimal digits
     "One checksum for a whole set: of the list that `sha256sum` would print, sorted by name."
-    return hashlib.sha256("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
+    ).hexdigest()
+
 
 def _file_checksum(path: Path) -> str | None:
     "Checksum of a file; None where there is none."
@@ -103,8 +129,11 @@ def _file_checksum(path: Path) -> str | None:
 def _copy(source: Path, part: Path) -> dict[str, str]:
     "Copy what is not there yet, each file whole; all checksums."
     from tqdm.auto import tqdm
+
     sums = {}
-    for path in tqdm(sorted(p for p in source.rglob("*") if p.is_file()), desc="copying", mininterval=2):
+    for path in tqdm(
+        sorted(p for p in source.rglob("*") if p.is_file()), desc="copying", mininterval=2
+    ):
         name, content = path.relative_to(source).as_posix(), path.read_bytes()
         sums[name] = hashlib.sha256(content).hexdigest()
         if _file_checksum(part / name) != sums[name]:
@@ -118,10 +147,21 @@ def _write_record(source: Path, target: Path, one: PublicSet) -> Path:
     part = target.with_name(f".{target.name}.part")
     sums = _copy(source, part)
     if not sums:
-        raise BrainTumorError(f"{one.handle}: nothing in the download. Remove {source} and try again.")
-    for stray in [p for p in part.rglob("*") if p.is_file() and p.relative_to(part).as_posix() not in sums]:
+        raise BrainTumorError(
+            f"{one.handle}: nothing in the download. Remove {source} and try again."
+        )
+    for stray in [
+        p for p in part.rglob("*") if p.is_file() and p.relative_to(part).as_posix() not in sums
+    ]:
         stray.unlink()  # from a download of another edition that was never finished
-    record = {"handle": one.handle, "edition": one.version, "licence": one.licence, "credit": one.credit, "fingerprint": set_checksum(sums), "files": sums}
+    record = {
+        "handle": one.handle,
+        "edition": one.version,
+        "licence": one.licence,
+        "credit": one.credit,
+        "fingerprint": set_checksum(sums),
+        "files": sums,
+    }
     with write_whole(part / RECORD_NAME) as beside:
         beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if target.is_dir():
@@ -138,24 +178,31 @@ def verify_download(
     try:
         sums = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BrainTumorError(f"{folder}: no readable {RECORD_NAME}, so nothing to check against. Fetch the set again into an empty folder.") from error
+        raise BrainTumorError(
+            f"{folder}: no readable {RECORD_NAME}, so nothing to check against. Fetch the set again into an empty folder."
+        ) from error
     return [name for name, digest in sums.items() if _file_checksum(folder / name) != digest]
 
 # %% ../../nbs/04_data/download.ipynb #c061
 def _check_place(target: Path, megabytes: int) -> None:
     "Refuse a target that is taken, or a disk without room."
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BrainTumorError(f"{target}: there is something else here already. Give an empty or a new folder, or read this one with brain_tumor data index.")
+        raise BrainTumorError(
+            f"{target}: there is something else here already. Give an empty or a new folder, or read this one with brain_tumor data index."
+        )
     there = next(p for p in (target, *target.absolute().parents) if p.exists())
     free = shutil.disk_usage(there).free // 10**6
     if free < 2 * megabytes:
-        raise BrainTumorError(f"{target}: {free} MB are free, about {2 * megabytes} are needed. Make room, or give another folder.")
+        raise BrainTumorError(
+            f"{target}: {free} MB are free, about {2 * megabytes} are needed. Make room, or give another folder."
+        )
 
 # %% ../../nbs/04_data/download.ipynb #c062
 def download_set(
     name: str,  # "classification" or "segmentation"
     to: str | Path | None = None,  # folder for it; None: data/NAME
-    confirm: Callable[[str], bool] | bool = confirm_download,  # is told what would be fetched, says yes or no; True: yes
+    confirm: Callable[[str], bool]
+    | bool = confirm_download,  # is told what would be fetched, says yes or no; True: yes
 ) -> Path | None:  # the folder; None where the answer was no
     "Fetch a public set from Kaggle, after a yes; what is there already is checked and kept; `BrainTumorError` where it fails."
     if name not in PUBLIC_SETS:
@@ -164,7 +211,9 @@ def download_set(
     if (target / RECORD_NAME).is_file():
         wrong = verify_download(target)
         if wrong:
-            raise BrainTumorError(f"{target}: {len(wrong)} files are not as they were fetched, among them {', '.join(wrong[:3])}. Remove the folder and fetch it again.")
+            raise BrainTumorError(
+                f"{target}: {len(wrong)} files are not as they were fetched, among them {', '.join(wrong[:3])}. Remove the folder and fetch it again."
+            )
         return target
     _check_place(target, one.megabytes)
     if not (confirm(describe_offer(name, target)) if callable(confirm) else confirm):
@@ -183,9 +232,17 @@ def add_data_arguments(
     one.add_argument("--yes", action="store_true", help="do not ask")
     one.set_defaults(data=get_from_args)
     two = parts.add_parser("index", help="read a folder of pictures into one table")
-    two.add_argument("folder", metavar="DIR", help="class folders, images/ and masks/, .mat files, or a manifest.csv")
+    two.add_argument(
+        "folder",
+        metavar="DIR",
+        help="class folders, images/ and masks/, .mat files, or a manifest.csv",
+    )
     two.add_argument("--csv", metavar="FILE", help="write the table here")
-    two.add_argument("--thorough", action="store_true", help="decode every picture, which also finds those that stop halfway")
+    two.add_argument(
+        "--thorough",
+        action="store_true",
+        help="decode every picture, which also finds those that stop halfway",
+    )
     two.set_defaults(data=index_from_args)
 
 # %% ../../nbs/04_data/download.ipynb #c073
@@ -194,9 +251,11 @@ def get_from_args(
     say: Callable = print,  # takes a line
 ) -> int:  # exit status: 0 there, 1 not wanted
     "Run `brain_tumor data get`."
+
     def agreed(text: str) -> bool:
         say(text)
         return args.yes or confirm_download("")
+
     place = download_set(args.name, args.to, agreed)
     if place is None:
         say("Nothing was fetched.")
@@ -216,7 +275,21 @@ def index_from_args(
     if args.csv:
         write_table(table, args.csv)
     for row in count_table(table).itertuples(index=False):
-        say("  ".join(filter(None, (row.source, row[1] or "class unknown", row.split, row.role, f"{row.pictures} pictures", f"{row.groups} groups" * (row.groups > 0)))))
+        say(
+            "  ".join(
+                filter(
+                    None,
+                    (
+                        row.source,
+                        row[1] or "class unknown",
+                        row.split,
+                        row.role,
+                        f"{row.pictures} pictures",
+                        f"{row.groups} groups" * (row.groups > 0),
+                    ),
+                )
+            )
+        )
     for source, part in table.groupby("source"):
         say(f"{source}: " + " ".join(explain_counts(part)))
     for row in left_out.itertuples(index=False):

@@ -28,11 +28,17 @@ if TYPE_CHECKING:
 # %% ../../nbs/04_data/duplicates.ipynb #c011
 PRINT_SIDE = 96  # pixels, of a thumbnail
 
+
 def square_thumbnail(
     picture: np.ndarray,  # H x W uint8
 ) -> np.ndarray:  # SIDE x SIDE uint8
     "Squeeze a picture to a small square."
-    return cv2.resize(picture, (PRINT_SIDE, PRINT_SIDE), interpolation=cv2.INTER_AREA if min(picture.shape) > PRINT_SIDE else cv2.INTER_LINEAR)
+    return cv2.resize(
+        picture,
+        (PRINT_SIDE, PRINT_SIDE),
+        interpolation=cv2.INTER_AREA if min(picture.shape) > PRINT_SIDE else cv2.INTER_LINEAR,
+    )
+
 
 def head_rectangle(
     thumb: np.ndarray,  # SIDE x SIDE uint8
@@ -40,47 +46,83 @@ def head_rectangle(
     "Find the head's rectangle: what is brighter than a tenth of the bright end, without thin lines, largest piece."
     smooth = cv2.blur(thumb, (3, 3))
     bright = (smooth > max(0.1 * np.percentile(smooth[::2, ::2], 99), 4)).astype(np.uint8)
-    parts = cv2.connectedComponentsWithStats(cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)))[2][1:]
+    parts = cv2.connectedComponentsWithStats(
+        cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    )[2][1:]
     x, y, width, height, _ = parts[parts[:, 4].argmax()] if len(parts) else (0, 0, 0, 0, 0)
-    return (int(y), int(y + height), int(x), int(x + width)) if min(width, height) >= PRINT_SIDE // 4 else (0, PRINT_SIDE, 0, PRINT_SIDE)
+    return (
+        (int(y), int(y + height), int(x), int(x + width))
+        if min(width, height) >= PRINT_SIDE // 4
+        else (0, PRINT_SIDE, 0, PRINT_SIDE)
+    )
 
 # %% ../../nbs/04_data/duplicates.ipynb #c013
 @dataclass(frozen=True, eq=False)
 class Fingerprints:
     "What the search keeps of N pictures, about 9 kB each."
+
     digests: np.ndarray  # (N,) 32 bytes each: SHA-256 of size and grey pixels
     thumbs: np.ndarray  # (N, SIDE, SIDE) uint8
     heads: np.ndarray  # (N, 4) top, bottom, left, right in the thumbnail
-    broken: dict[int, str]  # position of a picture that could not be read -> why; its rows are empty
+    broken: dict[
+        int, str
+    ]  # position of a picture that could not be read -> why; its rows are empty
+
 
 def pixel_digest(
     pixels: np.ndarray,  # any shape and type
 ) -> bytes:  # 32
     "SHA-256 of an array's size and values."
-    return hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+    return hashlib.sha256(
+        str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()
+    ).digest()
+
 
 def _fingerprint_image(picture: np.ndarray | str | Path) -> tuple:
     array = isinstance(picture, np.ndarray)
-    if array and (picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size) or not array and not isinstance(picture, (str, Path)):
-        what = f"an array of {picture.shape}, {picture.dtype}" if array else f"{type(picture).__name__}"
-        raise BrainTumorError(f"{what} is no picture here: give grey pictures, H x W uint8 with at least one pixel, or paths of files")
+    if (
+        array
+        and (picture.ndim != 2 or picture.dtype != np.uint8 or not picture.size)
+        or not array
+        and not isinstance(picture, (str, Path))
+    ):
+        what = (
+            f"an array of {picture.shape}, {picture.dtype}"
+            if array
+            else f"{type(picture).__name__}"
+        )
+        raise BrainTumorError(
+            f"{what} is no picture here: give grey pictures, H x W uint8 with at least one pixel, or paths of files"
+        )
     try:
         pixels = picture if array else read_pixels_8bit(picture)
     except BrainTumorError as error:
-        return str(error), np.zeros((PRINT_SIDE, PRINT_SIDE), np.uint8), (0, PRINT_SIDE, 0, PRINT_SIDE)
+        return (
+            str(error),
+            np.zeros((PRINT_SIDE, PRINT_SIDE), np.uint8),
+            (0, PRINT_SIDE, 0, PRINT_SIDE),
+        )
     thumb = square_thumbnail(pixels)
     return pixel_digest(pixels), thumb, head_rectangle(thumb)
 
 # %% ../../nbs/04_data/duplicates.ipynb #c014
-def _in_order(function, items: Iterable, total: int | None, what: str = "looking at pictures", chunk: int = 64) -> Iterator:
+def _in_order(
+    function, items: Iterable, total: int | None, what: str = "looking at pictures", chunk: int = 64
+) -> Iterator:
     "Results in order, by two threads, never more than two chunks of items in memory."
     from concurrent.futures import ThreadPoolExecutor
+
     from tqdm.auto import tqdm
-    with ThreadPoolExecutor(2) as pool, tqdm(total=total, desc=what, mininterval=2, disable=(total or 0) < 500) as bar:
+
+    with (
+        ThreadPoolExecutor(2) as pool,
+        tqdm(total=total, desc=what, mininterval=2, disable=(total or 0) < 500) as bar,
+    ):
         items = iter(items)
         while some := list(islice(items, chunk)):
             yield from pool.map(function, some)
             bar.update(len(some))
+
 
 def fingerprint_images(
     pictures: Iterable[np.ndarray | str | Path],  # paths, or grey pictures H x W uint8
@@ -88,23 +130,40 @@ def fingerprint_images(
 ) -> Fingerprints:
     "Read pictures and keep what the search needs; broken ones are listed, not fatal."
     if isinstance(pictures, (str, bytes, Path)):
-        raise BrainTumorError(f"{pictures}: one path is no list of pictures; give [path], or the files of a folder")
+        raise BrainTumorError(
+            f"{pictures}: one path is no list of pictures; give [path], or the files of a folder"
+        )
     total = len(pictures) if hasattr(pictures, "__len__") else total
     thumbs, rest = np.empty((total or 1024, PRINT_SIDE, PRINT_SIDE), np.uint8), []
     for number, (digest, thumb, head) in enumerate(_in_order(_fingerprint_image, pictures, total)):
         if number == len(thumbs):
-            thumbs.resize((number + number // 4 + 1024, PRINT_SIDE, PRINT_SIDE), refcheck=False)  # grows in place, no second copy
+            thumbs.resize(
+                (number + number // 4 + 1024, PRINT_SIDE, PRINT_SIDE), refcheck=False
+            )  # grows in place, no second copy
         thumbs[number] = thumb
         rest.append((digest, head))
     thumbs.resize((len(rest), PRINT_SIDE, PRINT_SIDE), refcheck=False)
     broken = {number: why for number, (why, _) in enumerate(rest) if isinstance(why, str)}
-    digests = np.array([f"broken {n}".encode() if n in broken else digest for n, (digest, _) in enumerate(rest)], dtype=object)
-    return Fingerprints(digests, thumbs, np.array([head for _, head in rest], int).reshape(-1, 4), broken)
+    digests = np.array(
+        [f"broken {n}".encode() if n in broken else digest for n, (digest, _) in enumerate(rest)],
+        dtype=object,
+    )
+    return Fingerprints(
+        digests, thumbs, np.array([head for _, head in rest], int).reshape(-1, 4), broken
+    )
 
 # %% ../../nbs/04_data/duplicates.ipynb #c017
 COARSE_SIDE = 16  # pixels, side of a coarse description
-CROP_CUTS = ((0, 1), (0, 0.95), (0.05, 1), (0, 0.9), (0.05, 0.95), (0.1, 1))  # what a crop of up to a tenth leaves of an axis
+CROP_CUTS = (
+    (0, 1),
+    (0, 0.95),
+    (0.05, 1),
+    (0, 0.9),
+    (0.05, 0.95),
+    (0.1, 1),
+)  # what a crop of up to a tenth leaves of an axis
 SQUARE_ROOTS = np.sqrt(np.arange(256, dtype=np.float32))
+
 
 def _ends(low: int, high: int) -> list[tuple[int, int]]:
     "The part of an axis that the head takes, whole and cut; cuts that hardly differ are dropped."
@@ -114,6 +173,7 @@ def _ends(low: int, high: int) -> list[tuple[int, int]]:
         if all(max(abs(cut[0] - k[0]), abs(cut[1] - k[1])) > 1 for k in kept):
             kept.append(cut)
     return kept
+
 
 def crop_windows(
     head: tuple[int, int, int, int],  # top, bottom, left, right in the thumbnail
@@ -130,85 +190,149 @@ def normalise_vectors(
     centred = vectors - vectors.mean(1, keepdims=True)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
 
+
 def coarse_pattern(
     thumb: np.ndarray,  # SIDE x SIDE uint8
     window: tuple[int, int, int, int],  # top, bottom, left, right
 ) -> np.ndarray:  # (COARSE * COARSE,) float32
     "Describe a window of a thumbnail."
-    small = cv2.resize(SQUARE_ROOTS[thumb[window[0]:window[1], window[2]:window[3]]], (COARSE_SIDE, COARSE_SIDE), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        SQUARE_ROOTS[thumb[window[0] : window[1], window[2] : window[3]]],
+        (COARSE_SIDE, COARSE_SIDE),
+        interpolation=cv2.INTER_AREA,
+    )
     return (small - cv2.GaussianBlur(small, (0, 0), COARSE_SIDE / 4)).ravel()
 
+
 def _mirrored(descriptions: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(descriptions.reshape(-1, COARSE_SIDE, COARSE_SIDE)[:, :, ::-1]).reshape(len(descriptions), -1)
+    return np.ascontiguousarray(
+        descriptions.reshape(-1, COARSE_SIDE, COARSE_SIDE)[:, :, ::-1]
+    ).reshape(len(descriptions), -1)
 
 # %% ../../nbs/04_data/duplicates.ipynb #c022
 def _shortener(descriptions: np.ndarray, size: int = 64, seed: int = 0):
     "A function that shortens descriptions to their principal components."
     some = descriptions[np.random.default_rng(seed).permutation(len(descriptions))[:6000]]
     axes = np.linalg.svd(some, full_matrices=False)[2][:size].T
+
     def shorten(d):
         short = d @ axes
         return short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-6)
+
     return shorten
+
 
 def _best(keys: tuple[np.ndarray, ...], likeness: np.ndarray) -> np.ndarray:
     "Positions of the most alike entry for each distinct combination of keys."
     order = np.lexsort((-likeness, *keys[::-1]))
-    change = np.any([k[order][1:] != k[order][:-1] for k in keys], axis=0) if len(order) > 1 else np.zeros(0, bool)
+    change = (
+        np.any([k[order][1:] != k[order][:-1] for k in keys], axis=0)
+        if len(order) > 1
+        else np.zeros(0, bool)
+    )
     return order[np.r_[True, change]] if len(order) else order
 
 # %% ../../nbs/04_data/duplicates.ipynb #c051
 MANY_IMAGES = 30_000  # heads from which on cells are used
 GRID_CELLS = 8  # cells that a window looks into
 
+
 def _exact(heads: np.ndarray, count: int):
     "A function that names the `count` heads nearest to each query: (Q, count) likeness, (Q, count) number."
     from sklearn.neighbors import NearestNeighbors
+
     near = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(heads)
+
     def search(queries):
         distance, number = near.kneighbors(queries)
-        return 1 - distance ** 2 / 2, number
+        return 1 - distance**2 / 2, number
+
     return search
+
 
 def _by_cells(heads: np.ndarray, count: int, seed: int = 0):
     "The same, looking into a few cells only; where these hold too few, likeness is -1."
     from sklearn.cluster import KMeans
+
     size = round(len(heads) ** 0.5)
-    some = heads[np.random.default_rng(seed).permutation(len(heads))[:40 * size]]
-    centres = KMeans(size, init="random", n_init=1, max_iter=10, random_state=seed).fit(some).cluster_centers_
-    squares = (centres ** 2).sum(1) / 2
-    home = np.concatenate([(part @ centres.T - squares).argmax(1) for part in np.array_split(heads, len(heads) // 4096 + 1)])
-    members = np.split(np.argsort(home, kind="stable"), np.cumsum(np.bincount(home, minlength=size))[:-1])
+    some = heads[np.random.default_rng(seed).permutation(len(heads))[: 40 * size]]
+    centres = (
+        KMeans(size, init="random", n_init=1, max_iter=10, random_state=seed)
+        .fit(some)
+        .cluster_centers_
+    )
+    squares = (centres**2).sum(1) / 2
+    home = np.concatenate(
+        [
+            (part @ centres.T - squares).argmax(1)
+            for part in np.array_split(heads, len(heads) // 4096 + 1)
+        ]
+    )
+    members = np.split(
+        np.argsort(home, kind="stable"), np.cumsum(np.bincount(home, minlength=size))[:-1]
+    )
+
     def search(queries):
-        visit = np.argpartition(squares - queries @ centres.T, min(GRID_CELLS, size - 1), axis=1)[:, :GRID_CELLS]
-        likeness, number = np.full((*visit.shape, count), -1, np.float32), np.zeros((*visit.shape, count), int)
+        visit = np.argpartition(squares - queries @ centres.T, min(GRID_CELLS, size - 1), axis=1)[
+            :, :GRID_CELLS
+        ]
+        likeness, number = (
+            np.full((*visit.shape, count), -1, np.float32),
+            np.zeros((*visit.shape, count), int),
+        )
         for cell, inside in enumerate(members):
             who, place = np.nonzero(visit == cell)
-            likeness[who, place, :len(inside)], number[who, place, :len(inside)] = _top(queries[who] @ heads[inside].T, inside, count)
+            likeness[who, place, : len(inside)], number[who, place, : len(inside)] = _top(
+                queries[who] @ heads[inside].T, inside, count
+            )
         return _top(likeness.reshape(len(queries), -1), number.reshape(len(queries), -1), count)
+
     return search
+
 
 def _top(likeness: np.ndarray, number: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     "The `count` most alike of each row, or all where there are fewer."
-    which = np.argpartition(-likeness, count - 1, axis=1)[:, :count] if count < likeness.shape[1] else np.argsort(-likeness, axis=1)
-    return np.take_along_axis(likeness, which, 1), number[which] if number.ndim == 1 else np.take_along_axis(number, which, 1)
+    which = (
+        np.argpartition(-likeness, count - 1, axis=1)[:, :count]
+        if count < likeness.shape[1]
+        else np.argsort(-likeness, axis=1)
+    )
+    return np.take_along_axis(likeness, which, 1), number[
+        which
+    ] if number.ndim == 1 else np.take_along_axis(number, which, 1)
 
 # %% ../../nbs/04_data/duplicates.ipynb #c023
-def _neighbours(a: Fingerprints, rows: np.ndarray, search, shorten, others: np.ndarray) -> tuple[np.ndarray, ...]:
+def _neighbours(
+    a: Fingerprints, rows: np.ndarray, search, shorten, others: np.ndarray
+) -> tuple[np.ndarray, ...]:
     "For some pictures: (first, second, mirrored, window, likeness), the most alike window of each."
     cut = [crop_windows(tuple(h)) for h in a.heads[rows]]
-    described = normalise_vectors(np.stack([coarse_pattern(a.thumbs[row], w) for row, ws in zip(rows, cut) for w in ws]))
+    described = normalise_vectors(
+        np.stack([coarse_pattern(a.thumbs[row], w) for row, ws in zip(rows, cut) for w in ws])
+    )
     likeness, number = search(shorten(described))
     window = np.repeat(np.arange(len(described)), number.shape[1])
-    first, second = np.repeat(rows, [len(ws) for ws in cut])[window], others[number.ravel() % len(others)]
+    first, second = (
+        np.repeat(rows, [len(ws) for ws in cut])[window],
+        others[number.ravel() % len(others)],
+    )
     likeness, flipped = likeness.ravel(), number.ravel() >= len(others)
     best = _best((first, second, flipped), likeness)
-    return first[best], second[best], flipped[best], np.concatenate(cut).astype(np.int16)[window[best]], likeness[best]
+    return (
+        first[best],
+        second[best],
+        flipped[best],
+        np.concatenate(cut).astype(np.int16)[window[best]],
+        likeness[best],
+    )
+
 
 def _head_windows(b: Fingerprints, rows: np.ndarray):
     "All heads described and shortened, then all mirrored; and the function that shortens."
     parts = np.array_split(rows, len(rows) // 4096 + 1)
-    describe = lambda part: normalise_vectors(np.stack([coarse_pattern(b.thumbs[row], b.heads[row]) for row in part]))
+    describe = lambda part: normalise_vectors(
+        np.stack([coarse_pattern(b.thumbs[row], b.heads[row]) for row in part])
+    )
     some = np.sort(np.random.default_rng(0).permutation(rows)[:6000])
     shorten = _shortener(describe(some))
     both = [(shorten(d), shorten(_mirrored(d))) for d in map(describe, parts)]
@@ -223,23 +347,45 @@ def candidate_pairs(
     floor: float = 0.7,  # least correlation of the coarse descriptions
     rows_a: np.ndarray | None = None,  # positions of those that are looked at in a; None: all
     rows_b: np.ndarray | None = None,  # the same in b
-) -> tuple[np.ndarray, ...]:  # first and second (M,), mirrored (M,) bool, window of the first (M, 4), likeness (M,)
+) -> tuple[
+    np.ndarray, ...
+]:  # first and second (M,), mirrored (M,) bool, window of the first (M, 4), likeness (M,)
     "Name the pairs that are worth a closer look."
     from tqdm.auto import tqdm
+
     rows_a = np.arange(len(a.thumbs)) if rows_a is None else rows_a
-    same, others = b is None, rows_a if b is None else np.arange(len(b.thumbs)) if rows_b is None else rows_b
+    same, others = (
+        b is None,
+        rows_a if b is None else np.arange(len(b.thumbs)) if rows_b is None else rows_b,
+    )
     if not len(rows_a) or not len(others):
-        return np.zeros(0, int), np.zeros(0, int), np.zeros(0, bool), np.zeros((0, 4), np.int16), np.zeros(0, np.float32)
+        return (
+            np.zeros(0, int),
+            np.zeros(0, int),
+            np.zeros(0, bool),
+            np.zeros((0, 4), np.int16),
+            np.zeros(0, np.float32),
+        )
     heads, shorten = _head_windows(a if same else b, others)
-    search = (_exact if len(heads) < MANY_IMAGES else _by_cells)(heads, min(nearest + same, len(heads)))
-    blocks = tqdm(range(0, len(rows_a), 1024), desc="candidates", mininterval=2, disable=len(rows_a) < 2000)
-    parts = [_few(_neighbours(a, rows_a[s:s + 1024], search, shorten, others), same, depth, floor) for s in blocks]
+    search = (_exact if len(heads) < MANY_IMAGES else _by_cells)(
+        heads, min(nearest + same, len(heads))
+    )
+    blocks = tqdm(
+        range(0, len(rows_a), 1024), desc="candidates", mininterval=2, disable=len(rows_a) < 2000
+    )
+    parts = [
+        _few(_neighbours(a, rows_a[s : s + 1024], search, shorten, others), same, depth, floor)
+        for s in blocks
+    ]
     whole = tuple(np.concatenate(part) for part in zip(*parts))
     low, high = (np.minimum(*whole[:2]), np.maximum(*whole[:2])) if same else whole[:2]
     best = _best((low, high, whole[2]), whole[4])
     return tuple(part[best] for part in whole)
 
-def _few(found: tuple[np.ndarray, ...], same: bool, depth: int, floor: float) -> tuple[np.ndarray, ...]:
+
+def _few(
+    found: tuple[np.ndarray, ...], same: bool, depth: int, floor: float
+) -> tuple[np.ndarray, ...]:
     "The most alike few of each picture, itself left out."
     first, second, likeness = found[0], found[1], found[4]
     order = np.lexsort((-likeness, first))
@@ -250,11 +396,20 @@ def _few(found: tuple[np.ndarray, ...], same: bool, depth: int, floor: float) ->
 # %% ../../nbs/04_data/duplicates.ipynb #c026
 FINE_SIDE = 56  # pixels, side of a fine comparison
 
+
 def _blur_matrix(size: int, sigma: float) -> np.ndarray:
     "The matrix that blurs a column of `size` pixels, the ends repeated."
-    return np.stack([cv2.GaussianBlur(row, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE).ravel() for row in np.eye(size, dtype=np.float32)[:, :, None]], 1)
+    return np.stack(
+        [
+            cv2.GaussianBlur(row, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE).ravel()
+            for row in np.eye(size, dtype=np.float32)[:, :, None]
+        ],
+        1,
+    )
+
 
 BLUR_MATRIX = _blur_matrix(FINE_SIDE, 5)
+
 
 def fine_pattern(
     roots: np.ndarray,  # (B, SIDE, SIDE) float32, square roots of thumbnails
@@ -265,7 +420,14 @@ def fine_pattern(
     for root, (top, bottom, left, right), place in zip(roots, windows, out):
         y, x = (bottom - top) / FINE_SIDE, (right - left) / FINE_SIDE
         cut = np.array([[x, 0, left + x / 2 - 0.5], [0, y, top + y / 2 - 0.5]])
-        cv2.warpAffine(root, cut, (FINE_SIDE, FINE_SIDE), place, cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, cv2.BORDER_REPLICATE)
+        cv2.warpAffine(
+            root,
+            cut,
+            (FINE_SIDE, FINE_SIDE),
+            place,
+            cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            cv2.BORDER_REPLICATE,
+        )
     out -= BLUR_MATRIX @ out @ BLUR_MATRIX.T
     return normalise_vectors(out.reshape(len(out), FINE_SIDE * FINE_SIDE)).reshape(out.shape)
 
@@ -274,11 +436,22 @@ def _pull(pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "How each pattern changes when an edge of its window moves (B, 4, FINE^2), and the inverse of the normal equations."
     down, along = np.gradient(pattern, axis=(1, 2))
     far = ((np.arange(FINE_SIDE) + 0.5) / FINE_SIDE).astype(np.float32)
-    change = np.stack([down * (1 - far)[:, None], down * far[:, None], along * (1 - far), along * far], 1).reshape(len(pattern), 4, FINE_SIDE * FINE_SIDE)
-    return change, np.linalg.inv(change @ change.transpose(0, 2, 1) + 1e-6 * np.eye(4, dtype=np.float32))
+    change = np.stack(
+        [down * (1 - far)[:, None], down * far[:, None], along * (1 - far), along * far], 1
+    ).reshape(len(pattern), 4, FINE_SIDE * FINE_SIDE)
+    return change, np.linalg.inv(
+        change @ change.transpose(0, 2, 1) + 1e-6 * np.eye(4, dtype=np.float32)
+    )
 
-GIVE_UP_LEVELS = (0.25, 0.6, 0.8, 0.88)  # correlation below which a pair is given up, at the start and after each step
+
+GIVE_UP_LEVELS = (
+    0.25,
+    0.6,
+    0.8,
+    0.88,
+)  # correlation below which a pair is given up, at the start and after each step
 ENOUGH_CORRELATION = 0.97
+
 
 def align_windows(
     first: np.ndarray,  # (B, SIDE, SIDE) uint8 thumbnails
@@ -287,7 +460,11 @@ def align_windows(
     head: np.ndarray,  # (B, 4) their windows, which stay
 ) -> np.ndarray:  # (B,) correlation of the fine patterns at the best place, -1..1
     "Move the windows of the first pictures until they agree best with the second."
-    first, window, goal = SQUARE_ROOTS[first], window.astype(np.float32), fine_pattern(SQUARE_ROOTS[second], head)
+    first, window, goal = (
+        SQUARE_ROOTS[first],
+        window.astype(np.float32),
+        fine_pattern(SQUARE_ROOTS[second], head),
+    )
     now = fine_pattern(first, window)
     best = np.einsum("bij,bij->b", now, goal)
     rows = np.flatnonzero((best < ENOUGH_CORRELATION) & (best > GIVE_UP_LEVELS[0]))
@@ -296,33 +473,53 @@ def align_windows(
     for hopeless in (*GIVE_UP_LEVELS[1:], 1):
         if not len(rows):
             break
-        step = (inverse @ (change @ (goal - now).reshape(len(rows), FINE_SIDE * FINE_SIDE, 1)))[..., 0]
-        size = np.repeat(np.stack([window[:, 1] - window[:, 0], window[:, 3] - window[:, 2]], 1), 2, axis=1) / FINE_SIDE
+        step = (inverse @ (change @ (goal - now).reshape(len(rows), FINE_SIDE * FINE_SIDE, 1)))[
+            ..., 0
+        ]
+        size = (
+            np.repeat(
+                np.stack([window[:, 1] - window[:, 0], window[:, 3] - window[:, 2]], 1), 2, axis=1
+            )
+            / FINE_SIDE
+        )
         window = window + np.clip(step * size, -4, 4)
         now = fine_pattern(first, window)
         found = np.einsum("bij,bij->b", now, goal)
         best[rows] = np.maximum(best[rows], found)
         on = (found < ENOUGH_CORRELATION) & (found > hopeless)
-        rows, change, inverse, first, window, goal, now = (part[on] for part in (rows, change, inverse, first, window, goal, now))
+        rows, change, inverse, first, window, goal, now = (
+            part[on] for part in (rows, change, inverse, first, window, goal, now)
+        )
     return best
 
 # %% ../../nbs/04_data/duplicates.ipynb #c031
 SURE_CORRELATION = 0.955
 
+
 def _agreements(a: Fingerprints, b: Fingerprints, first, second, flipped, window) -> np.ndarray:
     "The agreement of each candidate, by two threads."
+
     def some(part):
         turn, thumbs, heads = flipped[part], b.thumbs[second[part]], b.heads[second[part]]
-        mirror = np.stack([heads[:, 0], heads[:, 1], PRINT_SIDE - heads[:, 3], PRINT_SIDE - heads[:, 2]], 1)
-        thumbs, heads = np.where(turn[:, None, None], thumbs[:, :, ::-1], thumbs), np.where(turn[:, None], mirror, heads)
+        mirror = np.stack(
+            [heads[:, 0], heads[:, 1], PRINT_SIDE - heads[:, 3], PRINT_SIDE - heads[:, 2]], 1
+        )
+        thumbs, heads = (
+            np.where(turn[:, None, None], thumbs[:, :, ::-1], thumbs),
+            np.where(turn[:, None], mirror, heads),
+        )
         return align_windows(a.thumbs[first[part]], window[part], thumbs, heads)
+
     parts = [slice(start, start + 128) for start in range(0, len(first), 128)]
-    return np.concatenate([np.zeros(0, np.float32), *_in_order(some, parts, len(parts), "comparing", 4)])
+    return np.concatenate(
+        [np.zeros(0, np.float32), *_in_order(some, parts, len(parts), "comparing", 4)]
+    )
 
 # %% ../../nbs/04_data/duplicates.ipynb #c032
 def find_duplicates(
     a: Fingerprints,  # pictures
-    b: Fingerprints | None = None,  # other pictures, to find copies between the two; None: within the first
+    b: Fingerprints
+    | None = None,  # other pictures, to find copies between the two; None: within the first
     sure: float = SURE_CORRELATION,  # least correlation of the fine patterns, 0..1
 ) -> "pd.DataFrame":  # first, second (positions), correlation, mirrored, exact; sorted
     "Find the pairs of pictures that show the same slice."
@@ -335,15 +532,31 @@ def find_duplicates(
     if b is None:
         rows = rows + _near(a, None, one, one, sure)
     else:
-        rows = rows + _near(a, b, one, two, sure) + [(i, j, *rest) for j, i, *rest in _near(b, a, two, one, sure)]
+        rows = (
+            rows
+            + _near(a, b, one, two, sure)
+            + [(i, j, *rest) for j, i, *rest in _near(b, a, two, one, sure)]
+        )
     return _tidy(rows, b is None, exact_a, exact_b)
 
-def _near(a: Fingerprints, b: Fingerprints | None, rows_a: np.ndarray, rows_b: np.ndarray, sure: float) -> list[tuple]:
+
+def _near(
+    a: Fingerprints, b: Fingerprints | None, rows_a: np.ndarray, rows_b: np.ndarray, sure: float
+) -> list[tuple]:
     "Pairs that differ in their pixels: the first may be the whole of which the second is a crop."
     first, second, flipped, window, _ = candidate_pairs(a, b, rows_a=rows_a, rows_b=rows_b)
     score = _agreements(a, b or a, first, second, flipped, window)
     near = score >= sure
-    return list(zip(first[near].tolist(), second[near].tolist(), score[near].round(4).tolist(), flipped[near].tolist(), [False] * int(near.sum())))
+    return list(
+        zip(
+            first[near].tolist(),
+            second[near].tolist(),
+            score[near].round(4).tolist(),
+            flipped[near].tolist(),
+            [False] * int(near.sum()),
+        )
+    )
+
 
 def _distinct(p: Fingerprints) -> tuple[np.ndarray, list[tuple]]:
     "The first picture of each content, and the pairs of a first with its exact duplicates."
@@ -354,18 +567,31 @@ def _distinct(p: Fingerprints) -> tuple[np.ndarray, list[tuple]]:
     return np.array(rows, int), pairs
 
 # %% ../../nbs/04_data/duplicates.ipynb #c033
-def _tidy(rows: list[tuple], within: bool, exact_a: list[tuple], exact_b: list[tuple]) -> "pd.DataFrame":
+def _tidy(
+    rows: list[tuple], within: bool, exact_a: list[tuple], exact_b: list[tuple]
+) -> "pd.DataFrame":
     "One line a pair, the better orientation; between two sets, exact duplicates inherit their first's pairs."
     import pandas as pd
+
     table = pd.DataFrame(rows, columns=["first", "second", "correlation", "mirrored", "exact"])
     if within:
-        table[["first", "second"]] = np.sort(table[["first", "second"]].to_numpy(int).reshape(-1, 2), axis=1)
+        table[["first", "second"]] = np.sort(
+            table[["first", "second"]].to_numpy(int).reshape(-1, 2), axis=1
+        )
     else:
         for side, pairs in (("first", exact_a), ("second", exact_b)):
-            more = table.merge(pd.DataFrame([p[:2] for p in pairs], columns=[side, "twin"]), on=side).drop(columns=side).rename(columns={"twin": side})
+            more = (
+                table.merge(pd.DataFrame([p[:2] for p in pairs], columns=[side, "twin"]), on=side)
+                .drop(columns=side)
+                .rename(columns={"twin": side})
+            )
             table = pd.concat([table, more[table.columns]], ignore_index=True)
-    table = table.astype({"first": int, "second": int, "correlation": float, "mirrored": bool, "exact": bool})
-    table = table.sort_values(["exact", "correlation", "mirrored"], ascending=[False, False, True], kind="stable").drop_duplicates(["first", "second"])
+    table = table.astype(
+        {"first": int, "second": int, "correlation": float, "mirrored": bool, "exact": bool}
+    )
+    table = table.sort_values(
+        ["exact", "correlation", "mirrored"], ascending=[False, False, True], kind="stable"
+    ).drop_duplicates(["first", "second"])
     return table.sort_values(["first", "second"], ignore_index=True)
 
 # %% ../../nbs/04_data/duplicates.ipynb #c036
@@ -376,5 +602,8 @@ def group_duplicates(
     "Number the groups that copies form; a picture without copies is a group of its own."
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
-    links = coo_array((np.ones(len(pairs), bool), (pairs["first"], pairs["second"])), (count, count))
+
+    links = coo_array(
+        (np.ones(len(pairs), bool), (pairs["first"], pairs["second"])), (count, count)
+    )
     return connected_components(links, directed=False)[1]

@@ -18,19 +18,23 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ..imaging.augmentation import Augmentation, degrade, random_affine, shift_intensity
-from .duplicates import pixel_digest
 from .datasets import read_pixels_8bit
-from ..io.files import write_table
-from ..io.files import MODELS, read_model_manifest, read_verified, start_session
-from ..io.errors import require_package
+from .duplicates import pixel_digest
 from .overview import balancing_counts
-from ..metrics import mean_interval
-from ..imaging.preprocessing import prepare
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES
-from ..io.files import write_whole
 from .splits import read_data, split_hash
+from ..imaging.augmentation import Augmentation, degrade, random_affine, shift_intensity
+from ..imaging.preprocessing import prepare
+from ..io.errors import BrainTumorError, require_package
+from brain_tumor.io.files import (
+    MODELS,
+    read_model_manifest,
+    read_verified,
+    start_session,
+    write_table,
+    write_whole,
+)
+from ..io.scan import CLASSES
+from ..metrics import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,11 +46,16 @@ def pooling_input(
     "Cut a packed network before its average over the picture."
     onnx = require_package("onnx", "cutting a packed network")
     from onnx.utils import Extractor
+
     whole = onnx.load_from_string(model)
     pools = [node.input[0] for node in whole.graph.node if node.op_type == "GlobalAveragePool"]
     if len(pools) != 1:
-        raise BrainTumorError(f"the network has {len(pools)} averages over the picture, not one: this is no network that `brain_tumor.compact.export.pack_model` wrote")
-    whole.graph.output.append(onnx.helper.make_tensor_value_info(pools[0], onnx.TensorProto.FLOAT, None))
+        raise BrainTumorError(
+            f"the network has {len(pools)} averages over the picture, not one: this is no network that `brain_tumor.compact.export.pack_model` wrote"
+        )
+    whole.graph.output.append(
+        onnx.helper.make_tensor_value_info(pools[0], onnx.TensorProto.FLOAT, None)
+    )
     return Extractor(whole).extract_model([whole.graph.input[0].name], pools).SerializeToString()
 
 # %% ../../nbs/04_data/embeddings.ipynb #c018
@@ -58,10 +67,16 @@ def load_encoder(
     "Start the encoder of a packed network; `.sha256` and `.size` of the result say which one, and for squares of which side."
     manifest = read_model_manifest(folder)
     sha256 = manifest["sha256"]["compact.onnx"]
-    session = start_session(pooling_input(read_verified(Path(folder) / "compact.onnx", sha256)), threads)
+    session = start_session(
+        pooling_input(read_verified(Path(folder) / "compact.onnx", sha256)), threads
+    )
     name = session.get_inputs()[0].name
+
     def encode(squares):
-        return session.run(None, {name: np.asarray(squares, np.float32)[..., None]})[0].transpose(0, 2, 3, 1)
+        return session.run(None, {name: np.asarray(squares, np.float32)[..., None]})[0].transpose(
+            0, 2, 3, 1
+        )
+
     encode.sha256, encode.size = sha256, manifest["size"]
     return encode
 
@@ -74,48 +89,70 @@ def frame_thumbnail(
     side: int = THUMBNAIL_SIDE,  # of the result, pixels
 ) -> np.ndarray:  # side x side float32, 0..1
     "The whole frame, small and square: aspect is not kept."
-    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(255)
+    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA).astype(
+        np.float32
+    ) / np.float32(255)
 
 # %% ../../nbs/04_data/embeddings.ipynb #c026
 def _embedding_function(by: str | Path | Callable) -> tuple[str, Callable]:
     "A name for the cache, and a function: list of pictures (uint8) -> vectors."
     if isinstance(by, str) and by == "pixels":
-        return f"pixels-{THUMBNAIL_SIDE}", lambda pictures: np.stack([frame_thumbnail(p).ravel() for p in pictures])
-    squares = lambda pictures, size: np.stack([prepare(p / np.float32(255), size)[0] for p in pictures])
+        return f"pixels-{THUMBNAIL_SIDE}", lambda pictures: np.stack(
+            [frame_thumbnail(p).ravel() for p in pictures]
+        )
+    squares = lambda pictures, size: np.stack(
+        [prepare(p / np.float32(255), size)[0] for p in pictures]
+    )
     if callable(by):
         return f"own-{by.__name__}", lambda pictures: np.asarray(by(pictures), np.float32)
     encode = load_encoder() if by == "compact" else load_encoder(by)
-    return f"compact-{encode.sha256[:11]}", lambda pictures: encode(squares(pictures, encode.size)).mean((1, 2))
+    return f"compact-{encode.sha256[:11]}", lambda pictures: encode(
+        squares(pictures, encode.size)
+    ).mean((1, 2))
 
 # %% ../../nbs/04_data/embeddings.ipynb #c028
 def _read_cache(file: Path | None) -> dict[bytes, np.ndarray]:
     "Digest -> vector; empty where there is no file, or a damaged one."
     try:
         with np.load(file, allow_pickle=False) as held:
-            return {digest.tobytes(): vector for digest, vector in zip(held["digests"], held["vectors"], strict=True)}
+            return {
+                digest.tobytes(): vector
+                for digest, vector in zip(held["digests"], held["vectors"], strict=True)
+            }
     except (TypeError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}
+
 
 def _write_cache(file: Path | None, kept: dict[bytes, np.ndarray]) -> None:
     if file is not None and kept:
         with write_whole(file) as beside, open(beside, "wb") as stream:
-            np.savez(stream, digests=np.stack([np.frombuffer(d, np.uint8) for d in kept]), vectors=np.stack(list(kept.values())))
+            np.savez(
+                stream,
+                digests=np.stack([np.frombuffer(d, np.uint8) for d in kept]),
+                vectors=np.stack(list(kept.values())),
+            )
 
 # %% ../../nbs/04_data/embeddings.ipynb #c029
 def embed(
     pictures: "pd.DataFrame | Sequence[str | Path]",  # a table with the column path, or paths
-    by: str | Path | Callable = "compact",  # "compact", "pixels", a packed model's folder, or a function: list of pictures (H x W uint8) -> (n, D); its __name__ names the cache
+    by: str
+    | Path
+    | Callable = "compact",  # "compact", "pixels", a packed model's folder, or a function: list of pictures (H x W uint8) -> (n, D); its __name__ names the cache
     cache: str | Path | None = None,  # folder for the vectors; None: they are not kept
-    alter: Callable | None = None,  # (picture H x W uint8, row number) -> picture: changes each before it is looked at
+    alter: Callable
+    | None = None,  # (picture H x W uint8, row number) -> picture: changes each before it is looked at
     batch: int = 32,  # pictures in memory
 ) -> np.ndarray:  # (N, D) float32, in the order given
     "One vector a picture; broken pictures are named when all others are done."
     from tqdm.auto import tqdm
+
     paths = list(pictures["path"]) if hasattr(pictures, "columns") else list(pictures)
     key, look = _embedding_function(by)
     file = None if cache is None else Path(cache) / f"{key}.npz"
     kept, waiting, digests, broken, fresh = _read_cache(file), {}, [], [], 0
-    for number, path in enumerate(tqdm(paths, desc=f"looking at pictures, {key}", mininterval=2, disable=len(paths) < 100)):
+    for number, path in enumerate(
+        tqdm(paths, desc=f"looking at pictures, {key}", mininterval=2, disable=len(paths) < 100)
+    ):
         try:
             picture = read_pixels_8bit(path)
         except BrainTumorError as error:
@@ -133,25 +170,51 @@ def embed(
     if fresh:
         _write_cache(file, kept)
     if broken or not digests:
-        raise BrainTumorError("; ".join(broken[:3]) + f" ({len(broken)} of {len(paths)} pictures are broken; the vectors of the others are kept)"
-                              if broken else "no pictures: give a table with at least one row, or at least one path")
+        raise BrainTumorError(
+            "; ".join(broken[:3])
+            + f" ({len(broken)} of {len(paths)} pictures are broken; the vectors of the others are kept)"
+            if broken
+            else "no pictures: give a table with at least one row, or at least one path"
+        )
     return np.stack([kept[digest] for digest in digests])
 
 # %% ../../nbs/04_data/embeddings.ipynb #c035
-BALANCING_AUGMENTATION = Augmentation(rotation=10, scale=0.1, aspect=0, shift=0.1, gamma=0, brightness=0.2, shading=0, blur=0, low_resolution=0, noise=0, compression=0)
+BALANCING_AUGMENTATION = Augmentation(
+    rotation=10,
+    scale=0.1,
+    aspect=0,
+    shift=0.1,
+    gamma=0,
+    brightness=0.2,
+    shading=0,
+    blur=0,
+    low_resolution=0,
+    noise=0,
+    compression=0,
+)
 
 # %% ../../nbs/04_data/embeddings.ipynb #c036
 def balancing_rows(
     table: "pd.DataFrame",  # with class
     target: int = 2000,  # pictures a class should have
     seed: int = 0,  # of the draw
-) -> "pd.DataFrame":  # the same rows, and below them the rows to copy; column `added`: 0, or the copy's number
+) -> (
+    "pd.DataFrame"
+):  # the same rows, and below them the rows to copy; column `added`: 0, or the copy's number
     "Draw the pictures whose disturbed copies fill every class up."
     import pandas as pd
-    need, parts = balancing_counts(table["class"].value_counts().to_dict(), target)["added"], [table.assign(added=0)]
+
+    need, parts = (
+        balancing_counts(table["class"].value_counts().to_dict(), target)["added"],
+        [table.assign(added=0)],
+    )
     for name in sorted(need.index):
         some = table[table["class"] == name]
-        parts.append(some.sample(int(need[name]), replace=need[name] > len(some), random_state=seed).assign(added=1))
+        parts.append(
+            some.sample(int(need[name]), replace=need[name] > len(some), random_state=seed).assign(
+                added=1
+            )
+        )
     whole = pd.concat(parts, ignore_index=True)
     return whole.assign(added=whole["added"].cumsum().where(whole["added"] > 0, 0))
 
@@ -164,9 +227,28 @@ def augmented_copy(
     "Make one copy as the thesis' balancing does."
     if number == 0:
         return picture
-    rng, small = np.random.default_rng([seed, number]), cv2.resize(picture, (150, 150), interpolation=cv2.INTER_AREA)
-    moved = cv2.warpAffine(small, random_affine(150, 150, rng, BALANCING_AUGMENTATION), (150, 150), borderMode=cv2.BORDER_REPLICATE)
-    return (np.clip(degrade(shift_intensity(moved / np.float32(255), rng, BALANCING_AUGMENTATION), rng, BALANCING_AUGMENTATION), 0, 1) * 255).astype(np.uint8)
+    rng, small = (
+        np.random.default_rng([seed, number]),
+        cv2.resize(picture, (150, 150), interpolation=cv2.INTER_AREA),
+    )
+    moved = cv2.warpAffine(
+        small,
+        random_affine(150, 150, rng, BALANCING_AUGMENTATION),
+        (150, 150),
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return (
+        np.clip(
+            degrade(
+                shift_intensity(moved / np.float32(255), rng, BALANCING_AUGMENTATION),
+                rng,
+                BALANCING_AUGMENTATION,
+            ),
+            0,
+            1,
+        )
+        * 255
+    ).astype(np.uint8)
 
 # %% ../../nbs/04_data/embeddings.ipynb #c040
 def tsne_map(
@@ -179,6 +261,7 @@ def tsne_map(
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
+
     vectors = np.ascontiguousarray(vectors, np.float32)
     if len(vectors) < 4:
         raise BrainTumorError(f"a map of {len(vectors)} pictures shows nothing; give at least 4")
@@ -186,9 +269,15 @@ def tsne_map(
     file = None if cache is None else Path(cache) / f"tsne-{name.hex()[:16]}.npz"
     kept = _read_cache(file)
     if len(kept) != 1 or name not in kept:
-        with threadpool_limits(1):  # the same sums in the same order, however many processors; and no threads that wait for each other
-            small = PCA(min(50, *vectors.shape), svd_solver="randomized", random_state=seed).fit_transform(vectors)
-            found = TSNE(init="pca", random_state=seed, perplexity=min(perplexity, (len(vectors) - 1) / 3)).fit_transform(small)
+        with threadpool_limits(
+            1
+        ):  # the same sums in the same order, however many processors; and no threads that wait for each other
+            small = PCA(
+                min(50, *vectors.shape), svd_solver="randomized", random_state=seed
+            ).fit_transform(vectors)
+            found = TSNE(
+                init="pca", random_state=seed, perplexity=min(perplexity, (len(vectors) - 1) / 3)
+            ).fit_transform(small)
         kept = {name: found.astype(np.float32)}
         _write_cache(file, kept)
     return kept[name]
@@ -200,10 +289,16 @@ def nearest_neighbours(
 ) -> np.ndarray:  # (N,) row of each one's nearest neighbour, never itself
     "Find nearest neighbours by Euclidean distance, a thousand rows at a time; `BrainTumorError` where somebody has none."
     vectors = np.asarray(vectors, np.float32)
-    names = np.arange(len(vectors)) if apart is None else np.unique(np.asarray(apart), return_inverse=True)[1]
+    names = (
+        np.arange(len(vectors))
+        if apart is None
+        else np.unique(np.asarray(apart), return_inverse=True)[1]
+    )
     if len(set(names.tolist())) < 2:
-        raise BrainTumorError("no picture has a neighbour: give at least two pictures, of at least two groups")
-    lengths, found = (vectors ** 2).sum(1), np.empty(len(vectors), int)
+        raise BrainTumorError(
+            "no picture has a neighbour: give at least two pictures, of at least two groups"
+        )
+    lengths, found = (vectors**2).sum(1), np.empty(len(vectors), int)
     for start in range(0, len(vectors), 1000):
         some = slice(start, start + 1000)
         squared = lengths[None] - 2 * vectors[some] @ vectors.T
@@ -214,29 +309,46 @@ def nearest_neighbours(
 # %% ../../nbs/04_data/embeddings.ipynb #c046
 def _silhouette(vectors: np.ndarray, values: np.ndarray) -> float:
     from sklearn.metrics import silhouette_score
+
     kinds = len(set(values))
     return float(silhouette_score(vectors, values)) if 1 < kinds < len(values) else float("nan")
+
 
 def neighbour_shares(
     vectors: np.ndarray,  # (N, D)
     table: "pd.DataFrame",  # N rows with group, class, source
-) -> "pd.DataFrame":  # of, same, low, high, chance, elsewhere, elsewhere_low, elsewhere_high, silhouette
+) -> (
+    "pd.DataFrame"
+):  # of, same, low, high, chance, elsewhere, elsewhere_low, elsewhere_high, silhouette
     "How often the nearest neighbour shares group, class, source; `elsewhere`: the nearest one in another group. 95 % intervals over groups."
     import pandas as pd
+
     group, rows = table["group"].to_numpy(), []
     any_one, other = nearest_neighbours(vectors), nearest_neighbours(vectors, group)
     for column in ("group", "class", "source"):
         values = table[column].to_numpy()
         counts = table[column].value_counts()
-        same, apart = mean_interval(values[any_one] == values, group), mean_interval(values[other] == values, group)
-        rows.append({"of": column} | dict(zip(("same", "low", "high"), same))
-                    | {"chance": float((counts * (counts - 1)).sum() / (len(table) * (len(table) - 1)))}
-                    | dict(zip(("elsewhere", "elsewhere_low", "elsewhere_high"), apart if column != "group" else [np.nan] * 3))
-                    | {"silhouette": _silhouette(vectors, values)})
+        same, apart = (
+            mean_interval(values[any_one] == values, group),
+            mean_interval(values[other] == values, group),
+        )
+        rows.append(
+            {"of": column}
+            | dict(zip(("same", "low", "high"), same))
+            | {"chance": float((counts * (counts - 1)).sum() / (len(table) * (len(table) - 1)))}
+            | dict(
+                zip(
+                    ("elsewhere", "elsewhere_low", "elsewhere_high"),
+                    apart if column != "group" else [np.nan] * 3,
+                )
+            )
+            | {"silhouette": _silhouette(vectors, values)}
+        )
     return pd.DataFrame(rows).round(4)
 
 # %% ../../nbs/04_data/embeddings.ipynb #c050
 MAP_MARKERS = dict(zip(CLASSES, ("o", "^", "s", "X")))
+
 
 def draw_embedding(
     points: "pd.DataFrame",  # x, y, class
@@ -245,13 +357,28 @@ def draw_embedding(
 ):  # Matplotlib's axis
     "Scatter a map of pictures, readable in black and white."
     import seaborn
+
     if axis is None:
         from matplotlib.figure import Figure
+
         axis = Figure(figsize=(4, 4), dpi=70, layout="constrained").subplots()
     names = [name for name in CLASSES if name in set(points["class"])]
     shades = dict(zip(CLASSES, ("0.0", "0.65", "0.35", "0.8")))
-    seaborn.scatterplot(points.sample(frac=1, random_state=0), x="x", y="y", hue="class", style="class", hue_order=names, style_order=names, palette=shades,
-                        markers=MAP_MARKERS, s=max(6, min(40, 20000 / len(points))), linewidth=0.1, edgecolor="white", ax=axis)
+    seaborn.scatterplot(
+        points.sample(frac=1, random_state=0),
+        x="x",
+        y="y",
+        hue="class",
+        style="class",
+        hue_order=names,
+        style_order=names,
+        palette=shades,
+        markers=MAP_MARKERS,
+        s=max(6, min(40, 20000 / len(points))),
+        linewidth=0.1,
+        edgecolor="white",
+        ax=axis,
+    )
     axis.set(title=title, xlabel="", ylabel="", xticks=[], yticks=[])
     axis.legend(fontsize=7, loc="best", handletextpad=0.2)
     return axis
@@ -262,33 +389,62 @@ def _read_one_set(data: str | Path) -> "tuple[pd.DataFrame, pd.DataFrame, str]":
     everything, table = read_data(data, copies=True), read_data(data)
     inside = (everything["source"] == "kaggle") & everything["image"].str.startswith("Training/")
     training = everything[inside].reset_index(drop=True)
-    return training.assign(source=np.where(training["copy_of"].notna(), "figshare", "kaggle")), table, split_hash(everything)
+    return (
+        training.assign(source=np.where(training["copy_of"].notna(), "figshare", "kaggle")),
+        table,
+        split_hash(everything),
+    )
 
 # %% ../../nbs/04_data/embeddings.ipynb #c054
 def record_embeddings(
     data: str | Path,  # folder of the sets
     out: str | Path,  # for tsne_*.csv and neighbours.csv
-    cache: str | Path | None = None,  # folder for vectors and maps, so that an interrupted run goes on
+    cache: str
+    | Path
+    | None = None,  # folder for vectors and maps, so that an interrupted run goes on
     seed: int = 0,  # of balancing and t-SNE
 ) -> list[Path]:  # the files
     "Map Kaggle's training folder before and after balancing, on pixels and on the encoder's features; measure who is next to whom."
     import pandas as pd
+
     training, table, split = _read_one_set(data)
     many = balancing_rows(training, 2000, seed)
     copies = many["added"].to_numpy()
     seen = (table["role"] == "train").to_numpy()
     found, files = [], []
     for by in ("pixels", "compact"):
-        vectors = embed(many, by, cache, lambda picture, row: augmented_copy(picture, copies[row], seed))
+        vectors = embed(
+            many, by, cache, lambda picture, row: augmented_copy(picture, copies[row], seed)
+        )
         for name, rows in (("before", copies == 0), ("after", copies >= 0)):
             part = many[rows].reset_index(drop=True)
-            xy = pd.DataFrame(tsne_map(vectors[rows], seed, cache=cache).round(2), columns=["x", "y"])
-            page = pd.concat([xy, part[["class", "group", "source"]], (part["added"] > 0).astype(int)], axis=1)
+            xy = pd.DataFrame(
+                tsne_map(vectors[rows], seed, cache=cache).round(2), columns=["x", "y"]
+            )
+            page = pd.concat(
+                [xy, part[["class", "group", "source"]], (part["added"] > 0).astype(int)], axis=1
+            )
             files.append(write_table(page, Path(out) / f"tsne_{by}_{name}.csv"))
-            found += [neighbour_shares(vectors[rows], part).assign(set=f"Training, {name}", by=by), neighbour_shares(xy, part).assign(set=f"Training, {name}", by=f"{by}, map")]
+            found += [
+                neighbour_shares(vectors[rows], part).assign(set=f"Training, {name}", by=by),
+                neighbour_shares(xy, part).assign(set=f"Training, {name}", by=f"{by}, map"),
+            ]
         plain = embed(table, by, cache)
-        found += [neighbour_shares(plain[rows], table[rows]).assign(set=name, by=by) for name, rows in (("all sets, train", seen), ("all sets, validation and test", ~seen))]
-    sizes = {"Training, before": training, "Training, after": many, "all sets, train": table[seen], "all sets, validation and test": table[~seen]}
+        found += [
+            neighbour_shares(plain[rows], table[rows]).assign(set=name, by=by)
+            for name, rows in (("all sets, train", seen), ("all sets, validation and test", ~seen))
+        ]
+    sizes = {
+        "Training, before": training,
+        "Training, after": many,
+        "all sets, train": table[seen],
+        "all sets, validation and test": table[~seen],
+    }
     whole = pd.concat(found, ignore_index=True)
-    whole = whole.assign(pictures=whole["set"].map({k: len(t) for k, t in sizes.items()}), groups=whole["set"].map({k: t["group"].nunique() for k, t in sizes.items()}), seed=seed, split=split[:11])
+    whole = whole.assign(
+        pictures=whole["set"].map({k: len(t) for k, t in sizes.items()}),
+        groups=whole["set"].map({k: t["group"].nunique() for k, t in sizes.items()}),
+        seed=seed,
+        split=split[:11],
+    )
     return files + [write_table(whole, Path(out) / "neighbours.csv")]

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io.errors import require_package
-from ..io.errors import BrainTumorError
+from ..io.errors import BrainTumorError, require_package
 from ..io.files import write_whole
 
 # %% ../../nbs/04_data/figshare.ipynb #c010
 FIGSHARE_LABELS = {1: "meningioma", 2: "glioma", 3: "pituitary"}
 FIELD_OF_VIEW = 0.49 * 512  # mm across a slice
 
+
 @dataclass(frozen=True, eq=False)
 class MatSlice:
     "What one of figshare's files holds."
+
     image: np.ndarray  # H x W, as stored, usually int16
     mask: np.ndarray  # H x W, bool
     tumor: str  # one of LABELS' values
@@ -37,14 +38,20 @@ def read_mat(
     h5py = require_package("h5py", "reading figshare's .mat files")
     try:
         with h5py.File(path, "r") as file:
-            data = {name: file["cjdata"][name][()] for name in ("label", "PID", "image", "tumorMask")}
+            data = {
+                name: file["cjdata"][name][()] for name in ("label", "PID", "image", "tumorMask")
+            }
         label, patient = int(data["label"].flat[0]), "".join(map(chr, data["PID"].ravel()))
         found = MatSlice(data["image"].T, data["tumorMask"].T > 0, FIGSHARE_LABELS[label], patient)
     except (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise BrainTumorError(f"{path}: no slice of the figshare set (expected is HDF5 with cjdata: label, PID, image, tumorMask). "
-                              "Unpack or download it again.") from error
+        raise BrainTumorError(
+            f"{path}: no slice of the figshare set (expected is HDF5 with cjdata: label, PID, image, tumorMask). "
+            "Unpack or download it again."
+        ) from error
     if found.image.ndim != 2 or found.image.shape != found.mask.shape:
-        raise BrainTumorError(f"{path}: a picture of {found.image.shape} with a mask of {found.mask.shape}. Both must have one size: download it again.")
+        raise BrainTumorError(
+            f"{path}: a picture of {found.image.shape} with a mask of {found.mask.shape}. Both must have one size: download it again."
+        )
     return found
 
 # %% ../../nbs/04_data/figshare.ipynb #c017
@@ -74,7 +81,9 @@ def read_author_folds(
         with require_package("h5py", "reading figshare's .mat files").File(path, "r") as file:
             folds = np.asarray(file["cvind"][()]).ravel().astype(int)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise BrainTumorError(f"{path}: no list of folds (expected is HDF5 with cvind). Download it again, or remove it.") from error
+        raise BrainTumorError(
+            f"{path}: no list of folds (expected is HDF5 with cvind). Download it again, or remove it."
+        ) from error
     return dict(enumerate(folds.tolist(), 1))
 
 # %% ../../nbs/04_data/figshare.ipynb #c024
@@ -82,7 +91,12 @@ def mat_files(
     folder: str | Path,  # that may hold the set
 ) -> list[Path]:  # in the order of their numbers; empty where there are none
     "The slices of the figshare set, here or in the four folders that its archives unpack into."
-    found = [p for pattern in ("*.mat", "brainTumorDataPublic*/*.mat") for p in Path(folder).glob(pattern) if p.name != "cvind.mat"]
+    found = [
+        p
+        for pattern in ("*.mat", "brainTumorDataPublic*/*.mat")
+        for p in Path(folder).glob(pattern)
+        if p.name != "cvind.mat"
+    ]
     return sorted(found, key=lambda p: (len(p.stem), p.stem))
 
 # %% ../../nbs/04_data/figshare.ipynb #c025
@@ -92,7 +106,12 @@ def mat_rows(
     "List the slices with their folds, for a table."
     folds = read_author_folds(folder / "cvind.mat") if (folder / "cvind.mat").is_file() else {}
     for path in mat_files(folder):
-        yield {"path": path, "mask": path, "fold": folds.get(int(path.stem)) if path.stem.isdecimal() else None}
+        yield {
+            "path": path,
+            "mask": path,
+            "fold": folds.get(int(path.stem)) if path.stem.isdecimal() else None,
+        }
+
 
 def mat_facts(
     path: str | Path,  # one of figshare's files
@@ -100,5 +119,11 @@ def mat_facts(
     "Open a slice and tell what a table wants to know; the group is the patient."
     found = read_mat(path)
     height, width = found.image.shape
-    return {"class": found.tumor, "patient": found.patient, "group": found.patient, "width": width, "height": height,
-            "spacing_mm": round(FIELD_OF_VIEW / max(height, width), 6)}
+    return {
+        "class": found.tumor,
+        "patient": found.patient,
+        "group": found.patient,
+        "width": width,
+        "height": height,
+        "spacing_mm": round(FIELD_OF_VIEW / max(height, width), 6),
+    }

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .duplicates import find_duplicates, fingerprint_images
 from .datasets import read_pixels_8bit
-from ..io.files import write_table
+from .duplicates import find_duplicates, fingerprint_images
 from .embeddings import embed
-from ..metrics import mean_interval
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES
 from .shortcuts import PROBE_STRENGTH, cross_fit, linear_rule
 from .splits import VERDICTS, group_folds, read_data, read_verdicts, split_hash
+from ..io.errors import BrainTumorError
+from ..io.files import write_table
+from ..io.scan import CLASSES
+from ..metrics import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,22 +31,36 @@ def _probabilities(table: "pd.DataFrame") -> tuple[np.ndarray, np.ndarray]:
     "The probabilities (N, 4) and the number of each label; refuses what are none."
     missing = [name for name in ("image", "group", "class", *CLASSES) if name not in table]
     if missing or not len(table):
-        raise BrainTumorError(f"predictions without {', '.join(missing) or 'rows'}: a row needs image, group, class and a probability for each of {', '.join(CLASSES)}")
-    p, strange = table[list(CLASSES)].to_numpy(float), sorted(set(table["class"].astype(str)) - {*CLASSES})
+        raise BrainTumorError(
+            f"predictions without {', '.join(missing) or 'rows'}: a row needs image, group, class and a probability for each of {', '.join(CLASSES)}"
+        )
+    p, strange = (
+        table[list(CLASSES)].to_numpy(float),
+        sorted(set(table["class"].astype(str)) - {*CLASSES}),
+    )
     if strange:
-        raise BrainTumorError(f"labels that are no class: {', '.join(strange)}; known are {', '.join(CLASSES)}")
+        raise BrainTumorError(
+            f"labels that are no class: {', '.join(strange)}; known are {', '.join(CLASSES)}"
+        )
     bad = np.flatnonzero(~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(p.sum(1) - 1) < 0.01)))
     if len(bad):
-        raise BrainTumorError(f"{len(bad)} of {len(table)} rows have no probabilities that sum to 1, first {table['image'].iloc[bad[0]]}: give a softmax, not logits")
+        raise BrainTumorError(
+            f"{len(bad)} of {len(table)} rows have no probabilities that sum to 1, first {table['image'].iloc[bad[0]]}: give a softmax, not logits"
+        )
     return p, table["class"].map(CLASSES.index).to_numpy(int)
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c017
 def class_thresholds(
     table: "pd.DataFrame",  # image, group, class and a probability column for each class, out of fold
-) -> dict[str, float]:  # class -> mean probability of the own label, 0..1; 1 for a class without pictures
+) -> dict[
+    str, float
+]:  # class -> mean probability of the own label, 0..1; 1 for a class without pictures
     "How sure the judge is of each class, on average over the pictures that bear its label."
     p, label = _probabilities(table)
-    return {name: float(p[label == number, number].mean()) if (label == number).any() else 1.0 for number, name in enumerate(CLASSES)}
+    return {
+        name: float(p[label == number, number].mean()) if (label == number).any() else 1.0
+        for number, name in enumerate(CLASSES)
+    }
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c020
 def _label_doubts(p: np.ndarray, label: np.ndarray, limit: np.ndarray) -> dict[str, np.ndarray]:
@@ -55,8 +69,13 @@ def _label_doubts(p: np.ndarray, label: np.ndarray, limit: np.ndarray) -> dict[s
     above = p >= limit - 1e-6
     counts = np.where(above.any(1), np.where(above, p, -1).argmax(1), label)
     other, claim = np.where(own, -np.inf, p), np.where(own, -np.inf, p - limit)
-    return {"says": np.array(CLASSES)[p.argmax(1)], "own": p[rows, label], "margin": p[rows, label] - other.max(1),
-            "doubt": claim.max(1) - (p - limit)[rows, label], "named": counts != label}
+    return {
+        "says": np.array(CLASSES)[p.argmax(1)],
+        "own": p[rows, label],
+        "margin": p[rows, label] - other.max(1),
+        "doubt": claim.max(1) - (p - limit)[rows, label],
+        "named": counts != label,
+    }
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c022
 def find_label_errors(
@@ -72,26 +91,56 @@ def find_label_errors(
     if by == "image":
         return each.sort_values("doubt", ascending=False, kind="stable", ignore_index=True)
     key = ["group", "class"]
-    found = each.groupby(key).agg(**{name: (name, "first") for name in known}, pictures=("image", "size"), highest=("highest", "max"), named=("named", "mean"))
+    found = each.groupby(key).agg(
+        **{name: (name, "first") for name in known},
+        pictures=("image", "size"),
+        highest=("highest", "max"),
+        named=("named", "mean"),
+    )
     mean = table.groupby(key)[list(CLASSES)].mean().loc[found.index].to_numpy()
     of = found.index.get_level_values("class").map(CLASSES.index).to_numpy(int)
-    found = found.assign(**{k: v for k, v in _label_doubts(mean, of, limit).items() if k != "named"}).reset_index()
-    columns = [*known, "group", "class", "pictures", "says", "own", "another", "highest", "margin", "doubt", "named"]
-    return found.assign(another=1 - found["own"])[columns].sort_values("doubt", ascending=False, kind="stable", ignore_index=True)
+    found = found.assign(
+        **{k: v for k, v in _label_doubts(mean, of, limit).items() if k != "named"}
+    ).reset_index()
+    columns = [
+        *known,
+        "group",
+        "class",
+        "pictures",
+        "says",
+        "own",
+        "another",
+        "highest",
+        "margin",
+        "doubt",
+        "named",
+    ]
+    return found.assign(another=1 - found["own"])[columns].sort_values(
+        "doubt", ascending=False, kind="stable", ignore_index=True
+    )
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c027
 def linear_second_opinion(
     table: "pd.DataFrame",  # N rows: image, group, class; source for folds
     vectors: np.ndarray,  # (N, D), as from `features.embed`
-    fold: np.ndarray | None = None,  # (N,) each fold is judged by a rule from the others; None: `group_folds(table)`
+    fold: np.ndarray
+    | None = None,  # (N,) each fold is judged by a rule from the others; None: `group_folds(table)`
     leave_out: np.ndarray | None = None,  # (N,) bool: judged, but not learned from
     strength: float = PROBE_STRENGTH,  # C of the logistic regression
 ) -> "pd.DataFrame":  # the table with fold and a probability column for each class
     "Class probabilities by a linear rule that has not seen the picture's group."
-    fold, labels = np.asarray(group_folds(table) if fold is None else fold), table["class"].to_numpy(str)
-    learn, found = None if leave_out is None else ~np.asarray(leave_out, bool), np.zeros((len(table), len(CLASSES)))
+    fold, labels = (
+        np.asarray(group_folds(table) if fold is None else fold),
+        table["class"].to_numpy(str),
+    )
+    learn, found = (
+        None if leave_out is None else ~np.asarray(leave_out, bool),
+        np.zeros((len(table), len(CLASSES))),
+    )
     for held, rule in cross_fit(lambda some: linear_rule(strength), vectors, labels, fold, learn):
-        found[np.ix_(held, [CLASSES.index(name) for name in rule.classes_])] = rule.predict_proba(vectors[held])
+        found[np.ix_(held, [CLASSES.index(name) for name in rule.classes_])] = rule.predict_proba(
+            vectors[held]
+        )
     return table.assign(fold=fold, **dict(zip(CLASSES, found.T)))
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c031
@@ -103,12 +152,20 @@ def list_agreement(
 ) -> "pd.DataFrame":  # first, shared, by_chance, known_first, known_second, known_shared
     "Count the groups at the head of both lists."
     import pandas as pd
+
     heads = lambda found, number: set(zip(found["group"][:number], found["class"][:number]))
     rows = []
     for number in (n for n in numbers if n <= len(first)):
         one, two = heads(first, number), heads(second, number)
         right = [sum(group in known for group, _ in part) for part in (one, two, one & two)]
-        rows.append({"first": number, "shared": len(one & two), "by_chance": round(number ** 2 / len(first), 1), **dict(zip(("known_first", "known_second", "known_shared"), right))})
+        rows.append(
+            {
+                "first": number,
+                "shared": len(one & two),
+                "by_chance": round(number**2 / len(first), 1),
+                **dict(zip(("known_first", "known_second", "known_shared"), right)),
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c035
@@ -119,21 +176,38 @@ def add_verdicts(
     "Write beside each group what was seen; of several verdicts, the gravest."
     known = read_verdicts() if verdicts is None else verdicts
     grave = {name: number for number, name in enumerate(VERDICTS)}
-    first = known.assign(rank=known["verdict"].map(grave)).sort_values("rank", kind="stable").drop_duplicates(["group", "class"])
-    return found.merge(first[["group", "class", "verdict", "reason"]], on=["group", "class"], how="left").fillna({"verdict": "", "reason": ""})
+    first = (
+        known.assign(rank=known["verdict"].map(grave))
+        .sort_values("rank", kind="stable")
+        .drop_duplicates(["group", "class"])
+    )
+    return found.merge(
+        first[["group", "class", "verdict", "reason"]], on=["group", "class"], how="left"
+    ).fillna({"verdict": "", "reason": ""})
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c038
 def _copies(table: "pd.DataFrame", turned: bool) -> "pd.DataFrame":
     "Pairs of rows that show one slice; or of which one shows it turned top to bottom."
     paths = list(table["path"])
     upright = fingerprint_images(paths)
-    return find_duplicates(upright, fingerprint_images((read_pixels_8bit(path)[::-1].copy() for path in paths), total=len(paths))) if turned else find_duplicates(upright)
+    return (
+        find_duplicates(
+            upright,
+            fingerprint_images(
+                (read_pixels_8bit(path)[::-1].copy() for path in paths), total=len(paths)
+            ),
+        )
+        if turned
+        else find_duplicates(upright)
+    )
+
 
 def _copies_elsewhere(pairs: "pd.DataFrame", sides: np.ndarray) -> np.ndarray:
     first, second = pairs["first"].to_numpy(int), pairs["second"].to_numpy(int)
     apart, found = sides[first] != sides[second], np.zeros(len(sides), bool)
     found[first[apart]] = found[second[apart]] = True
     return found
+
 
 def mark_leaked_copies(
     table: "pd.DataFrame",  # with path and `side`
@@ -144,19 +218,37 @@ def mark_leaked_copies(
     return _copies_elsewhere(_copies(table, turned), table[side].to_numpy())
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c041
-EXCLUSIONS = {"nothing": (), "disputed": ("disputed",), "copies": ("copied",), "disputed, copies": ("disputed", "copied"),
-            "disputed, copies, turned copies": ("disputed", "copied", "turned")}
+EXCLUSIONS = {
+    "nothing": (),
+    "disputed": ("disputed",),
+    "copies": ("copied",),
+    "disputed, copies": ("disputed", "copied"),
+    "disputed, copies, turned copies": ("disputed", "copied", "turned"),
+}
+
 
 def with_and_without(
     scored: "pd.DataFrame",  # right (called no_tumor or not), group, and disputed, copied, turned (bool)
 ) -> "pd.DataFrame":  # left_out, pictures, groups, accuracy, low, high (95 % over groups)
     "One figure in all the ways in which it can be given."
     import pandas as pd
+
     rows = []
     for what, columns in EXCLUSIONS.items():
         part = scored[~scored[list(columns)].any(axis=1)] if columns else scored
-        mean, low, high = mean_interval(part["right"], part["group"]) if len(part) else (np.nan,) * 3
-        rows.append({"left_out": what, "pictures": len(part), "groups": part["group"].nunique(), "accuracy": mean, "low": low, "high": high})
+        mean, low, high = (
+            mean_interval(part["right"], part["group"]) if len(part) else (np.nan,) * 3
+        )
+        rows.append(
+            {
+                "left_out": what,
+                "pictures": len(part),
+                "groups": part["group"].nunique(),
+                "accuracy": mean,
+                "low": low,
+                "high": high,
+            }
+        )
     return pd.DataFrame(rows).round(4)
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c052
@@ -166,48 +258,111 @@ def compare_suspects(
 ) -> "pd.DataFrame":  # method, theirs, ours, both, and how many of theirs stand among as many at the head of our order
     "Count the pictures that another method and this chapter name."
     import pandas as pd
-    ours = find_label_errors(table.assign(image=np.arange(len(table))), by="image").set_index("image")
+
+    ours = find_label_errors(table.assign(image=np.arange(len(table))), by="image").set_index(
+        "image"
+    )
     place, named = np.argsort(ours.index.to_numpy()), ours["named"].sort_index().to_numpy(bool)
     doubt = ours["doubt"].sort_index().to_numpy()
-    rows = [{"method": name, "theirs": int(them.sum()), "ours": int(named.sum()), "both": int((them & named).sum()),
-             "in_our_first": int((them & (place < them.sum())).sum()), "we_doubt": int((them & (doubt > 0)).sum())} for name, them in theirs.items()]
+    rows = [
+        {
+            "method": name,
+            "theirs": int(them.sum()),
+            "ours": int(named.sum()),
+            "both": int((them & named).sum()),
+            "in_our_first": int((them & (place < them.sum())).sum()),
+            "we_doubt": int((them & (doubt > 0)).sum()),
+        }
+        for name, them in theirs.items()
+    ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c044
 def _silence(everything: "pd.DataFrame", judged: "pd.DataFrame") -> "pd.DataFrame":
     "Kaggle's no_tumor pictures with fold, and marks of copies across roles and across folds."
     quiet = everything[(everything["source"] == "kaggle") & (everything["class"] == "no_tumor")]
-    quiet = quiet.merge(judged[["source", "image", "fold", *CLASSES]], on=["source", "image"], how="inner", suffixes=("_author", ""), validate="1:1")
+    quiet = quiet.merge(
+        judged[["source", "image", "fold", *CLASSES]],
+        on=["source", "image"],
+        how="inner",
+        suffixes=("_author", ""),
+        validate="1:1",
+    )
     for how in ("copied", "turned"):
         pairs = _copies(quiet, how == "turned")
-        quiet = quiet.assign(**{f"{how}_{side}": _copies_elsewhere(pairs, quiet[side].to_numpy()) for side in ("role", "fold")})
-    return quiet.assign(right=quiet[list(CLASSES)].to_numpy().argmax(1) == CLASSES.index("no_tumor"))
+        quiet = quiet.assign(
+            **{
+                f"{how}_{side}": _copies_elsewhere(pairs, quiet[side].to_numpy())
+                for side in ("role", "fold")
+            }
+        )
+    return quiet.assign(
+        right=quiet[list(CLASSES)].to_numpy().argmax(1) == CLASSES.index("no_tumor")
+    )
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c045
 def _label_figures(quiet: "pd.DataFrame", shipped: "pd.DataFrame") -> "pd.DataFrame":
     "Figures of the network that ships, and out of fold."
     import pandas as pd
+
     answers = shipped.assign(right=shipped["predicted"] == "no_tumor")[["source", "image", "right"]]
-    ships = quiet.drop(columns="right").merge(answers, on=["source", "image"]).assign(copied=lambda t: t["copied_role"], turned=lambda t: t["turned_role"])
+    ships = (
+        quiet.drop(columns="right")
+        .merge(answers, on=["source", "image"])
+        .assign(copied=lambda t: t["copied_role"], turned=lambda t: t["turned_role"])
+    )
     apart = quiet.assign(copied=quiet["copied_fold"], turned=quiet["turned_fold"])
     parts = [("ships", role, ships[ships["role"] == role]) for role in ("validation", "test")]
-    parts += [("out of fold", role, apart if role == "all" else apart[apart["role"] == role]) for role in ("validation", "test", "all")]
-    return pd.concat([with_and_without(part).assign(judge=judge, side=role) for judge, role, part in parts if len(part)], ignore_index=True)
+    parts += [
+        ("out of fold", role, apart if role == "all" else apart[apart["role"] == role])
+        for role in ("validation", "test", "all")
+    ]
+    return pd.concat(
+        [
+            with_and_without(part).assign(judge=judge, side=role)
+            for judge, role, part in parts
+            if len(part)
+        ],
+        ignore_index=True,
+    )
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c047
-def _top_groups(everything: "pd.DataFrame", vectors: np.ndarray, fold: np.ndarray) -> "pd.DataFrame":
+def _top_groups(
+    everything: "pd.DataFrame", vectors: np.ndarray, fold: np.ndarray
+) -> "pd.DataFrame":
     "The second judge, having learned from the disputed groups or not, scored on them and without them."
     import pandas as pd
+
     marked, rows = everything["disputed"].to_numpy(bool), []
     quiet, tumour = ((everything["class"] == "no_tumor").to_numpy() == yes for yes in (True, False))
     kaggle = quiet & (everything["source"] == "kaggle").to_numpy()
-    parts = {"no tumour, Kaggle": kaggle, "no tumour, Kaggle, undisputed": kaggle & ~marked, "disputed": marked, "no tumour, healthy": quiet & ~kaggle, "tumours called a tumour": tumour}
+    parts = {
+        "no tumour, Kaggle": kaggle,
+        "no tumour, Kaggle, undisputed": kaggle & ~marked,
+        "disputed": marked,
+        "no tumour, healthy": quiet & ~kaggle,
+        "tumours called a tumour": tumour,
+    }
     for learned, out in (("all", None), ("without disputed", marked)):
-        said = linear_second_opinion(everything, vectors, fold, out)[list(CLASSES)].to_numpy().argmax(1)
+        said = (
+            linear_second_opinion(everything, vectors, fold, out)[list(CLASSES)]
+            .to_numpy()
+            .argmax(1)
+        )
         right = (said == CLASSES.index("no_tumor")) == quiet
         for name, part in ((n, rows_of) for n, rows_of in parts.items() if rows_of.any()):
             mean, low, high = mean_interval(right[part], everything["group"].to_numpy()[part])
-            rows.append({"learned_from": learned, "judged_on": name, "pictures": int(part.sum()), "groups": everything["group"][part].nunique(), "accuracy": mean, "low": low, "high": high})
+            rows.append(
+                {
+                    "learned_from": learned,
+                    "judged_on": name,
+                    "pictures": int(part.sum()),
+                    "groups": everything["group"][part].nunique(),
+                    "accuracy": mean,
+                    "low": low,
+                    "high": high,
+                }
+            )
     return pd.DataFrame(rows).round(4)
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c048
@@ -221,19 +376,41 @@ def record_label_errors(
 ) -> list[Path]:  # the files
     "Rank, compare and count on the public sets."
     import pandas as pd
+
     everything, out = read_data(data), Path(out)
     about = {"split": split_hash(read_data(data, copies=True))[:11]}
-    judged = everything[["source", "image"]].merge(pd.read_csv(predictions), on=["source", "image"], how="left", validate="1:1")
+    judged = everything[["source", "image"]].merge(
+        pd.read_csv(predictions), on=["source", "image"], how="left", validate="1:1"
+    )
     vectors, fold = embed(everything, by, cache), judged["fold"].to_numpy()
-    first, second = find_label_errors(judged), find_label_errors(linear_second_opinion(judged, vectors, fold))
-    beside = second[["group", "class", "says", "another", "doubt"]].assign(place=np.arange(1, len(second) + 1))
+    first, second = (
+        find_label_errors(judged),
+        find_label_errors(linear_second_opinion(judged, vectors, fold)),
+    )
+    beside = second[["group", "class", "says", "another", "doubt"]].assign(
+        place=np.arange(1, len(second) + 1)
+    )
     both = add_verdicts(first).merge(beside, on=["group", "class"], suffixes=("", "_second"))
     lesions = set(everything.loc[everything["disputed"], "group"])
-    quiet = lambda found: found[(found["class"] == "no_tumor") & (found["source"] == "kaggle")].reset_index(drop=True)
-    lists = [list_agreement(a, b, known=lesions).assign(of=name) for name, a, b in (("all", first, second), ("no tumour, Kaggle", quiet(first), quiet(second)))]
-    return [write_table(both.round(4).assign(**about), out / "suspects.csv"), write_table(pd.concat(lists).assign(**about), out / "agreement.csv"),
-            write_table(_label_figures(_silence(everything, judged), pd.read_csv(shipped)).assign(**about), out / "no_tumor_figures.csv"),
-            write_table(_top_groups(everything, vectors, fold).assign(**about), out / "heads.csv")]
+    quiet = lambda found: found[
+        (found["class"] == "no_tumor") & (found["source"] == "kaggle")
+    ].reset_index(drop=True)
+    lists = [
+        list_agreement(a, b, known=lesions).assign(of=name)
+        for name, a, b in (
+            ("all", first, second),
+            ("no tumour, Kaggle", quiet(first), quiet(second)),
+        )
+    ]
+    return [
+        write_table(both.round(4).assign(**about), out / "suspects.csv"),
+        write_table(pd.concat(lists).assign(**about), out / "agreement.csv"),
+        write_table(
+            _label_figures(_silence(everything, judged), pd.read_csv(shipped)).assign(**about),
+            out / "no_tumor_figures.csv",
+        ),
+        write_table(_top_groups(everything, vectors, fold).assign(**about), out / "heads.csv"),
+    ]
 
 # %% ../../nbs/04_data/05_label_errors.ipynb #c055
 def draw_label_errors(
@@ -243,12 +420,24 @@ def draw_label_errors(
     "One mark a group: the probability of another class than its label (logarithmic), a row for each verdict."
     if axis is None:
         from matplotlib.figure import Figure
+
         axis = Figure(figsize=(7, 3), dpi=70, layout="constrained").subplots()
     names, rng = ["", *reversed(VERDICTS)], np.random.default_rng(0)
     for row, (name, provenance) in enumerate(zip(names, (".", "o", "s", "D", "^"))):
         x = np.clip(found.loc[found["verdict"] == name, "another"].to_numpy(float), 1e-4, 1)
-        axis.plot(x, row + rng.uniform(-0.25, 0.25, len(x)), provenance, color="black", fillstyle="full" if name == "lesion" else "none", markersize=5 if name else 3, linestyle="none")
+        axis.plot(
+            x,
+            row + rng.uniform(-0.25, 0.25, len(x)),
+            provenance,
+            color="black",
+            fillstyle="full" if name == "lesion" else "none",
+            markersize=5 if name else 3,
+            linestyle="none",
+        )
     counts = found["verdict"].value_counts()
-    axis.set_yticks(range(len(names)), [f"{name or 'not looked at closely'} ({counts.get(name, 0)})" for name in names])
+    axis.set_yticks(
+        range(len(names)),
+        [f"{name or 'not looked at closely'} ({counts.get(name, 0)})" for name in names],
+    )
     axis.set(xscale="log", xlim=(8e-5, 1.3), xlabel="mean probability of a tumour, out of fold")
     return axis

@@ -15,20 +15,30 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Callable, TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 import cv2
 import numpy as np
 
-from ..imaging.augmentation import ThesisAugmentation, augment_thesis
-from .datasets import find_manifests, read_data_manifest, read_mask, read_pixels_8bit
-from ..io.files import write_table
+from brain_tumor.data.datasets import (
+    find_manifests,
+    read_data_manifest,
+    read_mask,
+    read_pixels_8bit,
+)
 from .overview import balancing_counts
-from ..imaging.preprocessing import head_box, largest_component_box, prepare_8bit, scale_pixels, to_square
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES
-from ..io.files import write_whole
 from .splits import read_data, split_hash, thesis_segmentation
+from ..imaging.augmentation import ThesisAugmentation, augment_thesis
+from brain_tumor.imaging.preprocessing import (
+    head_box,
+    largest_component_box,
+    prepare_8bit,
+    scale_pixels,
+    to_square,
+)
+from ..io.errors import BrainTumorError
+from ..io.files import write_table, write_whole
+from ..io.scan import CLASSES
 
 if TYPE_CHECKING:
     import keras
@@ -40,8 +50,14 @@ def known_masks(
     mirrored: set[str],  # `path` of the copies that are mirror images
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:  # set, H x W pixels 0..1, H x W bool outline
     "All pictures whose outline is known: by a mask of their own, or by that of the figshare slice they copy."
-    masks = {Path(image).stem: mask for source, image, mask in zip(table["source"], table["image"], table["mask"]) if source == "figshare"}
-    for source, path, own, copied in zip(table["source"], table["path"], table["mask"], table["copy_of"].fillna("")):
+    masks = {
+        Path(image).stem: mask
+        for source, image, mask in zip(table["source"], table["image"], table["mask"])
+        if source == "figshare"
+    }
+    for source, path, own, copied in zip(
+        table["source"], table["path"], table["mask"], table["copy_of"].fillna("")
+    ):
         mask = own if isinstance(own, str) else masks.get(copied)
         if mask is None:
             continue
@@ -49,12 +65,20 @@ def known_masks(
         if not isinstance(own, str):
             source = f"{source}, copies of figshare"
             inside = np.ascontiguousarray(inside[:, ::-1] if path in mirrored else inside)
-            inside = cv2.resize(inside, pixels.shape[::-1], interpolation=cv2.INTER_AREA)  # any share of a pixel counts
+            inside = cv2.resize(
+                inside, pixels.shape[::-1], interpolation=cv2.INTER_AREA
+            )  # any share of a pixel counts
         yield source, pixels, inside > 0
 
 # %% ../../nbs/04_data/loading.ipynb #c012f
-CROP_METHODS = {"head_box": head_box, "head_piece": largest_component_box,
-         "threshold 45 of 255, no margin": partial(largest_component_box, level=45 / 255, margin=0, brightest=1)}
+CROP_METHODS = {
+    "head_box": head_box,
+    "head_piece": largest_component_box,
+    "threshold 45 of 255, no margin": partial(
+        largest_component_box, level=45 / 255, margin=0, brightest=1
+    ),
+}
+
 
 def record_crops(
     data: str | Path,  # the data folder
@@ -62,22 +86,51 @@ def record_crops(
     "Count the outlines that each crop cuts."
     import pandas as pd
     from tqdm.auto import tqdm
-    flags = [pd.read_csv(m).assign(path=lambda t, m=m: [str(m.parent / i) for i in t["image"]]) for m in find_manifests(data)]
+
+    flags = [
+        pd.read_csv(m).assign(path=lambda t, m=m: [str(m.parent / i) for i in t["image"]])
+        for m in find_manifests(data)
+    ]
     mirrored = {path for t in flags if "mirrored" in t for path in t["path"][t["mirrored"] == 1]}
-    table, rows = pd.concat([read_data_manifest(m) for m in find_manifests(data)], ignore_index=True), []
-    for source, pixels, inside in tqdm(known_masks(table, mirrored), desc="cropping", mininterval=2):
+    table, rows = (
+        pd.concat([read_data_manifest(m) for m in find_manifests(data)], ignore_index=True),
+        [],
+    )
+    for source, pixels, inside in tqdm(
+        known_masks(table, mirrored), desc="cropping", mininterval=2
+    ):
         for name, crop in CROP_METHODS.items():
             top, bottom, left, right = crop(pixels)
             lost = int(inside.sum() - inside[top:bottom, left:right].sum())
-            rows.append((source, name, lost, lost / max(inside.sum(), 1), (bottom - top) * (right - left) / inside.size))
-    found = pd.DataFrame(rows, columns=["set", "crop", "lost", "share", "kept"]).groupby(["set", "crop"], sort=False)
-    return found.agg(outlines=("lost", "size"), cut=("lost", lambda n: int((n > 0).sum())), pixels_lost=("lost", "sum"),
-                     worst=("share", "max"), kept=("kept", "median")).round(4).reset_index()
+            rows.append(
+                (
+                    source,
+                    name,
+                    lost,
+                    lost / max(inside.sum(), 1),
+                    (bottom - top) * (right - left) / inside.size,
+                )
+            )
+    found = pd.DataFrame(rows, columns=["set", "crop", "lost", "share", "kept"]).groupby(
+        ["set", "crop"], sort=False
+    )
+    return (
+        found.agg(
+            outlines=("lost", "size"),
+            cut=("lost", lambda n: int((n > 0).sum())),
+            pixels_lost=("lost", "sum"),
+            worst=("share", "max"),
+            kept=("kept", "median"),
+        )
+        .round(4)
+        .reset_index()
+    )
 
 # %% ../../nbs/04_data/loading.ipynb #c026b
 @dataclass
 class ImageSet:
     "Prepared scans in memory: pictures and masks (N, size, size) uint8, with their rows of the table."
+
     table: "pd.DataFrame"
     pictures: np.ndarray
     masks: np.ndarray
@@ -95,7 +148,10 @@ class ImageSet:
     ) -> "ImageSet":  # a copy of these rows
         "Some of the pictures."
         some = self.table[chosen] if np.asarray(chosen).dtype == bool else self.table.iloc[chosen]
-        return ImageSet(some.reset_index(drop=True), *(part[chosen] for part in (self.pictures, self.masks, self.labels, self.outlined)))
+        return ImageSet(
+            some.reset_index(drop=True),
+            *(part[chosen] for part in (self.pictures, self.masks, self.labels, self.outlined)),
+        )
 
 # %% ../../nbs/04_data/loading.ipynb #c026cx1
 def load_images(
@@ -106,15 +162,22 @@ def load_images(
 ) -> ImageSet:
     "Read and prepare all pictures and masks of a table; `BrainTumorError` for a broken one, or a mask of another size."
     from tqdm.auto import tqdm
+
     pictures = np.zeros((len(table), size, size), np.uint8)
     masks = np.zeros_like(pictures)
-    for i, (path, mask) in enumerate(tqdm(zip(table["path"], table["mask"]), total=len(table), desc="reading scans", mininterval=2)):
+    for i, (path, mask) in enumerate(
+        tqdm(
+            zip(table["path"], table["mask"]), total=len(table), desc="reading scans", mininterval=2
+        )
+    ):
         grey = read_pixels_8bit(path) / np.float32(255)
         pictures[i], plan = prepare_8bit(grey, size, protocol)
         if isinstance(mask, str):
             outline = read_mask(mask)
             if outline.shape != grey.shape:
-                raise BrainTumorError(f"{mask}: a mask of {outline.shape}, but its picture is {grey.shape}; give both the same size")
+                raise BrainTumorError(
+                    f"{mask}: a mask of {outline.shape}, but its picture is {grey.shape}; give both the same size"
+                )
             laid = to_square(outline, plan)
             masks[i] = np.round(laid) if shades else np.where(laid > 127, 255, 0)
     labels = table["class"].map({name: i for i, name in enumerate(CLASSES)}).to_numpy()
@@ -123,40 +186,75 @@ def load_images(
 
 # %% ../../nbs/04_data/loading.ipynb #c008
 def _requested_batches(table: "pd.DataFrame", **settings) -> str:
-    rows = "\n".join(f"{s}\t{i}\t{c}" for s, i, c in zip(table["source"], table["image"], table["class"]))
-    return json.dumps(settings | {"rows": hashlib.sha256(rows.encode()).hexdigest()}, indent=1) + "\n"
+    rows = "\n".join(
+        f"{s}\t{i}\t{c}" for s, i, c in zip(table["source"], table["image"], table["class"])
+    )
+    return (
+        json.dumps(settings | {"rows": hashlib.sha256(rows.encode()).hexdigest()}, indent=1) + "\n"
+    )
+
 
 def _start_batches(out: Path, asked: str) -> None:
     note = out / "balance.json"
     if note.is_file() and note.read_text(encoding="utf-8") != asked:
-        raise BrainTumorError(f"{out}: holds copies that were made from another table or with other settings. Choose another folder, or remove this one.")
+        raise BrainTumorError(
+            f"{out}: holds copies that were made from another table or with other settings. Choose another folder, or remove this one."
+        )
     with write_whole(note) as beside:
         beside.write_text(asked, encoding="utf-8")
-    for half in out.glob("*/.????????-*.copy*.jpg"):  # what `write_beside` was writing when the job was killed
+    for half in out.glob(
+        "*/.????????-*.copy*.jpg"
+    ):  # what `write_beside` was writing when the job was killed
         half.unlink()
 
 # %% ../../nbs/04_data/loading.ipynb #c009
 def _write_jpeg(path: Path, picture: np.ndarray) -> None:
-    code = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 75])[1]  # 75: what Keras' generator saves with
+    code = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 75])[
+        1
+    ]  # 75: what Keras' generator saves with
     with write_whole(path) as beside:
         beside.write_bytes(code.tobytes())
 
 # %% ../../nbs/04_data/loading.ipynb #c011
-def _copy(rows: "pd.DataFrame", order: np.ndarray, number: int, out: Path, seed: list[int], side: int, how: ThesisAugmentation, broken: dict) -> dict:
+def _copy(
+    rows: "pd.DataFrame",
+    order: np.ndarray,
+    number: int,
+    out: Path,
+    seed: list[int],
+    side: int,
+    how: ThesisAugmentation,
+    broken: dict,
+) -> dict:
     "Make a class' copy of this number, unless it is there; of the next original where one can't be read."
     for row in (rows.iloc[place] for place in np.roll(order, -number)):
         if row["path"] in broken:
             continue
-        name = f"{row['class']}/{Path(row['image']).stem[:40]}.row{row.name:05d}.copy{number:04d}.jpg"
+        name = (
+            f"{row['class']}/{Path(row['image']).stem[:40]}.row{row.name:05d}.copy{number:04d}.jpg"
+        )
         if not (out / name).is_file():
             try:
                 small = cv2.resize(read_pixels_8bit(row["path"]), (side, side))
             except BrainTumorError as error:
                 broken[row["path"]] = str(error).removeprefix(f"{row['path']}: ")
                 continue
-            _write_jpeg(out / name, augment_thesis(small, None, np.random.default_rng([*seed, number]), how)[0])
-        return row.to_dict() | {"source": out.name, "image": name, "path": str(out / name), "mask": None, "original": row["image"], "width": side, "height": side}
-    raise BrainTumorError(f"{rows['class'].iloc[0]}: none of its {len(rows)} pictures can be read; restore the files or leave the class out of the table")
+            _write_jpeg(
+                out / name,
+                augment_thesis(small, None, np.random.default_rng([*seed, number]), how)[0],
+            )
+        return row.to_dict() | {
+            "source": out.name,
+            "image": name,
+            "path": str(out / name),
+            "mask": None,
+            "original": row["image"],
+            "width": side,
+            "height": side,
+        }
+    raise BrainTumorError(
+        f"{rows['class'].iloc[0]}: none of its {len(rows)} pictures can be read; restore the files or leave the class out of the table"
+    )
 
 # %% ../../nbs/04_data/loading.ipynb #c012
 def balance_by_copies(
@@ -166,13 +264,23 @@ def balance_by_copies(
     seed: int = 0,  # of the copies
     how: ThesisAugmentation = ThesisAugmentation(),  # bounds
     side: int = 150,  # pixels; copies are made from pictures shrunk to this square
-) -> tuple["pd.DataFrame", "pd.DataFrame"]:  # originals and copies, column `original` says of which picture; and (path, reason) of what couldn't be read
+) -> tuple[
+    "pd.DataFrame", "pd.DataFrame"
+]:  # originals and copies, column `original` says of which picture; and (path, reason) of what couldn't be read
     "Fill every class up to `target` with disturbed copies, as the thesis does (section 3.5); goes on where it was interrupted."
     import pandas as pd
     from tqdm.auto import tqdm
+
     out, table = Path(out), table.reset_index(drop=True).assign(original=None)
-    _start_batches(out, _requested_batches(table, target=target, seed=seed, side=side, augmentation=asdict(how)))
-    plan, copies, broken = balancing_counts(table["class"].value_counts().to_dict(), target)["added"], [], {}
+    _start_batches(
+        out,
+        _requested_batches(table, target=target, seed=seed, side=side, augmentation=asdict(how)),
+    )
+    plan, copies, broken = (
+        balancing_counts(table["class"].value_counts().to_dict(), target)["added"],
+        [],
+        {},
+    )
     with tqdm(total=int(plan.sum()), desc="balancing", unit="copy", mininterval=2) as bar:
         for name, added in plan.sort_index().items():
             rows, own = table[table["class"] == name], [seed, CLASSES.index(name)]
@@ -195,12 +303,18 @@ def balanced_rows(
     "Draw an epoch's rows so that small classes come up as often as large ones."
     labels, rng = np.asarray(labels), np.random.default_rng([seed, epoch])
     names, counts = np.unique(labels, return_counts=True)
-    plan = balancing_counts(dict(zip(names.tolist(), counts.tolist())), target or int(counts.max()))["added"]
-    more = [np.resize(rng.permutation(np.flatnonzero(labels == name)), plan[name]) for name in names.tolist()]
+    plan = balancing_counts(
+        dict(zip(names.tolist(), counts.tolist())), target or int(counts.max())
+    )["added"]
+    more = [
+        np.resize(rng.permutation(np.flatnonzero(labels == name)), plan[name])
+        for name in names.tolist()
+    ]
     return rng.permutation(np.concatenate([np.arange(len(labels)), *more]).astype(int))
 
 # %% ../../nbs/04_data/loading.ipynb #c021
 SMALL_SHARE = 780 / 3064  # copies for each picture in the thesis
+
 
 def smallest_tumours(
     table: "pd.DataFrame",  # one row a picture, with role
@@ -210,16 +324,24 @@ def smallest_tumours(
 ) -> "pd.DataFrame":  # the rows and below them the copies; `original`: row number of what is shown; `copied`: "", or when it was
     "Choose the pictures with the smallest tumours to be copied."
     if when not in ("after", "before"):
-        raise BrainTumorError(f"when={when!r}: small tumours are copied \"after\" the split (honest) or \"before\" it (as the thesis does)")
+        raise BrainTumorError(
+            f'when={when!r}: small tumours are copied "after" the split (honest) or "before" it (as the thesis does)'
+        )
     table, area = table.reset_index(drop=True), np.asarray(area)
     may = np.flatnonzero((area > 0) & ((table["role"] == "train") | (when == "before")))
     copies = round(SMALL_SHARE * len(may)) if copies is None else copies
     if copies > len(may):
-        raise BrainTumorError(f"{copies} copies, but only {len(may)} pictures with a tumour may be copied; ask for fewer")
+        raise BrainTumorError(
+            f"{copies} copies, but only {len(may)} pictures with a tumour may be copied; ask for fewer"
+        )
     small = np.sort(may[np.argsort(area[may], kind="stable")[:copies]])
     said = {"after": "after the split", "before": "before the split: may leak"}[when]
     originals = [*range(len(table)), *small.tolist()]
-    whole = table.iloc[originals].assign(original=originals, copied=[""] * len(table) + [said] * copies).reset_index(drop=True)
+    whole = (
+        table.iloc[originals]
+        .assign(original=originals, copied=[""] * len(table) + [said] * copies)
+        .reset_index(drop=True)
+    )
     whole["image"] = whole["image"].where(whole["copied"] == "", whole["image"] + " (copy)")
     return whole.assign(role=None) if when == "before" else whole
 
@@ -232,10 +354,14 @@ def with_copies(
 ) -> ImageSet:  # as many as the table has rows
     "Append the copies that a table asks for."
     if extended["image"][extended["copied"] == ""].tolist() != data.table["image"].tolist():
-        raise BrainTumorError("this table was not made from these pictures; give the one that small_tumours made from their table")
+        raise BrainTumorError(
+            "this table was not made from these pictures; give the one that small_tumours made from their table"
+        )
     grown = data.rows(extended["original"].to_numpy())
     for i in range(len(data.table), len(extended)):
-        grown.pictures[i], grown.masks[i] = augment_thesis(grown.pictures[i], grown.masks[i], np.random.default_rng([seed, i]), how)
+        grown.pictures[i], grown.masks[i] = augment_thesis(
+            grown.pictures[i], grown.masks[i], np.random.default_rng([seed, i]), how
+        )
     grown.table = extended
     return grown
 
@@ -255,22 +381,48 @@ def record_small_tumours(
     "Measure what copying small tumours before and after the split does."
     import pandas as pd
     from tqdm.auto import tqdm
+
     everything = read_data(data, copies=True)
-    table, project = everything[everything["source"].eq(source) & everything["mask"].notna()], split_hash(everything)
-    area, rows = np.array([read_mask(m).mean() / 255 for m in tqdm(table["mask"], desc="reading masks", mininterval=2)]), []
+    table, project = (
+        everything[everything["source"].eq(source) & everything["mask"].notna()],
+        split_hash(everything),
+    )
+    area, rows = (
+        np.array(
+            [
+                read_mask(m).mean() / 255
+                for m in tqdm(table["mask"], desc="reading masks", mininterval=2)
+            ]
+        ),
+        [],
+    )
     for when in ("before", "after"):
         whole = smallest_tumours(table, area, when=when)
         whole = whole.assign(role=thesis_segmentation(whole)) if when == "before" else whole
         copy = whole["copied"] != ""
-        rows.append({"when": when, "pictures": len(table), "copies": int(copy.sum()), "small_is_at_most": round(float(area[whole["original"][copy]].max()), 5)}
-                    | whole["role"].value_counts().reindex(["train", "validation", "test"]).to_dict()
-                    | {"copies_outside_train": int((whole["role"][copy] != "train").sum()), "torn": leaked_copies(whole),
-                       "split": "train_test_split by rows, random_state=42" if when == "before" else f"project, sha256 {project}"})
+        rows.append(
+            {
+                "when": when,
+                "pictures": len(table),
+                "copies": int(copy.sum()),
+                "small_is_at_most": round(float(area[whole["original"][copy]].max()), 5),
+            }
+            | whole["role"].value_counts().reindex(["train", "validation", "test"]).to_dict()
+            | {
+                "copies_outside_train": int((whole["role"][copy] != "train").sum()),
+                "torn": leaked_copies(whole),
+                "split": "train_test_split by rows, random_state=42"
+                if when == "before"
+                else f"project, sha256 {project}",
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/04_data/loading.ipynb #c033
 def background_batches(
-    load: Callable[[int], tuple],  # batch number -> (inputs, targets) or (inputs, targets, sample weights)
+    load: Callable[
+        [int], tuple
+    ],  # batch number -> (inputs, targets) or (inputs, targets, sample weights)
     count: int,  # batches an epoch
 ) -> "keras.utils.PyDataset":
     "Wrap a function of the batch number as Keras' data, prepared in a background thread."
@@ -288,15 +440,25 @@ def background_batches(
 # %% ../../nbs/04_data/loading.ipynb #c035
 def _check_stream(pictures: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> None:
     if pictures.dtype != np.uint8 or pictures.ndim not in (3, 4):
-        raise BrainTumorError(f"pictures of shape {pictures.shape}, {pictures.dtype}: give (N, S, S) or (N, S, S, 3), uint8")
+        raise BrainTumorError(
+            f"pictures of shape {pictures.shape}, {pictures.dtype}: give (N, S, S) or (N, S, S, 3), uint8"
+        )
     if len(targets) != len(pictures):
-        raise BrainTumorError(f"{len(targets)} targets for {len(pictures)} pictures: give one for each")
+        raise BrainTumorError(
+            f"{len(targets)} targets for {len(pictures)} pictures: give one for each"
+        )
     if targets.ndim > 1 and targets.shape != pictures.shape[:3]:
-        raise BrainTumorError(f"outlines of {targets.shape[1:]} for pictures of {pictures.shape[1:3]}: give both the same size")
+        raise BrainTumorError(
+            f"outlines of {targets.shape[1:]} for pictures of {pictures.shape[1:3]}: give both the same size"
+        )
     if targets.ndim == 1 and not np.isin(targets, np.arange(len(CLASSES))).all():
-        raise BrainTumorError(f"a class number outside 0 to {len(CLASSES) - 1}; the order is {', '.join(CLASSES)}")
+        raise BrainTumorError(
+            f"a class number outside 0 to {len(CLASSES) - 1}; the order is {', '.join(CLASSES)}"
+        )
     if not len(rows):
-        raise BrainTumorError("no rows: nothing to train on. Check which side of the split was chosen")
+        raise BrainTumorError(
+            "no rows: nothing to train on. Check which side of the split was chosen"
+        )
 
 # %% ../../nbs/04_data/loading.ipynb #c036
 def epoch_stream(
@@ -304,27 +466,41 @@ def epoch_stream(
     targets: np.ndarray,  # (N,) class numbers, or (N, S, S) uint8 outlines
     network: str = "Xception",  # whose scaling; one of preprocessing.SIDES
     scaling: str = "thesis",  # "thesis" or "imagenet"
-    rows: np.ndarray | None = None,  # row numbers in their order, as from `balanced_rows`; None: all, shuffled
+    rows: np.ndarray
+    | None = None,  # row numbers in their order, as from `balanced_rows`; None: all, shuffled
     how: ThesisAugmentation | None = ThesisAugmentation(),  # bounds; None: pictures as they are
     batch: int = 32,  # pictures a step; the last batch may be smaller
     epoch: int = 0,  # from 0
     seed: int = 0,  # of the run
     threads: int = 2,  # that prepare a batch
-) -> "keras.utils.PyDataset":  # (B, S, S, 3) float32; and (B, 4) float32 one-hot, or (B, S, S, 1) float32 outlines, 0 or 1
+) -> (
+    "keras.utils.PyDataset"
+):  # (B, S, S, 3) float32; and (B, 4) float32 one-hot, or (B, S, S, 1) float32 outlines, 0 or 1
     "An epoch's batches from arrays in memory; the same seed and epoch give the same batches on every backend."
-    rows = np.random.default_rng([seed, epoch]).permutation(len(pictures)) if rows is None else np.asarray(rows)
+    rows = (
+        np.random.default_rng([seed, epoch]).permutation(len(pictures))
+        if rows is None
+        else np.asarray(rows)
+    )
     _check_stream(pictures, targets, rows)
     pool = ThreadPoolExecutor(threads)
 
     def one(place):
         picture, mask = pictures[rows[place]], targets[rows[place]] if targets.ndim > 1 else None
         if how is not None:
-            picture, mask = augment_thesis(picture, mask, np.random.default_rng([seed, epoch, place]), how)
+            picture, mask = augment_thesis(
+                picture, mask, np.random.default_rng([seed, epoch, place]), how
+            )
         return scale_pixels(picture, network, scaling), mask
 
     def load(number):
         places = range(number * batch, min((number + 1) * batch, len(rows)))
         x, masks = zip(*pool.map(one, places))
-        wanted = np.eye(len(CLASSES), dtype=np.float32)[targets[rows[places]]] if targets.ndim == 1 else (np.stack(masks)[..., None] > 127).astype(np.float32)
+        wanted = (
+            np.eye(len(CLASSES), dtype=np.float32)[targets[rows[places]]]
+            if targets.ndim == 1
+            else (np.stack(masks)[..., None] > 127).astype(np.float32)
+        )
         return np.stack(x), wanted
+
     return background_batches(load, -(-len(rows) // batch))

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 # %% ../../nbs/04_data/overview.ipynb #c008
 def _displayed(figure: "Figure") -> "Figure":
     "The same figure; a notebook shows it even where nothing was drawn with pyplot before."
+
     def png() -> bytes:
         stream = BytesIO()
         figure.savefig(stream, format="png")
         return stream.getvalue()
+
     figure._repr_png_ = png
     return figure
 
@@ -38,6 +40,7 @@ def class_sheet(
 ) -> "Figure":  # it shows itself in a notebook
     "Some pictures of each class, drawn at random, one row a class."
     from matplotlib.figure import Figure
+
     classes = sorted(table["class"].dropna().unique())
     figure = Figure(figsize=(1.2 * each, 1.3 * len(classes)), dpi=70, layout="constrained")
     axes = figure.subplots(len(classes), each, squeeze=False)
@@ -56,25 +59,42 @@ def _expected_counts(training: dict | None = None, **testing: int) -> dict[tuple
     one = {("Training" if training else "", name): n for name, n in (training or testing).items()}
     return one | ({("Testing", name): n for name, n in testing.items()} if training else {})
 
+
 PUBLISHED_COUNTS = {
     "Kaggle's classification set, edition 1 (7,023 pictures)": _expected_counts(
-        dict(glioma=1321, meningioma=1339, no_tumor=1595, pituitary=1457), glioma=300, meningioma=306, no_tumor=405, pituitary=300),
+        dict(glioma=1321, meningioma=1339, no_tumor=1595, pituitary=1457),
+        glioma=300,
+        meningioma=306,
+        no_tumor=405,
+        pituitary=300,
+    ),
     "Kaggle's classification set as the thesis found it (7,028 pictures)": _expected_counts(
-        dict(glioma=1330, meningioma=1339, no_tumor=1595, pituitary=1457), glioma=296, meningioma=306, no_tumor=405, pituitary=300),
-    "Kaggle's classification set, edition 2 (7,200 pictures)": _expected_counts(glioma=1800, meningioma=1800, no_tumor=1800, pituitary=1800),
+        dict(glioma=1330, meningioma=1339, no_tumor=1595, pituitary=1457),
+        glioma=296,
+        meningioma=306,
+        no_tumor=405,
+        pituitary=300,
+    ),
+    "Kaggle's classification set, edition 2 (7,200 pictures)": _expected_counts(
+        glioma=1800, meningioma=1800, no_tumor=1800, pituitary=1800
+    ),
     "the figshare set (3,064 slices)": _expected_counts(glioma=1426, meningioma=708, pituitary=930),
     "Kaggle's segmentation set (3,064 pairs)": {("", ""): 3064},
 }
 
 # %% ../../nbs/04_data/overview.ipynb #c013
-def _count_difference(table: "pd.DataFrame", edition: dict) -> dict[tuple[str, str], tuple[int, int]]:
+def _count_difference(
+    table: "pd.DataFrame", edition: dict
+) -> dict[tuple[str, str], tuple[int, int]]:
     "(found, published) by split and class, on what both distinguish."
     splits = table["split"].notna().any() and any(split for split, _ in edition)
     pairs, result = zip(text_column(table["split"]), text_column(table["class"])), {}
     for number, group in enumerate(([(p, 1) for p in pairs], edition.items())):
         for (split, name), n in group:
             key = (split if splits else "", name)
-            result[key] = tuple(v + n * (i == number) for i, v in enumerate(result.get(key, (0, 0))))
+            result[key] = tuple(
+                v + n * (i == number) for i, v in enumerate(result.get(key, (0, 0)))
+            )
     return result
 
 # %% ../../nbs/04_data/overview.ipynb #c014
@@ -92,8 +112,14 @@ def explain_counts(
     lines = [f"Closest to {name}; {len(table)} pictures are here."]
     for (split, label), (here, there) in sorted(found[name].items()):
         if here != there:
-            why = "a part of the set, or pictures that were left out" if here < there else "added pictures, or another edition"
-            lines.append(f"{' '.join(filter(None, (split, label))) or 'In all'}: {here}, published are {there} ({here - there:+}): {why}.")
+            why = (
+                "a part of the set, or pictures that were left out"
+                if here < there
+                else "added pictures, or another edition"
+            )
+            lines.append(
+                f"{' '.join(filter(None, (split, label))) or 'In all'}: {here}, published are {there} ({here - there:+}): {why}."
+            )
     return lines
 
 # %% ../../nbs/04_data/overview.ipynb #c017
@@ -103,6 +129,7 @@ def balancing_counts(
 ) -> "pd.DataFrame":  # class; before, added, after
     "What balancing by added copies takes: how many each class gets on top."
     import pandas as pd
+
     before = pd.Series(counts, name="before", dtype=int)
     table = pd.DataFrame({"before": before, "added": (target - before).clip(lower=0)})
     return table.assign(after=table.sum(axis=1)).rename_axis("class")
@@ -113,7 +140,11 @@ def count_table(
 ) -> "pd.DataFrame":  # source, class, split, role, pictures, groups
     "Pictures and groups by source, class, folder and role."
     named = table.assign(**{name: text_column(table[name]) for name in ("class", "split", "role")})
-    return named.groupby(["source", "class", "split", "role"]).agg(pictures=("path", "size"), groups=("group", "nunique")).reset_index()
+    return (
+        named.groupby(["source", "class", "split", "role"])
+        .agg(pictures=("path", "size"), groups=("group", "nunique"))
+        .reset_index()
+    )
 
 # %% ../../nbs/04_data/overview.ipynb #c025
 def size_counts(
@@ -121,10 +152,21 @@ def size_counts(
 ) -> "pd.DataFrame":  # source, class, pictures, different sizes, the commonest and its share
     "How many sizes the pictures of a source and class have, as published."
     wide, high = (table[f"original_{side}"].fillna(table[side]) for side in ("width", "height"))
-    named = table.assign(size=wide.astype(int).astype(str) + " x " + high.astype(int).astype(str), **{"class": text_column(table["class"])})
+    named = table.assign(
+        size=wide.astype(int).astype(str) + " x " + high.astype(int).astype(str),
+        **{"class": text_column(table["class"])},
+    )
     share = lambda column: round(column.value_counts(normalize=True).iloc[0], 4)
-    return named.groupby(["source", "class"])["size"].agg(
-        pictures="size", sizes="nunique", commonest=lambda column: column.mode().iloc[0], share=share).reset_index()
+    return (
+        named.groupby(["source", "class"])["size"]
+        .agg(
+            pictures="size",
+            sizes="nunique",
+            commonest=lambda column: column.mode().iloc[0],
+            share=share,
+        )
+        .reset_index()
+    )
 
 # %% ../../nbs/04_data/overview.ipynb #c028
 def intensity_histograms(
@@ -132,15 +174,28 @@ def intensity_histograms(
     limit: int = 200,  # pictures of a source and class, at most
     seed: int = 0,  # which ones
     bins: int = 25,  # from 0 to 1
-) -> "pd.DataFrame":  # source, class, pictures, and the share of pixels in each bin, named by its lower edge
+) -> (
+    "pd.DataFrame"
+):  # source, class, pictures, and the share of pixels in each bin, named by its lower edge
     "Mean histogram of the grey values by source and class."
     import pandas as pd
     from tqdm.auto import tqdm
+
     edges, rows = np.linspace(0, 1, bins + 1), []
-    for (source, name), part in tqdm(table.assign(**{"class": text_column(table["class"])}).groupby(["source", "class"]), desc="grey values", mininterval=2):
+    for (source, name), part in tqdm(
+        table.assign(**{"class": text_column(table["class"])}).groupby(["source", "class"]),
+        desc="grey values",
+        mininterval=2,
+    ):
         some = part.sample(min(limit, len(part)), random_state=seed)
-        shares = [np.histogram(picture, edges)[0] / picture.size for picture in map(read_pixels, some["path"])]
-        rows.append({"source": source, "class": name, "pictures": len(some)} | dict(zip((f"{e:.2f}" for e in edges), np.mean(shares, axis=0).round(5))))
+        shares = [
+            np.histogram(picture, edges)[0] / picture.size
+            for picture in map(read_pixels, some["path"])
+        ]
+        rows.append(
+            {"source": source, "class": name, "pictures": len(some)}
+            | dict(zip((f"{e:.2f}" for e in edges), np.mean(shares, axis=0).round(5)))
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/04_data/overview.ipynb #c062
@@ -150,6 +205,10 @@ def record_overview(
 ) -> list[Path]:  # the three files
     "Record what a set looks like, in numbers only."
     made = []
-    for name, part in (("counts", count_table), ("sizes", size_counts), ("intensity", intensity_histograms)):
+    for name, part in (
+        ("counts", count_table),
+        ("sizes", size_counts),
+        ("intensity", intensity_histograms),
+    ):
         made.append(write_table(part(table), Path(folder) / f"{name}.csv"))
     return made

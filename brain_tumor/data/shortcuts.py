@@ -18,21 +18,22 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .duplicates import normalise_vectors
 from .datasets import read_mask, read_pixels_8bit
-from ..io.files import write_table
+from .duplicates import normalise_vectors
 from .embeddings import embed, frame_thumbnail, nearest_neighbours
-from ..metrics import mean_interval
+from .splits import group_folds, read_data, split_hash
 from ..imaging.preprocessing import plan_square, restore, to_square
 from ..io.errors import BrainTumorError
+from ..io.files import write_table
 from ..io.scan import CLASSES
-from .splits import group_folds, read_data, split_hash
+from ..metrics import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c014
 RING_WIDTH, HISTOGRAM_BINS = 3, 32  # width of the border in a thumbnail of 32; grey values
+
 
 def thumbnail_border(
     picture: np.ndarray,  # H x W uint8
@@ -43,18 +44,31 @@ def thumbnail_border(
     ring[RING_WIDTH:-RING_WIDTH, RING_WIDTH:-RING_WIDTH] = False
     return small[ring]
 
+
 def brightness_histogram(
     picture: np.ndarray,  # H x W uint8
 ) -> np.ndarray:  # (32,) shares, sum 1
     "How large a share of the pixels is how bright."
-    return np.bincount(picture.ravel() // (256 // HISTOGRAM_BINS), minlength=HISTOGRAM_BINS).astype(np.float32) / picture.size
+    return (
+        np.bincount(picture.ravel() // (256 // HISTOGRAM_BINS), minlength=HISTOGRAM_BINS).astype(
+            np.float32
+        )
+        / picture.size
+    )
+
 
 def sharpness(
     picture: np.ndarray,  # H x W uint8
 ) -> float:  # natural logarithm; higher is sharper
     "Variance of the Laplacian against the variance of the picture, longest side brought to 256."
     scale = 256 / max(picture.shape)
-    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR).astype(np.float32)
+    small = cv2.resize(
+        picture,
+        None,
+        fx=scale,
+        fy=scale,
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+    ).astype(np.float32)
     return float(np.log((cv2.Laplacian(small, cv2.CV_32F).var() + 1) / (small.var() + 1)))
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c016
@@ -63,7 +77,12 @@ def file_facts(
     sharp: np.ndarray,  # (N,) from `sharpness`
 ) -> np.ndarray:  # (N, 5): log2 width, log2 height, log2 of their ratio, square or not, sharpness
     "What a file's properties tell before anything is drawn."
-    sides = [table[f"original_{side}"].fillna(table[side]) if f"original_{side}" in table else table[side] for side in ("width", "height")]
+    sides = [
+        table[f"original_{side}"].fillna(table[side])
+        if f"original_{side}" in table
+        else table[side]
+        for side in ("width", "height")
+    ]
     wide, high = (np.log2(side.to_numpy(float)) for side in sides)
     return np.column_stack([wide, high, wide - high, wide == high, sharp]).astype(np.float32)
 
@@ -72,9 +91,17 @@ def find_masks(
     table: "pd.DataFrame",  # from `read_data(copies=True)`: image, path, mask, copy_of
 ) -> "pd.DataFrame":  # the same, with outline (path or None) and mirrored (bool)
     "Give each copy the outline of the slice that it copies."
-    original = {Path(image).stem: (path, mask) for source, image, path, mask in zip(table["source"], table["image"], table["path"], table["mask"])
-                if source == "figshare" and isinstance(mask, str)}
-    outlines, mirrored = [mask if isinstance(mask, str) else None for mask in table["mask"]], np.zeros(len(table), bool)
+    original = {
+        Path(image).stem: (path, mask)
+        for source, image, path, mask in zip(
+            table["source"], table["image"], table["path"], table["mask"]
+        )
+        if source == "figshare" and isinstance(mask, str)
+    }
+    outlines, mirrored = (
+        [mask if isinstance(mask, str) else None for mask in table["mask"]],
+        np.zeros(len(table), bool),
+    )
     for row, (path, copy_of) in enumerate(zip(table["path"], table["copy_of"])):
         if outlines[row] is None and isinstance(copy_of, str) and copy_of in original:
             there, outlines[row] = original[copy_of]
@@ -89,17 +116,27 @@ def mask_squares(
 ) -> np.ndarray:  # (N, side, side) bool; empty where no outline is known
     "Each picture's own outline in the coordinates of its head's box."
     from tqdm.auto import tqdm
+
     squares = np.zeros((len(table), side, side), bool)
     rows = zip(table["path"], table["outline"], table["mirrored"], table["class"])
-    for row, (path, outline, mirrored, name) in enumerate(tqdm(rows, total=len(table), desc="reading outlines", mininterval=2, disable=len(table) < 200)):
+    for row, (path, outline, mirrored, name) in enumerate(
+        tqdm(
+            rows, total=len(table), desc="reading outlines", mininterval=2, disable=len(table) < 200
+        )
+    ):
         if isinstance(outline, str) and name != "no_tumor":
             picture = read_pixels_8bit(path)
-            mask = cv2.resize(read_mask(outline)[:, ::-1] if mirrored else read_mask(outline), picture.shape[::-1], interpolation=cv2.INTER_LINEAR)
+            mask = cv2.resize(
+                read_mask(outline)[:, ::-1] if mirrored else read_mask(outline),
+                picture.shape[::-1],
+                interpolation=cv2.INTER_LINEAR,
+            )
             squares[row] = to_square(mask, plan_square(picture / np.float32(255), side)) > 64
     return squares
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c022
 TUMOUR_CLASSES = tuple(name for name in CLASSES if name != "no_tumor")
+
 
 def choose_masks(
     table: "pd.DataFrame",  # source, image, class, group
@@ -108,8 +145,17 @@ def choose_masks(
     seed: int = 0,  # of the draw
 ) -> np.ndarray:  # (N, 3) rows whose outlines are painted on each picture: one of each tumour class
     "One outline of each kind for every picture: its own for its own class, else one of another group of its fold, drawn by the picture's name."
-    known, group, names, fold = squares.any((1, 2)), table["group"].to_numpy(), table["class"].to_numpy(), np.asarray(fold)
-    pools = {(part, name): np.flatnonzero(known & (names == name) & (fold == part)) for part in set(fold) for name in TUMOUR_CLASSES}
+    known, group, names, fold = (
+        squares.any((1, 2)),
+        table["group"].to_numpy(),
+        table["class"].to_numpy(),
+        np.asarray(fold),
+    )
+    pools = {
+        (part, name): np.flatnonzero(known & (names == name) & (fold == part))
+        for part in set(fold)
+        for name in TUMOUR_CLASSES
+    }
     chosen = np.empty((len(table), len(TUMOUR_CLASSES)), int)
     for row, image in enumerate(table["source"] + "/" + table["image"]):
         rng = np.random.default_rng([seed, zlib.crc32(image.encode())])
@@ -117,7 +163,9 @@ def choose_masks(
             pool = pools[fold[row], name]
             others, own = pool[group[pool] != group[row]], names[row] == name and known[row]
             if not own and not len(others):
-                raise BrainTumorError(f"fold {fold[row]} has no outline of a {name} to paint on {image}: painting out needs outlines of all tumour classes in each fold; give more groups, or fewer folds")
+                raise BrainTumorError(
+                    f"fold {fold[row]} has no outline of a {name} to paint on {image}: painting out needs outlines of all tumour classes in each fold; give more groups, or fewer folds"
+                )
             chosen[row, kind] = row if own else rng.choice(others)
     return chosen
 
@@ -128,9 +176,15 @@ def mask_patches(
     widen: float = 0.02,  # on each side, as a share of the picture's longer side
 ) -> np.ndarray:  # H x W uint8, 0 or 255
     "Lay outlines into a picture's head and widen them."
-    laid = restore(square.astype(np.float32), plan_square(picture / np.float32(255), len(square))) > 0.3
+    laid = (
+        restore(square.astype(np.float32), plan_square(picture / np.float32(255), len(square)))
+        > 0.3
+    )
     wide = 2 * round(widen * max(picture.shape)) + 1
-    return cv2.dilate(laid.astype(np.uint8) * 255, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (wide, wide)))
+    return cv2.dilate(
+        laid.astype(np.uint8) * 255, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (wide, wide))
+    )
+
 
 def inpaint(
     picture: np.ndarray,  # H x W uint8
@@ -141,35 +195,68 @@ def inpaint(
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c027
 def _plain_view(pictures: list[np.ndarray]) -> np.ndarray:
-    return np.stack([np.concatenate([thumbnail_border(p), brightness_histogram(p), [sharpness(p)], frame_thumbnail(p, 16).ravel()]) for p in pictures])
+    return np.stack(
+        [
+            np.concatenate(
+                [
+                    thumbnail_border(p),
+                    brightness_histogram(p),
+                    [sharpness(p)],
+                    frame_thumbnail(p, 16).ravel(),
+                ]
+            )
+            for p in pictures
+        ]
+    )
+
 
 def _coarse(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([frame_thumbnail(p, 16).ravel() for p in pictures])
+
 
 def shortcut_views(
     table: "pd.DataFrame",  # from `read_data`; with copies, the originals must be in it
     by: Sequence = (),  # encoders as `embed` takes them, to look at whole and painted pictures
     cache: str | Path | None = None,  # folder for vectors
-    fold: np.ndarray | None = None,  # (N,) as the probes will use it; None: `group_folds(table, folds, seed)`
+    fold: np.ndarray
+    | None = None,  # (N,) as the probes will use it; None: `group_folds(table, folds, seed)`
     folds: int = 5,  # by group
     seed: int = 0,  # of folds and patches
-) -> dict[str, np.ndarray]:  # name -> (N, D): file, border, histogram, patches, painted, whole, and "painted, NAME", "whole, NAME"
+) -> dict[
+    str, np.ndarray
+]:  # name -> (N, D): file, border, histogram, patches, painted, whole, and "painted, NAME", "whole, NAME"
     "What a probe is shown of each picture."
     known = find_masks(table)
     squares = mask_squares(known)
-    chosen = choose_masks(known, squares, group_folds(table, folds, seed) if fold is None else fold, seed)
+    chosen = choose_masks(
+        known, squares, group_folds(table, folds, seed) if fold is None else fold, seed
+    )
     together = np.stack([squares[three].any(0) for three in chosen])
     painted = lambda picture, row: inpaint(picture, mask_patches(picture, together[row]))
-    ring, grey, sharp, whole = np.split(embed(table, _plain_view, cache), np.cumsum([32 ** 2 - (32 - 2 * RING_WIDTH) ** 2, HISTOGRAM_BINS, 1]), axis=1)
-    found = {"file": file_facts(table, sharp[:, 0]), "border": ring, "histogram": grey, "patches": _coarse(together * np.uint8(255)),
-             "painted": embed(table, _coarse, cache, painted), "whole": whole}
+    ring, grey, sharp, whole = np.split(
+        embed(table, _plain_view, cache),
+        np.cumsum([32**2 - (32 - 2 * RING_WIDTH) ** 2, HISTOGRAM_BINS, 1]),
+        axis=1,
+    )
+    found = {
+        "file": file_facts(table, sharp[:, 0]),
+        "border": ring,
+        "histogram": grey,
+        "patches": _coarse(together * np.uint8(255)),
+        "painted": embed(table, _coarse, cache, painted),
+        "whole": whole,
+    }
     for one in by:
         name = one if isinstance(one, str) else one.__name__
-        found |= {f"painted, {name}": embed(table, one, cache, painted), f"whole, {name}": embed(table, one, cache)}
+        found |= {
+            f"painted, {name}": embed(table, one, cache, painted),
+            f"whole, {name}": embed(table, one, cache),
+        }
     return found
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c030
 PROBE_STRENGTH = 0.1  # C of the logistic regression
+
 
 def linear_rule(
     strength: float = PROBE_STRENGTH,  # C of the logistic regression; higher: less penalty
@@ -179,7 +266,11 @@ def linear_rule(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight=weights, max_iter=500))
+
+    return make_pipeline(
+        StandardScaler(), LogisticRegression(C=strength, class_weight=weights, max_iter=500)
+    )
+
 
 def cross_fit(
     make: Callable,  # (vectors to learn from) -> a scikit-learn classifier
@@ -187,14 +278,19 @@ def cross_fit(
     labels: np.ndarray,  # (N,) names
     fold: np.ndarray,  # (N,)
     learn: np.ndarray | None = None,  # (N,) bool: what may be learned from; None: all
-) -> Iterator[tuple]:  # for each fold: (N,) bool, its rows; and the classifier that learned from the others
+) -> Iterator[
+    tuple
+]:  # for each fold: (N,) bool, its rows; and the classifier that learned from the others
     "Train a classifier for each fold on the other folds; `BrainTumorError` where these hold one class only."
     from threadpoolctl import threadpool_limits
+
     learn = np.ones(len(fold), bool) if learn is None else np.asarray(learn, bool)
     for number in np.unique(fold):
         held, rest = fold == number, (fold != number) & learn
         if len(set(labels[rest])) < 2:
-            raise BrainTumorError(f"outside fold {number} there is one class only: give more groups of each class, or fewer folds")
+            raise BrainTumorError(
+                f"outside fold {number} there is one class only: give more groups of each class, or fewer folds"
+            )
         with threadpool_limits(1):  # threads that wait for each other cost more than they bring
             yield held, make(vectors[rest]).fit(vectors[rest], labels[rest])
 
@@ -209,7 +305,9 @@ def probe_view(
     "What a rule, linear unless told, says of each picture that it has not seen."
     labels, fold = np.asarray(labels), np.asarray(fold)
     said = labels.copy()
-    for held, rule in cross_fit(make or (lambda some: linear_rule(strength, "balanced")), vectors, labels, fold):
+    for held, rule in cross_fit(
+        make or (lambda some: linear_rule(strength, "balanced")), vectors, labels, fold
+    ):
         said[held] = rule.predict(vectors[held])
     return said
 
@@ -225,38 +323,57 @@ def balanced_accuracy(
     labels, (_, which) = np.asarray(labels), np.unique(groups, return_inverse=True)
     kinds, right = np.unique(labels), np.asarray(said) == labels
     count = lambda rows: np.bincount(which[rows], minlength=which.max() + 1)
-    hits, all_of = (np.stack([count(rows & (labels == kind)) for kind in kinds], 1) for rows in (right, np.ones(len(labels), bool)))
-    times = np.random.default_rng(seed).multinomial(len(hits), np.full(len(hits), 1 / len(hits)), draws)
+    hits, all_of = (
+        np.stack([count(rows & (labels == kind)) for kind in kinds], 1)
+        for rows in (right, np.ones(len(labels), bool))
+    )
+    times = np.random.default_rng(seed).multinomial(
+        len(hits), np.full(len(hits), 1 / len(hits)), draws
+    )
     drawn_hits, drawn_all = times @ hits, (times @ all_of).astype(float)
     recalls = drawn_hits / np.where(drawn_all > 0, drawn_all, np.nan)
     low, high = np.quantile(np.nanmean(recalls, axis=1), [0.025, 0.975])
     return float((hits.sum(0) / all_of.sum(0)).mean()), float(low), float(high)
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c035
-PROBE_QUESTIONS = {"which of four": {}, "which tumour": {"no_tumor": None}, "tumour or not": {name: "tumour" for name in TUMOUR_CLASSES}}
+PROBE_QUESTIONS = {
+    "which of four": {},
+    "which tumour": {"no_tumor": None},
+    "tumour or not": {name: "tumour" for name in TUMOUR_CLASSES},
+}
+
 
 def question_labels(
     table: "pd.DataFrame",  # with class
     question: str,  # one of QUESTIONS
 ) -> np.ndarray:  # (N,) labels; None for a row the question is not about
     "The labels of a question."
-    return table["class"].map(lambda name: PROBE_QUESTIONS[question].get(name, name)).to_numpy(object)
+    return (
+        table["class"].map(lambda name: PROBE_QUESTIONS[question].get(name, name)).to_numpy(object)
+    )
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c036
 def shortcuts(
     table: "pd.DataFrame",  # from `read_data`: path, mask, class, group, source, width, height
-    shown: dict[str, np.ndarray] | None = None,  # from `views` with the same folds; None: made here, without an encoder
+    shown: dict[str, np.ndarray]
+    | None = None,  # from `views` with the same folds; None: made here, without an encoder
     questions: Sequence[str] = tuple(PROBE_QUESTIONS),  # what to ask
-    fold: np.ndarray | None = None,  # (N,) that `views` was given; None: `group_folds(table, folds, seed)`
+    fold: np.ndarray
+    | None = None,  # (N,) that `views` was given; None: `group_folds(table, folds, seed)`
     folds: int = 5,  # by group
     seed: int = 0,  # of folds and patches
-) -> "pd.DataFrame":  # question, view, pictures, groups, classes, chance, majority, accuracy, balanced, low, high
+) -> (
+    "pd.DataFrame"
+):  # question, view, pictures, groups, classes, chance, majority, accuracy, balanced, low, high
     "How well each view tells the class of patients it has not seen, by a linear probe; `BrainTumorError` where there is too little."
     import pandas as pd
     from tqdm.auto import tqdm
+
     fold, rows = np.asarray(group_folds(table, folds, seed) if fold is None else fold), []
     shown = shortcut_views(table, fold=fold, seed=seed) if shown is None else shown
-    for question, (name, vectors) in tqdm([(q, v) for q in questions for v in shown.items()], desc="probing", mininterval=2):
+    for question, (name, vectors) in tqdm(
+        [(q, v) for q in questions for v in shown.items()], desc="probing", mininterval=2
+    ):
         asked = question_labels(table, question)
         about = np.flatnonzero(pd.notna(asked))
         part, labels = table.iloc[about], asked[about].astype(str)
@@ -265,10 +382,25 @@ def shortcuts(
         said = probe_view(vectors[about], labels, fold[about])
         mean, low, high = balanced_accuracy(said, labels, part["group"])
         counts = np.unique(labels, return_counts=True)[1]
-        rows.append({"question": question, "view": name, "pictures": len(part), "groups": part["group"].nunique(), "classes": len(counts), "chance": 1 / len(counts),
-                     "majority": counts.max() / len(part), "accuracy": float((said == labels).mean()), "balanced": mean, "low": low, "high": high})
+        rows.append(
+            {
+                "question": question,
+                "view": name,
+                "pictures": len(part),
+                "groups": part["group"].nunique(),
+                "classes": len(counts),
+                "chance": 1 / len(counts),
+                "majority": counts.max() / len(part),
+                "accuracy": float((said == labels).mean()),
+                "balanced": mean,
+                "low": low,
+                "high": high,
+            }
+        )
     if not rows:
-        raise BrainTumorError("the pictures are of one class: there is nothing to tell apart. Give a table of at least two classes.")
+        raise BrainTumorError(
+            "the pictures are of one class: there is nothing to tell apart. Give a table of at least two classes."
+        )
     return pd.DataFrame(rows).round(4)
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c043
@@ -288,6 +420,7 @@ def _network(vectors: np.ndarray, seed: int):
     from sklearn.decomposition import PCA
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
+
     parts = PCA(min(64, *vectors.shape), whiten=True, svd_solver="randomized", random_state=seed)
     return make_pipeline(parts, MLPClassifier(128, max_iter=30, random_state=seed))
 
@@ -298,15 +431,23 @@ def leakage_scores(
     folds: int = 5,  # of both splits
     seeds: Sequence[int] = range(5),  # lots
     network: bool = False,  # train a small network too
-) -> "pd.DataFrame":  # labels, seed, judge, split, pictures, groups, chance, accuracy, balanced, low, high
+) -> (
+    "pd.DataFrame"
+):  # labels, seed, judge, split, pictures, groups, chance, accuracy, balanced, low, high
     "Score true and shuffled labels under a random split and a split by group."
     import warnings
+
     import pandas as pd
     from sklearn.model_selection import StratifiedKFold
+
     near, rows = normalise_vectors(vectors), []
-    lots = {-1: table["class"].to_numpy(object)} | {seed: shuffle_labels(table, seed) for seed in seeds}
+    lots = {-1: table["class"].to_numpy(object)} | {
+        seed: shuffle_labels(table, seed) for seed in seeds
+    }
     apart = np.zeros(len(table), int)
-    for number, (_, held) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=0).split(apart, table["class"])):
+    for number, (_, held) in enumerate(
+        StratifiedKFold(folds, shuffle=True, random_state=0).split(apart, table["class"])
+    ):
         apart[held] = number
     for split, fold in (("random", apart), ("by group", group_folds(table, folds).to_numpy())):
         likest = nearest_neighbours(near, fold)
@@ -315,11 +456,29 @@ def leakage_scores(
             if network:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it stops after its epochs, converged or not
-                    judged["small network"] = probe_view(near, labels.astype(str), fold, make=lambda some, seed=max(seed, 0): _network(some, seed))
+                    judged["small network"] = probe_view(
+                        near,
+                        labels.astype(str),
+                        fold,
+                        make=lambda some, seed=max(seed, 0): _network(some, seed),
+                    )
             for judge, said in judged.items():
                 mean, low, high = balanced_accuracy(said, labels.astype(str), table["group"])
-                rows.append({"labels": "true" if seed < 0 else "shuffled", "seed": max(seed, 0), "judge": judge, "split": split, "pictures": len(table), "groups": table["group"].nunique(),
-                             "chance": 1 / len(set(labels)), "accuracy": float((said == labels).mean()), "balanced": mean, "low": low, "high": high})
+                rows.append(
+                    {
+                        "labels": "true" if seed < 0 else "shuffled",
+                        "seed": max(seed, 0),
+                        "judge": judge,
+                        "split": split,
+                        "pictures": len(table),
+                        "groups": table["group"].nunique(),
+                        "chance": 1 / len(set(labels)),
+                        "accuracy": float((said == labels).mean()),
+                        "balanced": mean,
+                        "low": low,
+                        "high": high,
+                    }
+                )
     return pd.DataFrame(rows).round(4)
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c052
@@ -331,19 +490,46 @@ def nearest_in_training(
 ) -> "pd.DataFrame":  # protocol, of, pictures, accuracy, low, high, same_group
     "Name each picture of the Testing folder after its nearest neighbour: in Training, in Training but another group, and in other folds by group."
     import pandas as pd
-    near, group, names = normalise_vectors(vectors), table["group"].to_numpy(), table["class"].to_numpy()
+
+    near, group, names = (
+        normalise_vectors(vectors),
+        table["group"].to_numpy(),
+        table["class"].to_numpy(),
+    )
     side = table["image"].str.split("/").str[0].to_numpy()
     if set(side) != {"Training", "Testing"}:
-        raise BrainTumorError("the pictures are not in folders named Training and Testing: there is no published split to judge")
-    testing, training, rows = np.flatnonzero(side == "Testing"), np.flatnonzero(side == "Training"), []
+        raise BrainTumorError(
+            "the pictures are not in folders named Training and Testing: there is no published split to judge"
+        )
+    testing, training, rows = (
+        np.flatnonzero(side == "Testing"),
+        np.flatnonzero(side == "Training"),
+        [],
+    )
     strangers = nearest_other_group(near, testing, training, group)
-    for protocol, likest in (("Training to Testing, as published", nearest_neighbours(near, side)[testing]), ("the same, patient's own slices left out", strangers),
-                             ("five folds by group", nearest_neighbours(near, group_folds(table, folds, seed).to_numpy())[testing])):
+    for protocol, likest in (
+        ("Training to Testing, as published", nearest_neighbours(near, side)[testing]),
+        ("the same, patient's own slices left out", strangers),
+        (
+            "five folds by group",
+            nearest_neighbours(near, group_folds(table, folds, seed).to_numpy())[testing],
+        ),
+    ):
         right, shared = names[likest] == names[testing], group[likest] == group[testing]
         for kind in ("all", *sorted(set(names))):
             rows_of = np.ones(len(testing), bool) if kind == "all" else names[testing] == kind
             mean, low, high = mean_interval(right[rows_of], group[testing][rows_of])
-            rows.append({"protocol": protocol, "of": kind, "pictures": int(rows_of.sum()), "accuracy": mean, "low": low, "high": high, "same_group": float(shared[rows_of].mean())})
+            rows.append(
+                {
+                    "protocol": protocol,
+                    "of": kind,
+                    "pictures": int(rows_of.sum()),
+                    "accuracy": mean,
+                    "low": low,
+                    "high": high,
+                    "same_group": float(shared[rows_of].mean()),
+                }
+            )
     return pd.DataFrame(rows).round(4)
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c053
@@ -361,22 +547,37 @@ def nearest_other_group(
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c056
 def _sets(everything: "pd.DataFrame") -> dict[str, np.ndarray]:
     "Name -> rows of the table with copies."
-    own, kaggle = everything["copy_of"].isna().to_numpy(), (everything["source"] == "kaggle").to_numpy()
+    own, kaggle = (
+        everything["copy_of"].isna().to_numpy(),
+        (everything["source"] == "kaggle").to_numpy(),
+    )
     unseen = (everything["role"] != "train").to_numpy()
-    return {"all sets": own, "all sets, undisputed": own & ~everything["disputed"].to_numpy(bool), "all sets, validation and test": own & unseen,
-            "Kaggle without copies": own & kaggle, "Kaggle as published": kaggle}
+    return {
+        "all sets": own,
+        "all sets, undisputed": own & ~everything["disputed"].to_numpy(bool),
+        "all sets, validation and test": own & unseen,
+        "Kaggle without copies": own & kaggle,
+        "Kaggle as published": kaggle,
+    }
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c057
 def _strengths(table: "pd.DataFrame", shown: dict[str, np.ndarray], seed: int) -> "pd.DataFrame":
     "Balanced accuracy on validation of rules from train, for some penalties."
     import pandas as pd
+
     rows, some = [], np.flatnonzero(table["copy_of"].isna() & (table["role"] != "test"))
     fold = (table["role"].iloc[some] == "validation").to_numpy()
     labels, group = table["class"].iloc[some].to_numpy(str), table["group"].iloc[some].to_numpy()
     for view in ("file", "border", "histogram", "painted"):
         for strength in (0.0001, 0.001, 0.01, 0.1, 1.0):
             said = probe_view(shown[view][some], labels, fold, strength)
-            rows.append({"view": view, "strength": strength, "balanced": balanced_accuracy(said[fold], labels[fold], group[fold])[0]})
+            rows.append(
+                {
+                    "view": view,
+                    "strength": strength,
+                    "balanced": balanced_accuracy(said[fold], labels[fold], group[fold])[0],
+                }
+            )
     return pd.DataFrame(rows).round(4)
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c058
@@ -389,23 +590,55 @@ def record_shortcuts(
 ) -> list[Path]:  # the files
     "Run the whole audit on the public sets."
     import pandas as pd
+
     everything = read_data(data, copies=True)
     about, out = {"seed": seed, "split": split_hash(everything)[:11]}, Path(out)
     fold = group_folds(everything, seed=seed).to_numpy()
-    shown, sets, found = shortcut_views(everything, [one for one in by if one != "compact"], cache, fold, seed=seed), _sets(everything), []
+    shown, sets, found = (
+        shortcut_views(everything, [one for one in by if one != "compact"], cache, fold, seed=seed),
+        _sets(everything),
+        [],
+    )
     files = [write_table(_strengths(everything, shown, seed).assign(**about), out / "strength.csv")]
     for name, rows in sets.items():
         part = everything[rows].reset_index(drop=True)
         few = "validation" in name
-        fair = shortcut_views(part, by, cache, seed=seed) if few else {view: vectors[rows] for view, vectors in shown.items()}
-        questions = ["tumour or not"] if name in ("Kaggle without copies", "all sets, undisputed") else list(PROBE_QUESTIONS)
-        found.append(shortcuts(part, fair, questions, None if few else fold[rows], seed=seed).assign(set=name))
-    files.append(write_table(pd.concat(found, ignore_index=True).assign(**about), out / "shortcuts.csv"))
+        fair = (
+            shortcut_views(part, by, cache, seed=seed)
+            if few
+            else {view: vectors[rows] for view, vectors in shown.items()}
+        )
+        questions = (
+            ["tumour or not"]
+            if name in ("Kaggle without copies", "all sets, undisputed")
+            else list(PROBE_QUESTIONS)
+        )
+        found.append(
+            shortcuts(part, fair, questions, None if few else fold[rows], seed=seed).assign(
+                set=name
+            )
+        )
+    files.append(
+        write_table(pd.concat(found, ignore_index=True).assign(**about), out / "shortcuts.csv")
+    )
     thumbs = embed(everything, "pixels", cache)
-    parts = {name: (thumbs[sets[name]], everything[sets[name]].reset_index(drop=True)) for name in ("all sets", "Kaggle as published")}
+    parts = {
+        name: (thumbs[sets[name]], everything[sets[name]].reset_index(drop=True))
+        for name in ("all sets", "Kaggle as published")
+    }
     leaks = [leakage_scores(*part, network=True).assign(set=name) for name, part in parts.items()]
-    files.append(write_table(pd.concat(leaks, ignore_index=True).assign(split_hash=about["split"]), out / "shuffled.csv"))
-    return files + [write_table(nearest_in_training(*parts["Kaggle as published"], seed=seed).assign(**about), out / "nearest.csv")]
+    files.append(
+        write_table(
+            pd.concat(leaks, ignore_index=True).assign(split_hash=about["split"]),
+            out / "shuffled.csv",
+        )
+    )
+    return files + [
+        write_table(
+            nearest_in_training(*parts["Kaggle as published"], seed=seed).assign(**about),
+            out / "nearest.csv",
+        )
+    ]
 
 # %% ../../nbs/04_data/04_shortcuts.ipynb #c122
 def draw_probes(
@@ -416,10 +649,19 @@ def draw_probes(
     "Bars with intervals: what each view tells; hatched where no tumour is seen."
     if axis is None:
         from matplotlib.figure import Figure
+
         axis = Figure(figsize=(4, 3), dpi=70, layout="constrained").subplots()
     rows = found.iloc[::-1]
     whiskers = np.clip([rows["balanced"] - rows["low"], rows["high"] - rows["balanced"]], 0, None)
-    bars = axis.barh(rows["view"], rows["balanced"], xerr=whiskers, color="white", edgecolor="black", height=0.7, error_kw={"capsize": 2, "linewidth": 1})
+    bars = axis.barh(
+        rows["view"],
+        rows["balanced"],
+        xerr=whiskers,
+        color="white",
+        edgecolor="black",
+        height=0.7,
+        error_kw={"capsize": 2, "linewidth": 1},
+    )
     for bar, view in zip(bars, rows["view"]):
         if view.startswith("whole"):
             bar.set_facecolor("0.75")

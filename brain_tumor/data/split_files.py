@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING
 
 from .audit import audit
 from .datasets import text_column
-from ..io.files import write_table
+from brain_tumor.data.splits import (
+    add_subsets,
+    count_leaks,
+    fold_roles,
+    group_folds,
+    read_data,
+    split_table,
+    table_hash,
+)
 from ..io.errors import BrainTumorError
-from ..io.files import write_whole
-from .splits import add_subsets, count_leaks, fold_roles, group_folds, read_data, split_table, table_hash
+from ..io.files import write_table, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,14 +34,26 @@ def write_split(
 ) -> dict:  # protocol, seed, pictures and the two hashes: the file's first line
     "Write who stands where: source, image, group, side, under a line with protocol, seed and hashes."
     if not {"side", "protocol", "seed"} <= set(table):
-        raise BrainTumorError("this table has no side, protocol and seed; make them with split(table, protocol)")
+        raise BrainTumorError(
+            "this table has no side, protocol and seed; make them with split(table, protocol)"
+        )
     import pandas as pd
+
     seed = table["seed"].iloc[0]
-    facts = {"protocol": table["protocol"].iloc[0], "seed": None if pd.isna(seed) else int(seed), "pictures": len(table),
-             "table_sha256": table_hash(table, "source", "image", "group"), "split_sha256": table_hash(table, "source", "image", "group", "side")}
+    facts = {
+        "protocol": table["protocol"].iloc[0],
+        "seed": None if pd.isna(seed) else int(seed),
+        "pictures": len(table),
+        "table_sha256": table_hash(table, "source", "image", "group"),
+        "split_sha256": table_hash(table, "source", "image", "group", "side"),
+    }
     rows = table[["source", "image", "group", "side"]].sort_values(["source", "image"])
     with write_whole(path) as beside:
-        beside.write_text(f"# {json.dumps(facts)}\n" + rows.to_csv(index=False, lineterminator="\n"), encoding="utf-8", newline="\n")
+        beside.write_text(
+            f"# {json.dumps(facts)}\n" + rows.to_csv(index=False, lineterminator="\n"),
+            encoding="utf-8",
+            newline="\n",
+        )
     return facts
 
 # %% ../../nbs/04_data/split_files.ipynb #c011
@@ -48,7 +67,9 @@ def read_split(
     if table is None:
         table = rows.drop(columns="side").assign(**{"class": ""})
     elif table_hash(table, "source", "image", "group") != facts["table_sha256"]:
-        raise BrainTumorError(f"{path}: made for another table: {_split_difference(rows, table)}. Read the data it was made from, or split this table anew.")
+        raise BrainTumorError(
+            f"{path}: made for another table: {_split_difference(rows, table)}. Read the data it was made from, or split this table anew."
+        )
     key = ["source", "image"]
     side = rows.set_index(key)["side"].reindex(table.set_index(key).index)
     return add_subsets(table, side, facts["protocol"], facts["seed"], test)
@@ -56,22 +77,39 @@ def read_split(
 # %% ../../nbs/04_data/split_files.ipynb #c012
 def _read_rows(path: Path) -> tuple[dict, "pd.DataFrame"]:
     import pandas as pd
+
     try:
         with open(path, encoding="utf-8", newline="") as file:
             facts = json.loads(file.readline().removeprefix("#"))
             rows = pd.read_csv(file, dtype=str, keep_default_na=False)
         whole = table_hash(rows, "source", "image", "group", "side") == facts["split_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BrainTumorError(f"{path}: no split that can be read ({type(error).__name__}); write one with write_split") from error
+        raise BrainTumorError(
+            f"{path}: no split that can be read ({type(error).__name__}); write one with write_split"
+        ) from error
     if not whole:
-        raise BrainTumorError(f"{path}: its lines were changed after it was written; restore the file, or write the split anew")
+        raise BrainTumorError(
+            f"{path}: its lines were changed after it was written; restore the file, or write the split anew"
+        )
     return facts, rows
 
+
 def _split_difference(rows: "pd.DataFrame", table: "pd.DataFrame") -> str:
-    there, here = (dict(zip(zip(part["source"], part["image"]), text_column(part["group"]))) for part in (rows, table))
-    parts = (("missing here", there.keys() - here.keys()), ("not in the file", here.keys() - there.keys()),
-             ("in another group", {key for key in here.keys() & there.keys() if here[key] != there[key]}))
-    return "; ".join(f"pictures {what}: {len(keys)}, first {'/'.join(min(keys))}" for what, keys in parts if keys)
+    there, here = (
+        dict(zip(zip(part["source"], part["image"]), text_column(part["group"])))
+        for part in (rows, table)
+    )
+    parts = (
+        ("missing here", there.keys() - here.keys()),
+        ("not in the file", here.keys() - there.keys()),
+        (
+            "in another group",
+            {key for key in here.keys() & there.keys() if here[key] != there[key]},
+        ),
+    )
+    return "; ".join(
+        f"pictures {what}: {len(keys)}, first {'/'.join(min(keys))}" for what, keys in parts if keys
+    )
 
 # %% ../../nbs/04_data/split_files.ipynb #c015
 def compare_splits(
@@ -80,14 +118,26 @@ def compare_splits(
 ) -> "pd.DataFrame":  # pictures, groups; in both, same_side, other_side, only_one, only_two
     "Count the pictures and groups that two splits have in common, and those that stand on another side."
     import pandas as pd
+
     def sides(table, *key):
-        return table[text_column(table[key[-1]]) != ""].groupby(list(key))["role"].agg(lambda part: " ".join(sorted(set(part))))
+        return (
+            table[text_column(table[key[-1]]) != ""]
+            .groupby(list(key))["role"]
+            .agg(lambda part: " ".join(sorted(set(part))))
+        )
+
     lines = {}
     for name, key in (("pictures", ("source", "image")), ("groups", ("group",))):
         a, b = sides(one, *key), sides(two, *key)
         shared = a.index.intersection(b.index)
         same = int((a[shared] == b[shared]).sum())
-        lines[name] = {"in_both": len(shared), "same_side": same, "other_side": len(shared) - same, "only_one": len(a) - len(shared), "only_two": len(b) - len(shared)}
+        lines[name] = {
+            "in_both": len(shared),
+            "same_side": same,
+            "other_side": len(shared) - same,
+            "only_one": len(a) - len(shared),
+            "only_two": len(b) - len(shared),
+        }
     return pd.DataFrame(lines).T
 
 # %% ../../nbs/04_data/split_files.ipynb #c018
@@ -97,35 +147,66 @@ def write_project_splits(
 ) -> "pd.DataFrame":  # what leaks, one row a split
     "Write the splits that the chapters use, and a table of what leaks in each."
     import pandas as pd
+
     table, rows = read_data(data, copies=True), {}
     kaggle, figshare = (table[table["source"] == name] for name in ("kaggle", "figshare"))
-    rows["Kaggle's folders"] = {"file": "", **count_leaks(kaggle.assign(role=kaggle["split"].map({"Training": "train", "Testing": "test"})))}
-    for name, done in {"thesis_classification": split_table(kaggle, "thesis"), "thesis_segmentation": split_table(figshare, "thesis", "segmentation"),
-                       "project": split_table(table), "honest_5_folds": split_table(table, "honest"), "honest_author_folds": split_table(table, "honest", folds="author")}.items():
+    rows["Kaggle's folders"] = {
+        "file": "",
+        **count_leaks(
+            kaggle.assign(role=kaggle["split"].map({"Training": "train", "Testing": "test"}))
+        ),
+    }
+    for name, done in {
+        "thesis_classification": split_table(kaggle, "thesis"),
+        "thesis_segmentation": split_table(figshare, "thesis", "segmentation"),
+        "project": split_table(table),
+        "honest_5_folds": split_table(table, "honest"),
+        "honest_author_folds": split_table(table, "honest", folds="author"),
+    }.items():
         facts = write_split(done, Path(out) / f"{name}.csv")
-        rows[facts["protocol"]] = {"file": f"{name}.csv", "seed": facts["seed"], "split_sha256": facts["split_sha256"], **count_leaks(done)}
-    found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("split").astype({"seed": "Int64"})
+        rows[facts["protocol"]] = {
+            "file": f"{name}.csv",
+            "seed": facts["seed"],
+            "split_sha256": facts["split_sha256"],
+            **count_leaks(done),
+        }
+    found = (
+        pd.DataFrame.from_dict(rows, orient="index").rename_axis("split").astype({"seed": "Int64"})
+    )
     with write_whole(Path(out) / "leaks.csv") as beside:
         found.to_csv(beside, lineterminator="\n")
     return found
 
 # %% ../../nbs/04_data/split_files.ipynb #c025
 def write_grouped_manifest(
-    folder: str | Path,  # a set as it was downloaded, such as class folders under Training and Testing
-    out: str | Path,  # folder for the manifest; its name becomes the set's name (the classification chapters ask for `kaggle`)
+    folder: str
+    | Path,  # a set as it was downloaded, such as class folders under Training and Testing
+    out: str
+    | Path,  # folder for the manifest; its name becomes the set's name (the classification chapters ask for `kaggle`)
     folds: int = 10,  # one of them is the test, one validation
     seed: int = 0,  # of the dealing
 ) -> Path:  # the manifest
     "Write a manifest with groups of copies and roles by group, for a folder that has neither; what can't be read is listed in left_out.csv beside it."
     import os
+
     found = audit(folder)
-    table = found.pictures[~found.pictures["path"].isin(found.left_out["path"])].reset_index(drop=True)
-    table["group"] = table["group"].where(table["group"].notna(), [f"{Path(out).name}{number}" for number in table["copies"]])
+    table = found.pictures[~found.pictures["path"].isin(found.left_out["path"])].reset_index(
+        drop=True
+    )
+    table["group"] = table["group"].where(
+        table["group"].notna(), [f"{Path(out).name}{number}" for number in table["copies"]]
+    )
     table["role"] = fold_roles(group_folds(table, folds, seed))
     base = Path(out).resolve()
     if len(found.left_out):
         write_table(found.left_out, base / "left_out.csv")
     for column in ("image", "mask"):
         known = table["path" if column == "image" else "mask"]
-        table[column] = [os.path.relpath(Path(path).resolve(), base) if isinstance(path, str) else None for path in known]
-    return write_table(table.drop(columns=["source", "path", "copies"]).dropna(axis=1, how="all"), base / "manifest.csv")
+        table[column] = [
+            os.path.relpath(Path(path).resolve(), base) if isinstance(path, str) else None
+            for path in known
+        ]
+    return write_table(
+        table.drop(columns=["source", "path", "copies"]).dropna(axis=1, how="all"),
+        base / "manifest.csv",
+    )

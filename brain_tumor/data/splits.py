@@ -15,9 +15,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .datasets import TABLE_COLUMNS as DATA_COLUMNS, find_manifests, read_data_manifest, text_column
-from ..io.files import PACKAGE
+from brain_tumor.data.datasets import (
+    TABLE_COLUMNS as DATA_COLUMNS,
+)
+from brain_tumor.data.datasets import (
+    find_manifests,
+    read_data_manifest,
+    text_column,
+)
 from ..io.errors import BrainTumorError
+from ..io.files import PACKAGE
 from ..io.scan import CLASSES
 
 if TYPE_CHECKING:
@@ -35,7 +42,16 @@ VERDICTS = {
     "unclear": "one small slice does not tell",
     "fine": "nothing speaks against the label: nothing stands out, or the named tumour is seen",
 }
-VERDICT_COLUMNS = ("image_sha256", "source", "image", "group", "class", "verdict", "reason", "looked")
+VERDICT_COLUMNS = (
+    "image_sha256",
+    "source",
+    "image",
+    "group",
+    "class",
+    "verdict",
+    "reason",
+    "looked",
+)
 
 # %% ../../nbs/04_data/03_splits.ipynb #c012
 def read_verdicts(
@@ -43,18 +59,29 @@ def read_verdicts(
 ) -> "pd.DataFrame":  # one row a picture that was looked at
     "Read what was found by looking; `BrainTumorError` where a verdict is unknown or without a reason."
     import pandas as pd
+
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise BrainTumorError(f"{path}: not a table that can be read ({error}). Restore the file: it comes with the package.") from error
+        raise BrainTumorError(
+            f"{path}: not a table that can be read ({error}). Restore the file: it comes with the package."
+        ) from error
     missing = [name for name in VERDICT_COLUMNS if name not in table]
     if missing:
-        raise BrainTumorError(f"{path}: no column {', '.join(missing)}. A verdict needs {', '.join(VERDICT_COLUMNS)}.")
-    strange = table[~table["verdict"].isin(list(VERDICTS)) | (table["reason"].str.strip() == "") | (table["group"] == "")]
+        raise BrainTumorError(
+            f"{path}: no column {', '.join(missing)}. A verdict needs {', '.join(VERDICT_COLUMNS)}."
+        )
+    strange = table[
+        ~table["verdict"].isin(list(VERDICTS))
+        | (table["reason"].str.strip() == "")
+        | (table["group"] == "")
+    ]
     if len(strange):
         first = strange.iloc[0]
-        raise BrainTumorError(f"{path}: {first['image']}: the verdict is {first['verdict'] or 'empty'!r}, the reason {first['reason']!r}, the group {first['group']!r}; "
-                              f"a row needs a group, a reason and one of the verdicts {', '.join(VERDICTS)}")
+        raise BrainTumorError(
+            f"{path}: {first['image']}: the verdict is {first['verdict'] or 'empty'!r}, the reason {first['reason']!r}, the group {first['group']!r}; "
+            f"a row needs a group, a reason and one of the verdicts {', '.join(VERDICTS)}"
+        )
     return table
 
 # %% ../../nbs/04_data/03_splits.ipynb #c030
@@ -65,7 +92,9 @@ def mark_disputed(
     "Mark pictures labelled no_tumor whose group has a verdict `lesion`."
     known = read_verdicts() if verdicts is None else verdicts
     lesions = known[(known["verdict"] == "lesion") & (known["class"] == "no_tumor")]
-    return (table["group"].isin(list(lesions["group"])) & (table["class"] == "no_tumor")).rename("disputed")
+    return (table["group"].isin(list(lesions["group"])) & (table["class"] == "no_tumor")).rename(
+        "disputed"
+    )
 
 # %% ../../nbs/04_data/03_splits.ipynb #c013
 def read_set(
@@ -75,7 +104,9 @@ def read_set(
     table = read_data_manifest(manifest)
     missing = [name for name in ("group", "role") if table[name].isna().all()]
     if missing:
-        raise BrainTumorError(f"{manifest}: the columns {', '.join(missing)} are missing; a split needs at least image, class, group, role")
+        raise BrainTumorError(
+            f"{manifest}: the columns {', '.join(missing)} are missing; a split needs at least image, class, group, role"
+        )
     return table.assign(disputed=mark_disputed(table))[list(SPLIT_COLUMNS)]
 
 # %% ../../nbs/04_data/03_splits.ipynb #c015
@@ -87,15 +118,21 @@ def check_split(
     for column, known in (("class", CLASSES), ("role", ROLES)):
         strange = sorted(set(text_column(table[column])) - {*known})
         if strange and (column == "role" or strange != [""] or text_column(table["class"]).any()):
-            raise BrainTumorError(f"the column {column} holds {', '.join(name or 'nothing' for name in strange)}; known are {', '.join(known)}")
+            raise BrainTumorError(
+                f"the column {column} holds {', '.join(name or 'nothing' for name in strange)}; known are {', '.join(known)}"
+            )
     found = count_leaks(table)
     if protocol == "thesis":
-        return (f"protocol thesis: {found['torn_groups']} of {found['groups']} groups stand on two sides, "
-                f"{found['test_seen']} of {found['test']} test pictures have their group in training")
+        return (
+            f"protocol thesis: {found['torn_groups']} of {found['groups']} groups stand on two sides, "
+            f"{found['test_seen']} of {found['test']} test pictures have their group in training"
+        )
     _need_groups(table)
     if found["torn_groups"]:
-        raise BrainTumorError(f"on two sides of the split: {found['torn_groups']} of {found['groups']} groups, such as {', '.join(_leaking_groups(table)[:3])}; give each group one role. "
-                              'Only protocol="thesis" lets that pass, to repeat what the thesis did.')
+        raise BrainTumorError(
+            f"on two sides of the split: {found['torn_groups']} of {found['groups']} groups, such as {', '.join(_leaking_groups(table)[:3])}; give each group one role. "
+            'Only protocol="thesis" lets that pass, to repeat what the thesis did.'
+        )
     return f"no group on two sides, {found['groups']} groups"
 
 # %% ../../nbs/04_data/03_splits.ipynb #c056
@@ -106,22 +143,39 @@ def _leaking_groups(table: "pd.DataFrame") -> list[str]:
     count = sides.groupby(known["group"]).nunique()
     return [str(name) for name in count.index[count > 1]]
 
+
 def _need_groups(table: "pd.DataFrame") -> None:
     lost = table[text_column(table["group"]) == ""]
     if len(lost):
-        raise BrainTumorError(f"{len(lost)} of {len(table)} pictures have no group, first {lost['image'].iloc[0]}: nobody can say what stays together. "
-                              "Give the patient as group in a manifest.csv, or let brain_tumor audit find what belongs together.")
+        raise BrainTumorError(
+            f"{len(lost)} of {len(table)} pictures have no group, first {lost['image'].iloc[0]}: nobody can say what stays together. "
+            "Give the patient as group in a manifest.csv, or let brain_tumor audit find what belongs together."
+        )
 
 # %% ../../nbs/04_data/03_splits.ipynb #c058
 def count_leaks(
     table: "pd.DataFrame",  # with class, group, role
-) -> dict[str, int]:  # pictures, groups, torn groups, test pictures and those seen; the same for tumours
+) -> dict[
+    str, int
+]:  # pictures, groups, torn groups, test pictures and those seen; the same for tumours
     "Count what stands on two sides: groups, and test pictures whose group is in training."
-    test, seen = table["role"] == "test", table["group"].isin(table.loc[table["role"] == "train", "group"].dropna())
+    test, seen = (
+        table["role"] == "test",
+        table["group"].isin(table.loc[table["role"] == "train", "group"].dropna()),
+    )
     tumor = text_column(table["class"]) != "no_tumor"
-    return {name: int(n) for name, n in {
-        "pictures": len(table), "groups": table["group"].nunique(), "torn_groups": len(_leaking_groups(table)), "test": test.sum(), "test_seen": (test & seen).sum(),
-        "test_tumors": (test & tumor).sum(), "test_tumors_seen": (test & tumor & seen).sum()}.items()}
+    return {
+        name: int(n)
+        for name, n in {
+            "pictures": len(table),
+            "groups": table["group"].nunique(),
+            "torn_groups": len(_leaking_groups(table)),
+            "test": test.sum(),
+            "test_seen": (test & seen).sum(),
+            "test_tumors": (test & tumor).sum(),
+            "test_tumors_seen": (test & tumor & seen).sum(),
+        }.items()
+    }
 
 # %% ../../nbs/04_data/03_splits.ipynb #c018
 def read_data(
@@ -130,6 +184,7 @@ def read_data(
 ) -> "pd.DataFrame":  # all sets, one row a picture, checked
     "Read all sets of a data folder as one table and check the split."
     import pandas as pd
+
     table = pd.concat([read_set(m) for m in find_manifests(data)], ignore_index=True)
     check_split(table)
     return table if copies else table[table["copy_of"].isna()].reset_index(drop=True)
@@ -142,13 +197,17 @@ def thesis_classification(
     "Keep Training, halve Testing class by class (thesis, section 3.5)."
     folder, image = (text_column(table[name]).to_numpy(str) for name in ("split", "image"))
     if set(folder) != {"Training", "Testing"}:
-        raise BrainTumorError("the thesis' classification split needs pictures from Kaggle's folders Training and Testing, and no others; the column split holds "
-                              f"{', '.join(sorted(name or 'nothing' for name in set(folder)))}. Give that set alone: table[table['source'] == 'kaggle']")
+        raise BrainTumorError(
+            "the thesis' classification split needs pictures from Kaggle's folders Training and Testing, and no others; the column split holds "
+            f"{', '.join(sorted(name or 'nothing' for name in set(folder)))}. Give that set alone: table[table['source'] == 'kaggle']"
+        )
     side = np.full(len(table), "train", dtype=object)
     for number, name in enumerate(CLASSES):
         rows = np.flatnonzero((folder == "Testing") & (table["class"] == name).to_numpy())
-        drawn = np.random.default_rng([seed, number]).permutation(rows[np.argsort(image[rows], kind="stable")])
-        side[drawn[:len(rows) // 2]], side[drawn[len(rows) // 2:]] = "validation", "test"
+        drawn = np.random.default_rng([seed, number]).permutation(
+            rows[np.argsort(image[rows], kind="stable")]
+        )
+        side[drawn[: len(rows) // 2]], side[drawn[len(rows) // 2 :]] = "validation", "test"
     return side
 
 # %% ../../nbs/04_data/03_splits.ipynb #c064
@@ -158,10 +217,16 @@ def thesis_segmentation(
 ) -> np.ndarray:  # side of each row: train, validation, test
     "Cut 60/20/20 by picture, paths sorted as strings (thesis, section 3.9, figures 3.55 to 3.57)."
     from sklearn.model_selection import train_test_split
+
     if len(table) < 5 or table["mask"].isna().any():
-        raise BrainTumorError(f"the thesis' segmentation split needs five pictures or more, each with a mask; here are {len(table)}, {int(table['mask'].isna().sum())} without. "
-                              "Give the figshare set alone: table[table['source'] == 'figshare']")
-    ordered, fifth = np.argsort(text_column(table["image"]).to_numpy(str), kind="stable"), int(0.2 * len(table))
+        raise BrainTumorError(
+            f"the thesis' segmentation split needs five pictures or more, each with a mask; here are {len(table)}, {int(table['mask'].isna().sum())} without. "
+            "Give the figshare set alone: table[table['source'] == 'figshare']"
+        )
+    ordered, fifth = (
+        np.argsort(text_column(table["image"]).to_numpy(str), kind="stable"),
+        int(0.2 * len(table)),
+    )
     rest, validation = train_test_split(ordered, test_size=fifth, random_state=seed)
     train, test = train_test_split(rest, test_size=fifth, random_state=seed)
     side = np.full(len(table), "train", dtype=object)
@@ -177,13 +242,22 @@ def group_folds(
     "Cut a table into folds by group, stratified by source and class; `BrainTumorError` where it has too few groups."
     import pandas as pd
     from sklearn.model_selection import StratifiedGroupKFold
+
     _need_groups(table)
     if not 2 <= folds <= table["group"].nunique():
-        raise BrainTumorError(f"{folds} folds of {table['group'].nunique()} groups: give at least 2 folds, and no more than there are groups")
+        raise BrainTumorError(
+            f"{folds} folds of {table['group'].nunique()} groups: give at least 2 folds, and no more than there are groups"
+        )
     kind = table["source"].astype(str) + " " + table["class"].astype(str)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")  # a kind with fewer pictures than folds is dealt out all the same
-        parts = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(table, kind, table["group"]))
+        warnings.filterwarnings(
+            "ignore", "The least populated class"
+        )  # a kind with fewer pictures than folds is dealt out all the same
+        parts = list(
+            StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(
+                table, kind, table["group"]
+            )
+        )
     fold = pd.Series(0, table.index, name="fold")
     for number, (_, held) in enumerate(parts, 1):
         fold.iloc[held] = number
@@ -197,10 +271,14 @@ def author_folds(
     "Take the author's folds where a group has one, and deal out the other groups; `BrainTumorError` where a group has two."
     known = table[table["fold"].notna()].groupby("group")["fold"].agg(["nunique", "first"])
     if known.empty:
-        raise BrainTumorError("no picture here has a fold of the set's author; give the figshare set, or ask for a number of folds")
+        raise BrainTumorError(
+            "no picture here has a fold of the set's author; give the figshare set, or ask for a number of folds"
+        )
     twice = known.index[known["nunique"] > 1]
     if len(twice):
-        raise BrainTumorError(f"in two of the author's folds: {len(twice)} of {len(known)} groups, such as {', '.join(map(str, twice[:3]))}. No patient is; mend the column group.")
+        raise BrainTumorError(
+            f"in two of the author's folds: {len(twice)} of {len(known)} groups, such as {', '.join(map(str, twice[:3]))}. No patient is; mend the column group."
+        )
     fold = table["group"].map(known["first"])
     rest = fold.isna()
     if rest.any():
@@ -214,11 +292,20 @@ def fold_roles(
 ) -> "pd.Series":  # train, validation or test
     "Keep one fold for the test and the one before it for validation."
     import pandas as pd
+
     last = int(fold.max())
     test = last if test is None else test
     if not 1 <= test <= last or last < 3:
-        raise BrainTumorError(f"fold {test} of {last}: give one of 1 to {last}, and three folds at least: one to learn from, one to choose on, one for the test")
-    return pd.Series(np.where(fold == test, "test", np.where(fold == (test - 2) % last + 1, "validation", "train")), fold.index, name="role")
+        raise BrainTumorError(
+            f"fold {test} of {last}: give one of 1 to {last}, and three folds at least: one to learn from, one to choose on, one for the test"
+        )
+    return pd.Series(
+        np.where(
+            fold == test, "test", np.where(fold == (test - 2) % last + 1, "validation", "train")
+        ),
+        fold.index,
+        name="role",
+    )
 
 # %% ../../nbs/04_data/03_splits.ipynb #c074
 def split_table(
@@ -232,13 +319,19 @@ def split_table(
     "Split a table; `BrainTumorError` where it lacks what the protocol needs, or where a group would be torn by another than the thesis'."
     ways = {"classification": thesis_classification, "segmentation": thesis_segmentation}
     if protocol not in ("project", "thesis", "honest") or task not in ways:
-        raise BrainTumorError(f"protocol {protocol!r}, task {task!r}: protocols are project, thesis and honest, tasks are {' and '.join(ways)}")
+        raise BrainTumorError(
+            f"protocol {protocol!r}, task {task!r}: protocols are project, thesis and honest, tasks are {' and '.join(ways)}"
+        )
     if protocol == "project":
         return add_subsets(table, text_column(table["role"]), "project", None)
     seed = seed if seed is not None else 42 if protocol == "thesis" else 0
     if protocol == "thesis":
         return add_subsets(table, ways[task](table, seed), f"thesis, {task}", seed)
-    fold, name = (author_folds(table, seed), "the author's") if folds == "author" else (group_folds(table, folds, seed), folds)
+    fold, name = (
+        (author_folds(table, seed), "the author's")
+        if folds == "author"
+        else (group_folds(table, folds, seed), folds)
+    )
     return add_subsets(table, fold, f"honest, {name} folds", seed, test)
 
 # %% ../../nbs/04_data/03_splits.ipynb #c075
@@ -251,12 +344,20 @@ def add_subsets(
 ) -> "pd.DataFrame":  # the same rows with side, role, protocol, seed
     "Put sides beside the pictures, checked."
     import pandas as pd
+
     twice = table[table.duplicated(["source", "image"])]
     if len(twice):
-        raise BrainTumorError(f"listed twice: {len(twice)} of {len(table)} pictures, first {twice['image'].iloc[0]}; list each once")
+        raise BrainTumorError(
+            f"listed twice: {len(twice)} of {len(table)} pictures, first {twice['image'].iloc[0]}; list each once"
+        )
     side = pd.Series(np.asarray(side), table.index)
     role = fold_roles(side.astype(int), test) if protocol.startswith("honest") else side
-    done = table.assign(side=side.astype(str), role=role, protocol=protocol, seed=pd.array([seed] * len(table), "Int64"))
+    done = table.assign(
+        side=side.astype(str),
+        role=role,
+        protocol=protocol,
+        seed=pd.array([seed] * len(table), "Int64"),
+    )
     check_split(done, protocol.split(",")[0])
     return done
 
@@ -266,8 +367,11 @@ def table_hash(
     *columns: str,  # their names
 ) -> str:  # 64 hexadecimal digits
     "Fingerprint some columns of a table, whatever the order of its rows."
-    lines = sorted("\t".join(row) + "\n" for row in zip(*(text_column(table[name]) for name in columns)))
+    lines = sorted(
+        "\t".join(row) + "\n" for row in zip(*(text_column(table[name]) for name in columns))
+    )
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
 
 def split_hash(
     table: "pd.DataFrame",  # as from `read_data(copies=True)`

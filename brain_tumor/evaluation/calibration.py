@@ -14,13 +14,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..inference.uncertainty import THRESHOLD_GRID, load_uncertainty, prediction_sets, thresholds_at
-from .uncertainty import grid_indices, segmented_slices, slice_arrays, test_evaluations
 from .scoring import predict_slices
-from ..metrics import calibration_error, mean_interval, statistic_interval
-from ..training.runs import new_figure
+from brain_tumor.evaluation.uncertainty import (
+    grid_indices,
+    segmented_slices,
+    slice_arrays,
+    test_evaluations,
+)
+from brain_tumor.inference.uncertainty import (
+    THRESHOLD_GRID,
+    load_uncertainty,
+    prediction_sets,
+    thresholds_at,
+)
 from ..io.errors import BrainTumorError
 from ..io.scan import CLASSES
+from ..metrics import calibration_error, mean_interval, statistic_interval
+from ..training.runs import new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,12 +42,19 @@ def read_uncertainty_run(
 ) -> dict:  # about: run.json; slices, and areas by source, image and role: tables with both roles
     "Read recorded ranges and answers."
     import pandas as pd
+
     run = Path(run)
     try:
         about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        return {"about": about, "slices": pd.read_csv(run / "slices.csv"), "areas": pd.read_csv(run / "areas.csv")}
+        return {
+            "about": about,
+            "slices": pd.read_csv(run / "slices.csv"),
+            "areas": pd.read_csv(run / "areas.csv"),
+        }
     except (OSError, ValueError) as error:
-        raise BrainTumorError(f"{run}: no recorded ranges here ({error}); brain_tumor.evaluation.uncertainty.record_uncertainty writes them") from None
+        raise BrainTumorError(
+            f"{run}: no recorded ranges here ({error}); brain_tumor.evaluation.uncertainty.record_uncertainty writes them"
+        ) from None
 
 # %% ../../nbs/10_evaluation/02_calibration.ipynb #c008
 def score_uncertainty(
@@ -47,15 +64,23 @@ def score_uncertainty(
     again: bool = False,  # ask although it was asked before
 ) -> dict:  # as from `read_run`
     "Ask the packed model about the test, once, and add the rows to slices.csv and areas.csv."
-    from brain_tumor.inference.engines import load_engine
     from brain_tumor.data.splits import read_data, split_hash
+    from brain_tumor.inference.engines import load_engine
+
     engine, about = load_engine(str(model)), read_uncertainty_run(run)["about"]
     if test_evaluations(run) and not again:
-        raise BrainTumorError(f"{run}: the test was asked already, of these ranges or of earlier ones; read run.json, or say again=True and tell it")
-    if about["weights_sha256"] != engine.manifest["sha256"]["weights.npz"] or about["split_sha256"] != split_hash(read_data(data, copies=True)):
-        raise BrainTumorError(f"{run}: was fitted for other weights, or on another split, than {model} and {data}; fit it anew with brain_tumor.evaluation.uncertainty.record_uncertainty")
+        raise BrainTumorError(
+            f"{run}: the test was asked already, of these ranges or of earlier ones; read run.json, or say again=True and tell it"
+        )
+    if about["weights_sha256"] != engine.manifest["sha256"]["weights.npz"] or about[
+        "split_sha256"
+    ] != split_hash(read_data(data, copies=True)):
+        raise BrainTumorError(
+            f"{run}: was fitted for other weights, or on another split, than {model} and {data}; fit it anew with brain_tumor.evaluation.uncertainty.record_uncertainty"
+        )
     table = read_data(data)
     return add_test_rows(*predict_slices(table[table["role"] == "test"], engine), run)
+
 
 def add_test_rows(
     slices: "pd.DataFrame",  # from `certainty.ask_slices`, test
@@ -64,24 +89,48 @@ def add_test_rows(
 ) -> dict:  # as from `read_run`
     "Put the test's rows below validation's, and say in run.json how often sets and band held."
     import pandas as pd
-    from brain_tumor.io.files import write_table
-    from brain_tumor.io.files import write_json
+
+    from brain_tumor.io.files import write_json, write_table
+
     known = read_uncertainty_run(run)
     for name, rows in (("slices", slices), ("areas", curves)):
-        known[name] = pd.concat([known[name][known[name]["role"] == "validation"], rows], ignore_index=True)
-    write_json(Path(run) / "run.json", known["about"] | {"test": {"slices": len(slices), "groups": int(slices["group"].nunique()), "held": coverage_figures(known)}})
+        known[name] = pd.concat(
+            [known[name][known[name]["role"] == "validation"], rows], ignore_index=True
+        )
+    write_json(
+        Path(run) / "run.json",
+        known["about"]
+        | {
+            "test": {
+                "slices": len(slices),
+                "groups": int(slices["group"].nunique()),
+                "held": coverage_figures(known),
+            }
+        },
+    )
     for name in ("slices", "areas"):
         write_table(known[name], Path(run) / f"{name}.csv")
     return read_uncertainty_run(run)
 
+
 def coverage_figures(
     recorded: dict,  # as from `read_run`, with rows of the test
-) -> dict[str, float]:  # "tumour", "no_tumor": sets of such slices; "band"; means over groups; without what the test has no slice for
+) -> dict[
+    str, float
+]:  # "tumour", "no_tumor": sets of such slices; "band"; means over groups; without what the test has no slice for
     "How often each promise held on the test."
-    sets, drawn = set_coverage_table(recorded, recorded["about"]["level"]).set_index("of")["held"], add_interval_areas(recorded)
-    found = {name.replace("no tumour", "no_tumor"): sets[name] for name in ("tumour", "no tumour") if name in sets}
+    sets, drawn = (
+        set_coverage_table(recorded, recorded["about"]["level"]).set_index("of")["held"],
+        add_interval_areas(recorded),
+    )
+    found = {
+        name.replace("no tumour", "no_tumor"): sets[name]
+        for name in ("tumour", "no tumour")
+        if name in sets
+    }
     found |= {"band": drawn.groupby("group")["inside"].mean().mean()} if len(drawn) else {}
     return {name: round(float(value), 4) for name, value in found.items()}
+
 
 def write_coverage(
     model: str | Path,  # folder of the packed model
@@ -89,10 +138,13 @@ def write_coverage(
 ) -> None:
     "Copy how often sets and band held on the test into certainty.json, beside what was promised."
     from brain_tumor.io.files import write_json
+
     path, about = Path(model) / "certainty.json", read_uncertainty_run(run)["about"]
     known = json.loads(path.read_text(encoding="utf-8"))
     if known["weights_sha256"] != about["weights_sha256"] or not about.get("test"):
-        raise BrainTumorError(f"{run}: not the run of {path}, or its test was not asked yet; call check first")
+        raise BrainTumorError(
+            f"{run}: not the run of {path}, or its test was not asked yet; call check first"
+        )
     write_json(path, known | {"held": about["test"]["held"]})
     load_uncertainty.cache_clear()
 
@@ -105,8 +157,14 @@ def calibration_bins(
 ) -> "pd.DataFrame":  # a row a bin, the least sure first: said (mean confidence), right with low and high, slices, groups
     "What was said and what was right, in bins of equally many slices."
     import pandas as pd
+
     parts = np.array_split(np.argsort(confidence, kind="stable"), bins)
-    rows = [dict(zip(("right", "low", "high"), mean_interval(right[part], groups[part]))) | {"said": confidence[part].mean(), "slices": len(part), "groups": len(set(groups[part]))} for part in parts if len(part)]
+    rows = [
+        dict(zip(("right", "low", "high"), mean_interval(right[part], groups[part])))
+        | {"said": confidence[part].mean(), "slices": len(part), "groups": len(set(groups[part]))}
+        for part in parts
+        if len(part)
+    ]
     return pd.DataFrame(rows)[["said", "right", "low", "high", "slices", "groups"]]
 
 # %% ../../nbs/10_evaluation/02_calibration.ipynb #c017
@@ -116,20 +174,43 @@ def calibration_table(
 ) -> "pd.DataFrame":  # a row a role and source: accuracy, too_sure with low and high, error with low and high, slices, groups
     "Calibration by role and source, with intervals over groups."
     import pandas as pd
+
     rows = []
     for role, source, part in _calibration_parts(recorded["slices"]):
         p, labels, groups = slice_arrays(part)
         over = p.max(1) - (p.argmax(1) == labels)
-        rows.append({"role": role, "source": source, "accuracy": float((p.argmax(1) == labels).mean()), **dict(zip(("too_sure", "too_sure_low", "too_sure_high"), mean_interval(over, groups))),
-                     "error": calibration_error(p, labels), **dict(zip(("error_low", "error_high"), statistic_interval(lambda rows: calibration_error(p[rows], labels[rows]), groups, draws))), "slices": len(part), "groups": len(set(groups))})
+        rows.append(
+            {
+                "role": role,
+                "source": source,
+                "accuracy": float((p.argmax(1) == labels).mean()),
+                **dict(
+                    zip(("too_sure", "too_sure_low", "too_sure_high"), mean_interval(over, groups))
+                ),
+                "error": calibration_error(p, labels),
+                **dict(
+                    zip(
+                        ("error_low", "error_high"),
+                        statistic_interval(
+                            lambda rows: calibration_error(p[rows], labels[rows]), groups, draws
+                        ),
+                    )
+                ),
+                "slices": len(part),
+                "groups": len(set(groups)),
+            }
+        )
     return pd.DataFrame(rows)
+
 
 def _calibration_parts(slices: "pd.DataFrame"):
     "Role, source and rows: all of a role first."
     for role in ("validation", "test"):
         own = slices[slices["role"] == role]
         yield role, "all", own
-        yield from ((role, source, own[own["source"] == source]) for source in sorted(set(own["source"])))
+        yield from (
+            (role, source, own[own["source"] == source]) for source in sorted(set(own["source"]))
+        )
 
 # %% ../../nbs/10_evaluation/02_calibration.ipynb #c019
 def calibration_figure(
@@ -142,8 +223,23 @@ def calibration_figure(
         p, labels, groups = slice_arrays(recorded["slices"].query("role == @role"))
         found = calibration_bins(p.max(1), (p.argmax(1) == labels).astype(float), groups, bins)
         axis.plot([0.5, 1], [0.5, 1], ":", color="grey")
-        axis.errorbar(found["said"], found["right"], [found["right"] - found["low"], found["high"] - found["right"]], fmt="o-", color="black", capsize=3, markersize=4, linewidth=1)
-        axis.set(xlabel="said", ylabel="right" if role == "validation" else "", title=role, xlim=(0.5, 1.01), ylim=(0.5, 1.01))
+        axis.errorbar(
+            found["said"],
+            found["right"],
+            [found["right"] - found["low"], found["high"] - found["right"]],
+            fmt="o-",
+            color="black",
+            capsize=3,
+            markersize=4,
+            linewidth=1,
+        )
+        axis.set(
+            xlabel="said",
+            ylabel="right" if role == "validation" else "",
+            title=role,
+            xlim=(0.5, 1.01),
+            ylim=(0.5, 1.01),
+        )
     return figure
 
 # %% ../../nbs/10_evaluation/02_calibration.ipynb #c022
@@ -154,6 +250,7 @@ def set_coverage_table(
 ) -> "pd.DataFrame":  # role, of, promise, held with low and high (over groups), held_slices (over slices), several: share of sets of more than one class; slices, groups
     "How often sets hold the true class."
     import pandas as pd
+
     part = recorded["slices"].query("role == @role").reset_index(drop=True)
     p, labels, groups = slice_arrays(part)
     kept = prediction_sets(p, thresholds_at(recorded["about"]["limits"], level))
@@ -161,18 +258,39 @@ def set_coverage_table(
     rows = []
     for name, rule, promised in _set_groups(part):
         if rule.any():
-            rows.append({"role": role, "of": name, "promise": level if promised else np.nan, **dict(zip(("held", "held_low", "held_high"), mean_interval(held[rule], groups[rule], per_group=True))),
-                         "held_slices": held[rule].mean(), "several": several[rule].mean(), "slices": int(rule.sum()), "groups": len(set(groups[rule]))})
+            rows.append(
+                {
+                    "role": role,
+                    "of": name,
+                    "promise": level if promised else np.nan,
+                    **dict(
+                        zip(
+                            ("held", "held_low", "held_high"),
+                            mean_interval(held[rule], groups[rule], per_group=True),
+                        )
+                    ),
+                    "held_slices": held[rule].mean(),
+                    "several": several[rule].mean(),
+                    "slices": int(rule.sum()),
+                    "groups": len(set(groups[rule])),
+                }
+            )
     return pd.DataFrame(rows)
+
 
 def _set_groups(part: "pd.DataFrame"):
     "Name, rows, whether something was promised to them."
     quiet = (part["class"] == "no_tumor").to_numpy()
     yield from (("all", quiet | ~quiet, True), ("tumour", ~quiet, True), ("no tumour", quiet, True))
-    yield from ((name, (part["class"] == name).to_numpy(), False) for name in CLASSES if name != "no_tumor")
+    yield from (
+        (name, (part["class"] == name).to_numpy(), False) for name in CLASSES if name != "no_tumor"
+    )
     for source in sorted(set(part["source"])):
         own = (part["source"] == source).to_numpy()
-        yield from ((f"{source}, {name}", own & rule, False) for name, rule in (("tumour", ~quiet), ("no tumour", quiet)))
+        yield from (
+            (f"{source}, {name}", own & rule, False)
+            for name, rule in (("tumour", ~quiet), ("no tumour", quiet))
+        )
 
 # %% ../../nbs/10_evaluation/02_calibration.ipynb #c027
 def set_size_table(
@@ -182,12 +300,30 @@ def set_size_table(
 ) -> "pd.DataFrame":  # a row a combination of classes: classes, slices, groups, right (the likeliest class), held (the set)
     "Sets by what they hold."
     import pandas as pd
+
     p, labels, groups = slice_arrays(recorded["slices"].query("role == @role"))
     kept = prediction_sets(p, thresholds_at(recorded["about"]["limits"], level))
-    names = np.array([" or ".join(name for name, stays in zip(CLASSES, row) if stays) for row in kept])
-    table = pd.DataFrame({"set": names, "classes": kept.sum(1), "group": groups, "right": p.argmax(1) == labels, "held": kept[np.arange(len(labels)), labels]})
-    found = table.groupby(["classes", "set"]).agg(slices=("right", "size"), groups=("group", "nunique"), right=("right", "mean"), held=("held", "mean"))
-    return found.reset_index().sort_values(["classes", "slices"], ascending=[True, False], ignore_index=True)
+    names = np.array(
+        [" or ".join(name for name, stays in zip(CLASSES, row) if stays) for row in kept]
+    )
+    table = pd.DataFrame(
+        {
+            "set": names,
+            "classes": kept.sum(1),
+            "group": groups,
+            "right": p.argmax(1) == labels,
+            "held": kept[np.arange(len(labels)), labels],
+        }
+    )
+    found = table.groupby(["classes", "set"]).agg(
+        slices=("right", "size"),
+        groups=("group", "nunique"),
+        right=("right", "mean"),
+        held=("held", "mean"),
+    )
+    return found.reset_index().sort_values(
+        ["classes", "slices"], ascending=[True, False], ignore_index=True
+    )
 
 # %% ../../nbs/10_evaluation/02_calibration.ipynb #c031
 def add_interval_areas(
@@ -195,11 +331,15 @@ def add_interval_areas(
     role: str = "test",  # or "validation"
 ) -> "pd.DataFrame":  # slices that a size is given for, with small, large (pixels), inside, width
     "Slices with the areas of their band."
-    rows, curves = segmented_slices(recorded["slices"].query("role == @role"), recorded["areas"].query("role == @role"))
+    rows, curves = segmented_slices(
+        recorded["slices"].query("role == @role"), recorded["areas"].query("role == @role")
+    )
     low, high = grid_indices(recorded["about"]["band"])
     small, large = curves[:, high], curves[:, low]
     inside = (small <= rows["truth_px"]) & (rows["truth_px"] <= large)
-    return rows.assign(small=small, large=large, inside=inside.astype(float), width=large / np.maximum(small, 1))
+    return rows.assign(
+        small=small, large=large, inside=inside.astype(float), width=large / np.maximum(small, 1)
+    )
 
 # %% ../../nbs/10_evaluation/02_calibration.ipynb #c032
 def interval_coverage_table(
@@ -208,16 +348,47 @@ def interval_coverage_table(
 ) -> "pd.DataFrame":  # role, of, promise, held with low and high (over groups), held_slices, below, above (share of true areas), width, slices, groups
     "How often the band holds the true area, by class, source and size."
     import pandas as pd
-    table, rows, names = add_interval_areas(recorded, role), [], ("smallest third", "middle third", "largest third")
+
+    table, rows, names = (
+        add_interval_areas(recorded, role),
+        [],
+        ("smallest third", "middle third", "largest third"),
+    )
     if table.empty:
-        raise BrainTumorError("no slice with a tumour that was named, drawn and outlined: a band can't be checked")
+        raise BrainTumorError(
+            "no slice with a tumour that was named, drawn and outlined: a band can't be checked"
+        )
     third = (table["truth_px"].rank(method="first") - 1) * 3 // len(table)
-    parts = [("drawn tumours", table["inside"] >= 0)] + [(name, table["class"] == name) for name in CLASSES] + [(name, table["source"] == name) for name in sorted(set(table["source"]))] + [(name, third == k) for k, name in enumerate(names)]
+    parts = (
+        [("drawn tumours", table["inside"] >= 0)]
+        + [(name, table["class"] == name) for name in CLASSES]
+        + [(name, table["source"] == name) for name in sorted(set(table["source"]))]
+        + [(name, third == k) for k, name in enumerate(names)]
+    )
     for name, rule in parts:
         if rule.any():
             own = table[rule]
-            rows.append({"role": role, "of": name, "promise": recorded["about"]["band_level"] if name == "drawn tumours" else np.nan, **dict(zip(("held", "held_low", "held_high"), mean_interval(own["inside"], own["group"], per_group=True))),
-                         "held_slices": own["inside"].mean(), "below": (own["truth_px"] < own["small"]).mean(), "above": (own["truth_px"] > own["large"]).mean(), "width": own["width"].median(), "slices": len(own), "groups": own["group"].nunique()})
+            rows.append(
+                {
+                    "role": role,
+                    "of": name,
+                    "promise": recorded["about"]["band_level"]
+                    if name == "drawn tumours"
+                    else np.nan,
+                    **dict(
+                        zip(
+                            ("held", "held_low", "held_high"),
+                            mean_interval(own["inside"], own["group"], per_group=True),
+                        )
+                    ),
+                    "held_slices": own["inside"].mean(),
+                    "below": (own["truth_px"] < own["small"]).mean(),
+                    "above": (own["truth_px"] > own["large"]).mean(),
+                    "width": own["width"].median(),
+                    "slices": len(own),
+                    "groups": own["group"].nunique(),
+                }
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/10_evaluation/02_calibration.ipynb #c036
@@ -226,14 +397,26 @@ def interval_figure(
 ) -> "Figure":
     "True area against the band, both as a multiple of the outlined area, slice by slice of the test."
     table = add_interval_areas(recorded)
-    figure, axes = new_figure(1, "each slice a line from its small to its large area; filled: the true area lies inside, cross: outside", (7.2, 3.2))
-    order = table.assign(up=table["large"] / table["found_px"]).sort_values(["class", "up"]).reset_index(drop=True)
-    low, high, true = (np.maximum(order[name], 1) / order["found_px"] for name in ("small", "large", "truth_px"))
+    figure, axes = new_figure(
+        1,
+        "each slice a line from its small to its large area; filled: the true area lies inside, cross: outside",
+        (7.2, 3.2),
+    )
+    order = (
+        table.assign(up=table["large"] / table["found_px"])
+        .sort_values(["class", "up"])
+        .reset_index(drop=True)
+    )
+    low, high, true = (
+        np.maximum(order[name], 1) / order["found_px"] for name in ("small", "large", "truth_px")
+    )
     inside = order["inside"] == 1
     axes[0].vlines(order.index, low, high, color="0.75", linewidth=1.2)
     axes[0].plot(order.index[inside], true[inside], "ko", markersize=2)
     axes[0].plot(order.index[~inside], true[~inside], "kx", markersize=4)
-    edges = order.groupby("class").apply(lambda part: part.index.values.mean(), include_groups=False)
+    edges = order.groupby("class").apply(
+        lambda part: part.index.values.mean(), include_groups=False
+    )
     axes[0].set_xticks(edges.to_list(), list(edges.index))
     axes[0].set(yscale="log", ylim=(0.05, 20), ylabel="area over outlined area")
     return figure
@@ -246,17 +429,44 @@ def warning_table(
 ) -> "pd.DataFrame":  # a row a reason: slices, share, wrong_class, poor (right class, Dice below 0.5), wrong (either), each a share of the row's slices
     "How many answers each reason for a doubt touches, and how wrong they are."
     import pandas as pd
+
     about, part = recorded["about"], recorded["slices"].query("role == @role")
     areas = recorded["areas"].query("role == @role")
     columns = [str(THRESHOLD_GRID[k]) for k in grid_indices(about["band"])[::-1]]
     part = part.merge(areas[["source", "image", *columns]], on=["source", "image"], how="left")
     part = part[part["source"] == source] if source else part
     p, labels, _ = slice_arrays(part)
-    named, several = p.argmax(1) != CLASSES.index("no_tumor"), prediction_sets(p, thresholds_at(about["limits"], about["level"])).sum(1) > 1
+    named, several = (
+        p.argmax(1) != CLASSES.index("no_tumor"),
+        prediction_sets(p, thresholds_at(about["limits"], about["level"])).sum(1) > 1,
+    )
     drawn = (part["found_px"] > 0).to_numpy()
     wide = named & drawn & (part[columns[1]] > about["wide"] * part[columns[0]]).to_numpy()
-    wrong, poor = p.argmax(1) != labels, (p.argmax(1) == labels) & (part["truth_px"] > 0).to_numpy() & (part["dice"] < 0.5).to_numpy()
-    reasons = {"several classes": several, "named, not drawn": named & ~drawn, "wide band": wide, "any doubt": several | (named & ~drawn) | wide}
+    wrong, poor = (
+        p.argmax(1) != labels,
+        (p.argmax(1) == labels)
+        & (part["truth_px"] > 0).to_numpy()
+        & (part["dice"] < 0.5).to_numpy(),
+    )
+    reasons = {
+        "several classes": several,
+        "named, not drawn": named & ~drawn,
+        "wide band": wide,
+        "any doubt": several | (named & ~drawn) | wide,
+    }
     reasons["no doubt"] = ~reasons["any doubt"]
-    return pd.DataFrame([{"role": role, "reason": name, "slices": int(rule.sum()), "share": rule.mean(), "wrong_class": wrong[rule].mean() if rule.any() else np.nan, "poor": poor[rule].mean() if rule.any() else np.nan,
-                          "wrong": (wrong | poor)[rule].mean() if rule.any() else np.nan, "of_all_wrong": (wrong | poor)[rule].sum() / max((wrong | poor).sum(), 1)} for name, rule in reasons.items()])
+    return pd.DataFrame(
+        [
+            {
+                "role": role,
+                "reason": name,
+                "slices": int(rule.sum()),
+                "share": rule.mean(),
+                "wrong_class": wrong[rule].mean() if rule.any() else np.nan,
+                "poor": poor[rule].mean() if rule.any() else np.nan,
+                "wrong": (wrong | poor)[rule].mean() if rule.any() else np.nan,
+                "of_all_wrong": (wrong | poor)[rule].sum() / max((wrong | poor).sum(), 1),
+            }
+            for name, rule in reasons.items()
+        ]
+    )

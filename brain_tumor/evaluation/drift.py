@@ -17,15 +17,13 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 
-from ..io.files import write_table
-from ..io.files import MODELS
-from ..training.runs import new_figure
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES, Scan
-from ..io.decode import read_in_process
-from ..io.files import write_whole
 from ..data.shortcuts import sharpness, thumbnail_border
 from ..data.splits import read_data, split_hash
+from ..io.decode import read_in_process
+from ..io.errors import BrainTumorError
+from ..io.files import MODELS, write_table, write_whole
+from ..io.scan import CLASSES, Scan
+from ..training.runs import new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,15 +42,25 @@ IMAGE_FACTS = {  # fact -> what "less" and "more" of it is called
     "aspect": ("narrower", "wider"),
     "spacing": ("of finer pixels", "of coarser pixels"),
 }
-FACT_UNITS = {"background": "of the picture", "long_side": "pixels", "aspect": "width to height", "spacing": "mm a pixel"}
+FACT_UNITS = {
+    "background": "of the picture",
+    "long_side": "pixels",
+    "aspect": "width to height",
+    "spacing": "mm a pixel",
+}
+
 
 def noise_level(
     picture: np.ndarray,  # H x W uint8
 ) -> float:  # share of the grey scale
     "Grain of a picture, from what is left when edges and slopes are cancelled."
     kernel = np.outer([1, -2, 1], [1, -2, 1]).astype(np.float32)
-    left = np.sort(np.abs(cv2.filter2D(picture.astype(np.float32), -1, kernel))[picture > 255 * HEAD_THRESHOLD])
-    return float(left[:(len(left) + 1) // 2].mean() / 0.3247 / 6 / 255) if left.size else 0.0  # 0.3247: mean of the smaller half of |z|, z normal
+    left = np.sort(
+        np.abs(cv2.filter2D(picture.astype(np.float32), -1, kernel))[picture > 255 * HEAD_THRESHOLD]
+    )
+    return (
+        float(left[: (len(left) + 1) // 2].mean() / 0.3247 / 6 / 255) if left.size else 0.0
+    )  # 0.3247: mean of the smaller half of |z|, z normal
 
 # %% ../../nbs/10_evaluation/drift.ipynb #c011
 def image_facts(
@@ -61,12 +69,24 @@ def image_facts(
     "What can be said of a picture without looking for a tumour."
     height, width = scan.pixels.shape
     scale = 256 / max(height, width)
-    small = cv2.resize(scan.pixels, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    small = cv2.resize(
+        scan.pixels,
+        (max(1, round(width * scale)), max(1, round(height * scale))),
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+    )
     grey = cv2.convertScaleAbs(small, alpha=255)
     head = small[small > HEAD_THRESHOLD] if (small > HEAD_THRESHOLD).any() else np.zeros(1)
-    return {"brightness": float(np.median(head)), "contrast": float(head.std()), "background": float((small <= HEAD_THRESHOLD).mean()), "border": float(thumbnail_border(grey).mean()),
-            "sharpness": sharpness(grey), "noise": noise_level(grey), "long_side": float(max(height, width)), "aspect": width / height,
-            "spacing": float(np.sqrt(np.prod(scan.spacing))) if scan.spacing else np.nan}
+    return {
+        "brightness": float(np.median(head)),
+        "contrast": float(head.std()),
+        "background": float((small <= HEAD_THRESHOLD).mean()),
+        "border": float(thumbnail_border(grey).mean()),
+        "sharpness": sharpness(grey),
+        "noise": noise_level(grey),
+        "long_side": float(max(height, width)),
+        "aspect": width / height,
+        "spacing": float(np.sqrt(np.prod(scan.spacing))) if scan.spacing else np.nan,
+    }
 
 # %% ../../nbs/10_evaluation/drift.ipynb #c015
 def ks_distance(
@@ -81,33 +101,51 @@ def ks_distance(
     share = np.concatenate([[0], np.cumsum(weights[order])]) / weights.sum()
     sorted_reference, sort = np.asarray(reference, float)[order], np.argsort(values, kind="stable")
     points, start = np.unique(values[sort], return_index=True)
-    counts = np.add.reduceat((np.ones((1, len(values))) if picks is None else picks)[:, sort], start, axis=1)
+    counts = np.add.reduceat(
+        (np.ones((1, len(values))) if picks is None else picks)[:, sort], start, axis=1
+    )
     with np.errstate(invalid="ignore"):
         upto = np.cumsum(counts, 1) / counts.sum(1, keepdims=True)
     before = np.concatenate([np.zeros((len(upto), 1)), upto[:, :-1]], 1)
-    right, left = (share[np.searchsorted(sorted_reference, points, side)] for side in ("right", "left"))
+    right, left = (
+        share[np.searchsorted(sorted_reference, points, side)] for side in ("right", "left")
+    )
     return np.maximum(np.abs(upto - right), np.abs(before - left)).max(1)
 
 # %% ../../nbs/10_evaluation/drift.ipynb #c019
 QUANTILES = np.linspace(0, 1, 201)
 
+
 def summarise_reference(
     facts: "pd.DataFrame",  # FACTS, class, group, role (train and validation)
-) -> dict[str, np.ndarray]:  # quantiles (4, F, 201), counts (4,), values (N, F), classes (N,), groups (N,), facts (F,)
+) -> dict[
+    str, np.ndarray
+]:  # quantiles (4, F, 201), counts (4,), values (N, F), classes (N,), groups (N,), facts (F,)
     "What is kept of the training data to compare with."
     train, held = (facts[facts["role"] == role] for role in ("train", "validation"))
     if train.empty or held.empty:
-        raise BrainTumorError(f"a summary of {len(train)} training and {len(held)} validation pictures; it needs both sides of a split")
+        raise BrainTumorError(
+            f"a summary of {len(train)} training and {len(held)} validation pictures; it needs both sides of a split"
+        )
     quantiles = np.full((len(CLASSES), len(IMAGE_FACTS), len(QUANTILES)), np.nan, np.float32)
-    for (number, name), (place, fact) in ((one, two) for one in enumerate(CLASSES) for two in enumerate(IMAGE_FACTS)):
+    for (number, name), (place, fact) in (
+        (one, two) for one in enumerate(CLASSES) for two in enumerate(IMAGE_FACTS)
+    ):
         values = train.loc[train["class"] == name, fact].dropna()
         if len(values):
             quantiles[number, place] = np.quantile(values, QUANTILES, method="inverted_cdf")
-    return {"facts": np.array(list(IMAGE_FACTS)), "quantiles": quantiles, "counts": np.array([(train["class"] == name).sum() for name in CLASSES]), "values": held[list(IMAGE_FACTS)].to_numpy(np.float32),
-            "classes": held["class"].map(CLASSES.index).to_numpy(np.int8), "groups": np.unique(held["group"], return_inverse=True)[1].astype(np.int16)}
+    return {
+        "facts": np.array(list(IMAGE_FACTS)),
+        "quantiles": quantiles,
+        "counts": np.array([(train["class"] == name).sum() for name in CLASSES]),
+        "values": held[list(IMAGE_FACTS)].to_numpy(np.float32),
+        "classes": held["class"].map(CLASSES.index).to_numpy(np.int8),
+        "groups": np.unique(held["group"], return_inverse=True)[1].astype(np.int16),
+    }
 
 # %% ../../nbs/10_evaluation/drift.ipynb #c021
 SUMMARY_FILE = MODELS / "compact" / "drift.npz"
+
 
 @lru_cache(maxsize=2)
 def load_reference(
@@ -118,10 +156,15 @@ def load_reference(
         with np.load(path) as file:
             summary = dict(file)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise BrainTumorError(f"{path}: no summary of training data that can be read ({error}); it comes with the package, or from brain_tumor.evaluation.drift.record_drift") from error
+        raise BrainTumorError(
+            f"{path}: no summary of training data that can be read ({error}); it comes with the package, or from brain_tumor.evaluation.drift.record_drift"
+        ) from error
     if list(summary.get("facts", ())) != list(IMAGE_FACTS):
-        raise BrainTumorError(f"{path}: a summary of other facts than this version measures; record it again with brain_tumor.evaluation.drift.record_drift")
+        raise BrainTumorError(
+            f"{path}: a summary of other facts than this version measures; record it again with brain_tumor.evaluation.drift.record_drift"
+        )
     return summary
+
 
 def write_reference(
     summary: dict[str, np.ndarray],  # as from `summarise_facts`
@@ -137,7 +180,11 @@ def _draw_units(classes: np.ndarray, groups: np.ndarray) -> list[tuple[int, np.n
     "(class, places) of each group and class; class -1: unknown."
     keys = np.column_stack([np.unique(groups, return_inverse=True)[1], classes])
     which = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
-    return [(int(classes[places[0]]), places) for places in np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])]
+    return [
+        (int(classes[places[0]]), places)
+        for places in np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
+    ]
+
 
 def chance_samples(
     classes: np.ndarray,  # (N,) of yours: 0..3, or -1 for unknown
@@ -148,27 +195,35 @@ def chance_samples(
 ) -> np.ndarray:  # (draws, M) how often each validation picture counts
     "Draw samples like yours from the validation side."
     rng, theirs = np.random.default_rng(seed), _draw_units(summary["classes"], summary["groups"])
-    by_class = {number: [places for held, places in theirs if number in (-1, held)] for number in range(-1, len(CLASSES))}
+    by_class = {
+        number: [places for held, places in theirs if number in (-1, held)]
+        for number in range(-1, len(CLASSES))
+    }
     picks = np.zeros((draws, len(summary["classes"])))
     for number, places in _draw_units(classes, groups):
         pool = by_class[number] or by_class[-1]
         sizes, whole = np.array([len(unit) for unit in pool]), np.concatenate(pool)
         unit = rng.integers(0, len(pool), draws)[:, None]
-        slices = (rng.random((draws, len(places))) * sizes[unit]).astype(int) + (np.cumsum(sizes) - sizes)[unit]
+        slices = (rng.random((draws, len(places))) * sizes[unit]).astype(int) + (
+            np.cumsum(sizes) - sizes
+        )[unit]
         np.add.at(picks, (np.arange(draws)[:, None], whole[slices]), 1)
     return picks
 
 # %% ../../nbs/10_evaluation/drift.ipynb #c026
 MAX_IMAGES = 1000  # pictures that are drawn for a chance sample; more make no difference
 
+
 def _reference(place: int, shares: np.ndarray, summary: dict) -> tuple[np.ndarray, np.ndarray]:
     "Quantiles of a fact over the classes, and the weight of each."
     known = (shares > 0) & ~np.isnan(summary["quantiles"][:, place, 0])
     return summary["quantiles"][known, place].ravel(), np.repeat(shares[known], len(QUANTILES))
 
+
 def _median(values: np.ndarray, weights: np.ndarray) -> float:
     order = np.argsort(values)
     return float(values[order][np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)])
+
 
 def compare_with_reference(
     facts: "pd.DataFrame",  # a row a picture: FACTS, class where known, group where known
@@ -178,26 +233,65 @@ def compare_with_reference(
 ) -> "pd.DataFrame":  # fact, yours and trained_on (medians), distance with _low and _high (95 % over groups), chance, drift, pictures, groups; no row for a fact that nobody knows
     "Set pictures beside the training data, fact by fact; what goes furthest beyond chance stands first."
     import pandas as pd
+
     if facts.empty:
-        raise BrainTumorError("no picture to compare with the training data: give the facts of one at least")
-    summary, facts = summary or load_reference(), facts.sample(min(len(facts), MAX_IMAGES), random_state=seed)
-    classes = facts["class"].map(dict(zip(CLASSES, range(4)))).fillna(-1).to_numpy(int) if "class" in facts else np.full(len(facts), -1)
-    groups = facts["group"].astype(str).to_numpy() if "group" in facts else np.arange(len(facts)).astype(str)
+        raise BrainTumorError(
+            "no picture to compare with the training data: give the facts of one at least"
+        )
+    summary, facts = (
+        summary or load_reference(),
+        facts.sample(min(len(facts), MAX_IMAGES), random_state=seed),
+    )
+    classes = (
+        facts["class"].map(dict(zip(CLASSES, range(4)))).fillna(-1).to_numpy(int)
+        if "class" in facts
+        else np.full(len(facts), -1)
+    )
+    groups = (
+        facts["group"].astype(str).to_numpy()
+        if "group" in facts
+        else np.arange(len(facts)).astype(str)
+    )
     shares = np.bincount(classes[classes >= 0], minlength=4).astype(float)
     shares += (classes < 0).sum() * summary["counts"] / summary["counts"].sum()
     chance = chance_samples(classes, groups, summary, draws, seed)
-    again = np.random.default_rng(seed).multinomial(len(set(groups)), np.ones(len(set(groups))) / len(set(groups)), draws)[:, np.unique(groups, return_inverse=True)[1]]
-    rows = [_compare_fact(fact, facts[fact].to_numpy(float), place, groups, shares, summary, chance, again) for place, fact in enumerate(IMAGE_FACTS)]
-    return pd.DataFrame(sorted(filter(None, rows), key=lambda row: row["chance"] - row["distance"]), columns=DRIFT_COLUMNS)
+    again = np.random.default_rng(seed).multinomial(
+        len(set(groups)), np.ones(len(set(groups))) / len(set(groups)), draws
+    )[:, np.unique(groups, return_inverse=True)[1]]
+    rows = [
+        _compare_fact(
+            fact, facts[fact].to_numpy(float), place, groups, shares, summary, chance, again
+        )
+        for place, fact in enumerate(IMAGE_FACTS)
+    ]
+    return pd.DataFrame(
+        sorted(filter(None, rows), key=lambda row: row["chance"] - row["distance"]),
+        columns=DRIFT_COLUMNS,
+    )
 
 # %% ../../nbs/10_evaluation/drift.ipynb #c027
-DRIFT_COLUMNS = ("fact", "yours", "trained_on", "distance", "distance_low", "distance_high", "chance", "drift", "pictures", "groups")
+DRIFT_COLUMNS = (
+    "fact",
+    "yours",
+    "trained_on",
+    "distance",
+    "distance_low",
+    "distance_high",
+    "chance",
+    "drift",
+    "pictures",
+    "groups",
+)
 
 FALSE_ALARM_LEVEL = 0.05 / len(IMAGE_FACTS)  # how often a fact may be told that is none
 
-def _compare_fact(fact: str, values, place: int, groups, shares, summary, chance, again) -> dict | None:
+
+def _compare_fact(
+    fact: str, values, place: int, groups, shares, summary, chance, again
+) -> dict | None:
     "One fact's row; None where either side doesn't know it."
     from scipy.stats import kstwo
+
     reference, weights = _reference(place, shares, summary)
     mine, held = ~np.isnan(values), ~np.isnan(summary["values"][:, place])
     if not (mine.any() and len(reference) and held.any()):
@@ -205,11 +299,35 @@ def _compare_fact(fact: str, values, place: int, groups, shares, summary, chance
     values = values.astype(np.float32)  # as the summary is kept, so that equal sizes are equal
     distance = ks_distance(values[mine], reference, weights)[0]
     drawn = ks_distance(values[mine], reference, weights, again[:, mine])
-    low, high = np.clip(np.nanquantile(drawn, [0.025, 0.975]) + distance - np.nanmedian(drawn), 0, 1)  # a drawn sample lies further off than its source
+    low, high = np.clip(
+        np.nanquantile(drawn, [0.025, 0.975]) + distance - np.nanmedian(drawn), 0, 1
+    )  # a drawn sample lies further off than its source
     if len(set(groups[mine])) < 2:
         low = high = np.nan  # the same group, drawn anew, is the same group
-    limit = max(np.nanquantile(ks_distance(summary["values"][held, place], reference, weights, chance[:, held]), 1 - FALSE_ALARM_LEVEL), kstwo.ppf(1 - FALSE_ALARM_LEVEL, len(set(groups[mine]))))
-    return dict(zip(DRIFT_COLUMNS, (fact, float(np.median(values[mine])), _median(reference, weights), distance, low, high, limit, bool(distance > limit + 1e-9), int(mine.sum()), len(set(groups[mine])))))
+    limit = max(
+        np.nanquantile(
+            ks_distance(summary["values"][held, place], reference, weights, chance[:, held]),
+            1 - FALSE_ALARM_LEVEL,
+        ),
+        kstwo.ppf(1 - FALSE_ALARM_LEVEL, len(set(groups[mine]))),
+    )
+    return dict(
+        zip(
+            DRIFT_COLUMNS,
+            (
+                fact,
+                float(np.median(values[mine])),
+                _median(reference, weights),
+                distance,
+                low,
+                high,
+                limit,
+                bool(distance > limit + 1e-9),
+                int(mine.sum()),
+                len(set(groups[mine])),
+            ),
+        )
+    )
 
 # %% ../../nbs/10_evaluation/drift.ipynb #c032
 def drift_sentences(
@@ -218,24 +336,47 @@ def drift_sentences(
     "Say what differs, in plain words and numbers."
     if compared.empty or not compared["drift"].any():
         groups = 99 if compared.empty else compared["groups"].max()
-        few = "" if groups >= 10 else f" With {groups} group{'s' if groups > 1 else ''} only very large differences could have been told."
-        return [f"In none of the facts that were measured do your pictures differ from the training data of the network that ships by more than chance gives. That is no promise: what matters may not have been measured.{few}"]
+        few = (
+            ""
+            if groups >= 10
+            else f" With {groups} group{'s' if groups > 1 else ''} only very large differences could have been told."
+        )
+        return [
+            f"In none of the facts that were measured do your pictures differ from the training data of the network that ships by more than chance gives. That is no promise: what matters may not have been measured.{few}"
+        ]
     number = lambda value: f"{value:.3g}"
-    return [f"Your pictures are {IMAGE_FACTS[row.fact][row.yours > row.trained_on] if row.yours != row.trained_on else 'spread otherwise'} than those the network that ships was trained on: {row.fact.replace('_', ' ')} {number(row.yours)} against {number(row.trained_on)}"
-            f"{' ' + FACT_UNITS[row.fact] if row.fact in FACT_UNITS else ''} in the middle (distance {row.distance:.3f}, where chance gives up to {row.chance:.3f})." for row in compared[compared["drift"]].itertuples()]
+    return [
+        f"Your pictures are {IMAGE_FACTS[row.fact][row.yours > row.trained_on] if row.yours != row.trained_on else 'spread otherwise'} than those the network that ships was trained on: {row.fact.replace('_', ' ')} {number(row.yours)} against {number(row.trained_on)}"
+        f"{' ' + FACT_UNITS[row.fact] if row.fact in FACT_UNITS else ''} in the middle (distance {row.distance:.3f}, where chance gives up to {row.chance:.3f})."
+        for row in compared[compared["drift"]].itertuples()
+    ]
+
 
 def drift_figure(
     compared: "pd.DataFrame",  # from `compare`
 ) -> "Figure":
     "Distances with their intervals, and how far chance goes."
     table = compared.iloc[::-1]
-    figure, (axis,) = new_figure(1, f"{table['pictures'].max()} pictures of {table['groups'].max()} groups against the training data; line: 95 % over groups", (5.2, 0.9 + 0.3 * len(table)))
+    figure, (axis,) = new_figure(
+        1,
+        f"{table['pictures'].max()} pictures of {table['groups'].max()} groups against the training data; line: 95 % over groups",
+        (5.2, 0.9 + 0.3 * len(table)),
+    )
     places = np.arange(len(table))
     axis.barh(places, table["chance"], height=0.7, color="0.88", label="what chance gives")
     axis.hlines(places, table["distance_low"], table["distance_high"], color="black", linewidth=1)
     for drifts, marker, what in ((True, "s", "beyond chance"), (False, "o", "within it")):
         some = (table["drift"] == drifts).to_numpy()
-        axis.plot(table["distance"][some], places[some], marker, color="black", fillstyle="full" if drifts else "none", markersize=5, linestyle="none", label=what)
+        axis.plot(
+            table["distance"][some],
+            places[some],
+            marker,
+            color="black",
+            fillstyle="full" if drifts else "none",
+            markersize=5,
+            linestyle="none",
+            label=what,
+        )
     axis.set_yticks(places, table["fact"].str.replace("_", " "))
     axis.set(xlim=(0, 1), xlabel="Kolmogorov-Smirnov distance")
     axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=3, frameon=False)
@@ -247,11 +388,23 @@ def _as_published(row: dict) -> dict:
     wide, high = row["original_width"], row["original_height"]
     if not (wide > 0 and high > 0):
         return {"spacing": row["spacing_mm"]}
-    return {"long_side": float(max(wide, high)), "aspect": wide / high, "spacing": row["spacing_mm"] * row["width"] / wide}
+    return {
+        "long_side": float(max(wide, high)),
+        "aspect": wide / high,
+        "spacing": row["spacing_mm"] * row["width"] / wide,
+    }
+
 
 def _with_numbers(table: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
-    return table.assign(**{name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in ("width", "original_width", "original_height", "spacing_mm")})
+
+    return table.assign(
+        **{
+            name: pd.to_numeric(table[name], errors="coerce").astype(float)
+            for name in ("width", "original_width", "original_height", "spacing_mm")
+        }
+    )
+
 
 def record_drift(
     data: str | Path,  # folder of the sets
@@ -261,21 +414,56 @@ def record_drift(
     "Measure the facts of the sets and keep their summary; the test is measured to see that nothing is told of it."
     import pandas as pd
     from tqdm.auto import tqdm
+
     from brain_tumor.io.files import write_json
+
     table = _with_numbers(read_data(data))
-    facts = pd.DataFrame([image_facts(read_in_process(row["path"])) | _as_published(row) | {name: row[name] for name in ("source", "class", "group", "role")} for row in tqdm(table.to_dict("records"), desc="measuring", mininterval=2)])
+    facts = pd.DataFrame(
+        [
+            image_facts(read_in_process(row["path"]))
+            | _as_published(row)
+            | {name: row[name] for name in ("source", "class", "group", "role")}
+            for row in tqdm(table.to_dict("records"), desc="measuring", mininterval=2)
+        ]
+    )
     kept = summarise_reference(facts)
     write_reference(kept, summary)
-    parts = facts.groupby(["role", "source", "class"])[list(IMAGE_FACTS)].median().round(4).reset_index()
+    parts = (
+        facts.groupby(["role", "source", "class"])[list(IMAGE_FACTS)]
+        .median()
+        .round(4)
+        .reset_index()
+    )
     write_table(parts, Path(out) / "facts.csv")
-    tested = pd.concat([compare_with_reference(part, kept).assign(part=name) for name, part in _drift_parts(facts)], ignore_index=True)
+    tested = pd.concat(
+        [
+            compare_with_reference(part, kept).assign(part=name)
+            for name, part in _drift_parts(facts)
+        ],
+        ignore_index=True,
+    )
     write_table(tested.round(4), Path(out) / "test.csv")
-    write_json(Path(out) / "summary.json", {"split_sha256": split_hash(read_data(data, copies=True)), "pictures": facts["role"].value_counts().sort_index().to_dict(), "facts": list(IMAGE_FACTS)})
+    write_json(
+        Path(out) / "summary.json",
+        {
+            "split_sha256": split_hash(read_data(data, copies=True)),
+            "pictures": facts["role"].value_counts().sort_index().to_dict(),
+            "facts": list(IMAGE_FACTS),
+        },
+    )
     return tested
 
+
 TEST_CHANGES = {  # what is done to a picture, 0..1, to see whether it is told
-    "none": lambda pixels: pixels, "blurred by 2 pixels": lambda pixels: cv2.GaussianBlur(pixels, (0, 0), 2.0), "brighter by half": lambda pixels: np.clip(1.5 * pixels, 0, 1),
-    "noise of 5 %": lambda pixels: np.clip(pixels + 0.05 * np.random.default_rng(0).normal(size=pixels.shape).astype(np.float32), 0, 1), "inverted": lambda pixels: 1 - pixels}
+    "none": lambda pixels: pixels,
+    "blurred by 2 pixels": lambda pixels: cv2.GaussianBlur(pixels, (0, 0), 2.0),
+    "brighter by half": lambda pixels: np.clip(1.5 * pixels, 0, 1),
+    "noise of 5 %": lambda pixels: np.clip(
+        pixels + 0.05 * np.random.default_rng(0).normal(size=pixels.shape).astype(np.float32), 0, 1
+    ),
+    "inverted": lambda pixels: 1 - pixels,
+}
+
 
 def record_drift_alarms(
     data: str | Path,  # folder of the sets
@@ -287,20 +475,52 @@ def record_drift_alarms(
     "How often samples of the test are told of, as they are and changed."
     import pandas as pd
     from tqdm.auto import tqdm
-    table = _with_numbers(read_data(data)).query("role == 'test'").groupby("group").sample(frac=1, random_state=seed).groupby("group").head(4).to_dict("records")
+
+    table = (
+        _with_numbers(read_data(data))
+        .query("role == 'test'")
+        .groupby("group")
+        .sample(frac=1, random_state=seed)
+        .groupby("group")
+        .head(4)
+        .to_dict("records")
+    )
     rows, rng = [], np.random.default_rng(seed)
     for change, how in tqdm(TEST_CHANGES.items(), desc="changing"):
-        facts = pd.DataFrame([image_facts(read_in_process(np.ascontiguousarray(how(read_in_process(row["path"]).pixels), np.float32))) | _as_published(row) | {"class": row["class"], "group": row["group"]} for row in table])
+        facts = pd.DataFrame(
+            [
+                image_facts(
+                    read_in_process(
+                        np.ascontiguousarray(how(read_in_process(row["path"]).pixels), np.float32)
+                    )
+                )
+                | _as_published(row)
+                | {"class": row["class"], "group": row["group"]}
+                for row in table
+            ]
+        )
         names = facts["group"].unique()
         for size in sizes:
-            samples = [facts[facts["group"].isin(rng.choice(names, size, replace=False))] for _ in range(draws if change == "none" else draws // 4)]
+            samples = [
+                facts[facts["group"].isin(rng.choice(names, size, replace=False))]
+                for _ in range(draws if change == "none" else draws // 4)
+            ]
             told = [compare_with_reference(sample, draws=400)["drift"].any() for sample in samples]
-            rows.append({"change": change, "groups": size, "samples": len(samples), "told": float(np.mean(told))})
+            rows.append(
+                {
+                    "change": change,
+                    "groups": size,
+                    "samples": len(samples),
+                    "told": float(np.mean(told)),
+                }
+            )
     return _keep_rows(pd.DataFrame(rows), Path(out) / "alarms.csv")
+
 
 def _keep_rows(table: "pd.DataFrame", path: Path) -> "pd.DataFrame":
     write_table(table, path)
     return table
+
 
 def _drift_parts(facts):
     "The test as a whole, and set by set."

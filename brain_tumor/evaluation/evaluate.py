@@ -19,21 +19,42 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ..inference.single_scan import checks_for, describe_engine, find_engine
+from brain_tumor.classification.report import (
+    auc_table,
+    confusion_counts,
+    confusion_figure,
+    reliability_figure,
+    roc_figure,
+)
 from ..data.datasets import folder_class
-from ..io.files import write_table
-from ..io.pages import html_image
+from brain_tumor.evaluation.drift import (
+    MAX_IMAGES,
+    compare_with_reference,
+    drift_figure,
+    drift_sentences,
+    image_facts,
+)
+from brain_tumor.evaluation.figures import (
+    _one_unit,
+    _scored,
+    all_figures,
+    answered_rows,
+    scored_arrays,
+)
+from brain_tumor.evaluation.scoring import (
+    MASK_UNUSED,
+    check_label_map,
+    read_labelled_data,
+    score_labelled,
+    scored_table,
+)
 from ..imaging.overlay import overlay
-from .drift import MAX_IMAGES, compare_with_reference, drift_figure, drift_sentences, image_facts
-from .scoring import MASK_UNUSED, check_label_map, read_labelled_data, score_labelled, scored_table
-from .figures import _one_unit, _scored, all_figures, answered_rows, scored_arrays
-from ..io.files import MODELS
-from ..io.pages import figure_html, table_html, write_page
-from ..classification.report import auc_table, confusion_counts, confusion_figure, reliability_figure, roc_figure
-from ..io.pages import format_intervals
 from ..inference.result import Analysis
-from ..training.runs import new_figure
+from ..inference.single_scan import checks_for, describe_engine, find_engine
+from ..io.files import MODELS, write_table
+from ..io.pages import figure_html, format_intervals, html_image, table_html, write_page
 from ..io.scan import CLASSES, INTENDED_USE, check_spacing
+from ..training.runs import new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,12 +70,30 @@ def draw_both_masks(
     "A scan with the answer in green within a solid ring, and the truth as a dashed line."
     scale = side / max(pixels.shape)
     size = tuple(max(1, round(length * scale)) for length in pixels.shape[::-1])
-    resized = lambda mask: cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) >= 0.5
-    picture = overlay(np.clip(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), 0, 1), resized(found), alpha=0.25)
-    lines = cv2.findContours(resized(truth).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0] if truth is not None else ()
+    resized = lambda mask: (
+        cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) >= 0.5
+    )
+    picture = overlay(
+        np.clip(
+            cv2.resize(
+                pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            ),
+            0,
+            1,
+        ),
+        resized(found),
+        alpha=0.25,
+    )
+    lines = (
+        cv2.findContours(resized(truth).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+        if truth is not None
+        else ()
+    )
     for line in lines:
         for number, (x, y) in enumerate(line[:, 0]):
-            cv2.circle(picture, (int(x), int(y)), 1, (255, 255, 255) if number // 7 % 2 else (0, 0, 0), -1)
+            cv2.circle(
+                picture, (int(x), int(y)), 1, (255, 255, 255) if number // 7 % 2 else (0, 0, 0), -1
+            )
     return picture
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #c044
@@ -77,24 +116,37 @@ class WorstCases:
         "Draw it if it belongs to the worst so far: the lower, the worse; of equal ones the first."
         kept = self.kept[kind]
         if len(kept) < self.most or badness < kept[-1][0]:
-            kept.append((badness, judged | {"confidence": result.confidence}, draw_both_masks(result.scan.pixels, result.mask, truth)))
+            kept.append(
+                (
+                    badness,
+                    judged | {"confidence": result.confidence},
+                    draw_both_masks(result.scan.pixels, result.mask, truth),
+                )
+            )
             kept.sort(key=lambda case: case[0])
-            del kept[self.most:]
+            del kept[self.most :]
+
 
 def worst_case_html(
     judged: dict,  # a row of predictions, with confidence
     picture: np.ndarray,  # from `both_outlines`
 ) -> str:
     "One case: picture, name, and what is wrong with it."
-    said = f"said {judged['predicted'].replace('_', ' ')} ({judged['confidence']:.0%})" + (f", is {judged['class'].replace('_', ' ')}" if judged["class"] else "")
+    said = f"said {judged['predicted'].replace('_', ' ')} ({judged['confidence']:.0%})" + (
+        f", is {judged['class'].replace('_', ' ')}" if judged["class"] else ""
+    )
     overlap = "" if judged.get("dice") is None else f", Dice {judged['dice']:.2f}"
     text = f"{judged['image']}: {said}{overlap}"
-    alt = f"{text}; {judged['found_px']} pixels outlined" + ("" if judged["truth_px"] is None else f", {judged['truth_px']} in the true outline, dashed")
+    alt = f"{text}; {judged['found_px']} pixels outlined" + (
+        "" if judged["truth_px"] is None else f", {judged['truth_px']} in the true outline, dashed"
+    )
     return f'<figure style="margin:0;width:20em;max-width:100%">{html_image(picture, alt)}<figcaption style="font-size:.85em;overflow-wrap:anywhere">{html.escape(text)}</figcaption></figure>'
+
 
 def _beside(pieces) -> str:
     "Pieces side by side, as many as fit."
     return f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(pieces)}</div>'
+
 
 def worst_cases_html(
     gallery: WorstCases,  # that has seen the results
@@ -102,7 +154,11 @@ def worst_cases_html(
     "The worst cases as parts of a page."
     heads = {"outline": "Lowest Dice, the lowest first", "class": "Wrong class, the surest first"}
     note = "<p>Answer: green within a solid ring. Truth: dashed line.</p>"
-    return {heads[kind]: note + _beside(worst_case_html(*case[1:]) for case in kept) for kind, kept in gallery.kept.items() if kept}
+    return {
+        heads[kind]: note + _beside(worst_case_html(*case[1:]) for case in kept)
+        for kind, kept in gallery.kept.items()
+        if kept
+    }
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #c047
 def segmentation_chart(
@@ -110,29 +166,57 @@ def segmentation_chart(
 ) -> "Figure":
     "Dice by class, each scan a dot and the mean a bar; found against true surface."
     judged = table[table["dice"].notna()]
-    names = [name for name in (*CLASSES, "unknown") if (judged["class"].fillna("unknown") == name).any()]
+    names = [
+        name for name in (*CLASSES, "unknown") if (judged["class"].fillna("unknown") == name).any()
+    ]
     figure, (left, right) = new_figure(2, f"{len(judged)} of your outlined scans", (3.6, 3.0))
     rng = np.random.default_rng(0)
     for place, name in enumerate(names):
         some = judged[judged["class"].fillna("unknown") == name]
-        left.plot(place + rng.uniform(-0.25, 0.25, len(some)), some["dice"], "o", color="0.45", fillstyle="none", markersize=3)
+        left.plot(
+            place + rng.uniform(-0.25, 0.25, len(some)),
+            some["dice"],
+            "o",
+            color="0.45",
+            fillstyle="none",
+            markersize=3,
+        )
         left.hlines(some["dice"].mean(), place - 0.35, place + 0.35, color="black", linewidth=2)
         sized = _one_unit(judged).loc[lambda t: t.index.isin(some.index)]
-        right.plot(sized["surface_true"], sized["surface_found"], "ox^sd"[place], color="black", fillstyle="none", markersize=4, label=name.replace("_", " "))
+        right.plot(
+            sized["surface_true"],
+            sized["surface_found"],
+            "ox^sd"[place],
+            color="black",
+            fillstyle="none",
+            markersize=4,
+            label=name.replace("_", " "),
+        )
     left.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
     left.set(ylabel="Dice", ylim=(-0.03, 1.03))
-    unit, top = _one_unit(judged)["unit"].iloc[0], 1.05 * _one_unit(judged)[["surface_true", "surface_found"]].max().max()
+    unit, top = (
+        _one_unit(judged)["unit"].iloc[0],
+        1.05 * _one_unit(judged)[["surface_true", "surface_found"]].max().max(),
+    )
     right.plot([0, top], [0, top], color="0.6", linestyle=":")
     right.set(xlabel=f"true surface, {unit}²", ylabel="found", xlim=(0, top), ylim=(0, top))
     right.legend(fontsize=7)
     return figure
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #c049
-PAGE_PARTS = {"class": "Class", "outline": "Outline", "size": "Sizes", "trust": "Refused, uncertain, and how far that can be believed"}
-HOW_TO_READ = ("<p>{count}. {who}</p><p>{how}</p><p>Intervals hold 95 % of the bootstrap over {unit}; where all of them agree, the exact bound stands instead. With fewer than about twenty groups an interval is still too narrow. The calibration error of few scans is large by chance alone: about 0.2 with 16, 0.08 with 100 and 0.04 with 400 scans of a network that is perfectly calibrated. <b>with refused</b>: every refused scan counted as wrong, where any was refused. "
-          "<b>model card</b>: the same figure of the network that ships on the project's own test, other patients{engine}.</p>"
-          "<p>Don't choose a threshold, a mapping of labels or which scans to leave out by these figures and then report them: they would be too good. Keep scans aside that nothing was chosen on.</p>"
-          "<p>This page calls scans by their file names, unless numbers were asked for{pictures}, and loads nothing from elsewhere.</p>")
+PAGE_PARTS = {
+    "class": "Class",
+    "outline": "Outline",
+    "size": "Sizes",
+    "trust": "Refused, uncertain, and how far that can be believed",
+}
+HOW_TO_READ = (
+    "<p>{count}. {who}</p><p>{how}</p><p>Intervals hold 95 % of the bootstrap over {unit}; where all of them agree, the exact bound stands instead. With fewer than about twenty groups an interval is still too narrow. The calibration error of few scans is large by chance alone: about 0.2 with 16, 0.08 with 100 and 0.04 with 400 scans of a network that is perfectly calibrated. <b>with refused</b>: every refused scan counted as wrong, where any was refused. "
+    "<b>model card</b>: the same figure of the network that ships on the project's own test, other patients{engine}.</p>"
+    "<p>Don't choose a threshold, a mapping of labels or which scans to leave out by these figures and then report them: they would be too good. Keep scans aside that nothing was chosen on.</p>"
+    "<p>This page calls scans by their file names, unless numbers were asked for{pictures}, and loads nothing from elsewhere.</p>"
+)
+
 
 def intro_html(
     table: "pd.DataFrame",  # predictions
@@ -142,24 +226,62 @@ def intro_html(
 ) -> str:
     "What was judged and how, and how to read it."
     counts = table["status"].value_counts()
-    words = {"ok": "answered", "uncertain": "answered with doubts", "refused": "refused", "left out": "left out because their truth can't be used"}
-    count = f"{len(table)} scans: " + ", ".join(f"{counts[status]} {word}" for status, word in words.items() if status in counts)
+    words = {
+        "ok": "answered",
+        "uncertain": "answered with doubts",
+        "refused": "refused",
+        "left out": "left out because their truth can't be used",
+    }
+    count = f"{len(table)} scans: " + ", ".join(
+        f"{counts[status]} {word}" for status, word in words.items() if status in counts
+    )
     asked = table[table["status"] != "left out"]
     lost = int((~asked["grouped"]).sum())
-    who = (f"{asked['group'].nunique()} groups (patients)." if not lost else "<b>Nobody said which scans are of one patient, so each counts as one. If several are, the intervals are too narrow.</b>" if lost == len(asked)
-           else f"<b>{lost} of {len(asked)} scans have no group and count as a patient each. If some are of one patient, the intervals are too narrow.</b>")
+    who = (
+        f"{asked['group'].nunique()} groups (patients)."
+        if not lost
+        else "<b>Nobody said which scans are of one patient, so each counts as one. If several are, the intervals are too narrow.</b>"
+        if lost == len(asked)
+        else f"<b>{lost} of {len(asked)} scans have no group and count as a patient each. If some are of one patient, the intervals are too narrow.</b>"
+    )
     name = " ".join(str(engine[key]) for key in ("name", "version") if engine.get(key))
-    other = "" if engine.get("name") == "compact" else f"; the engine judged here is {html.escape(name)}"
-    return HOW_TO_READ.format(count=count, who=who, how=_how(engine, settings or {}), unit="groups" if lost < len(asked) else "scans", engine=other, pictures=", shows pictures of the worst cases" if pictures else ", shows no picture of any")
+    other = (
+        ""
+        if engine.get("name") == "compact"
+        else f"; the engine judged here is {html.escape(name)}"
+    )
+    return HOW_TO_READ.format(
+        count=count,
+        who=who,
+        how=_how(engine, settings or {}),
+        unit="groups" if lost < len(asked) else "scans",
+        engine=other,
+        pictures=", shows pictures of the worst cases" if pictures else ", shows no picture of any",
+    )
+
 
 def _how(engine: dict, settings: dict) -> str:
     "Which network was asked, and with what options."
-    name = " ".join(str(engine[key]) for key in ("name", "version") if engine.get(key)) + (f" (sha256 {engine['sha256'][:12]})" if engine.get("sha256") else "")
+    name = " ".join(str(engine[key]) for key in ("name", "version") if engine.get(key)) + (
+        f" (sha256 {engine['sha256'][:12]})" if engine.get("sha256") else ""
+    )
     nothing = "nothing was refused for not being a brain MRI</b>"
-    gate = {True: "gate on", False: f"<b>gate off: {nothing}", None: f"<b>without a gate, which fits the network that ships only: {nothing}"}[settings.get("gate")]
-    spacing = f" Where nothing else is known, a pixel is {html.escape(str(settings['spacing']))} mm." if settings.get("spacing") else ""
-    labels = "".join(f" Label <i>{html.escape(str(yours))}</i> was taken for {html.escape(str(meaning))}." for yours, meaning in (settings.get("labels") or {}).items())
+    gate = {
+        True: "gate on",
+        False: f"<b>gate off: {nothing}",
+        None: f"<b>without a gate, which fits the network that ships only: {nothing}",
+    }[settings.get("gate")]
+    spacing = (
+        f" Where nothing else is known, a pixel is {html.escape(str(settings['spacing']))} mm."
+        if settings.get("spacing")
+        else ""
+    )
+    labels = "".join(
+        f" Label <i>{html.escape(str(yours))}</i> was taken for {html.escape(str(meaning))}."
+        for yours, meaning in (settings.get("labels") or {}).items()
+    )
     return f"Judged was {html.escape(name)}, {gate}.{spacing}{labels}"
+
 
 def refusals_html(
     table: "pd.DataFrame",  # predictions
@@ -169,13 +291,23 @@ def refusals_html(
     named = table[table["reason"].notna()]
     if named.empty:
         return ""
-    why = named.groupby(["status", "reason"]).agg(scans=("image", "size"), groups=("group", "nunique")).reset_index().sort_values("scans", ascending=False)
-    rows = named[(named["status"] != "uncertain") | named["reason"].str.startswith(MASK_UNUSED)][["image", "class", "status", "reason"]]
+    why = (
+        named.groupby(["status", "reason"])
+        .agg(scans=("image", "size"), groups=("group", "nunique"))
+        .reset_index()
+        .sort_values("scans", ascending=False)
+    )
+    rows = named[(named["status"] != "uncertain") | named["reason"].str.startswith(MASK_UNUSED)][
+        ["image", "class", "status", "reason"]
+    ]
     rest = f"<p>and {len(rows) - most} more in predictions.csv</p>" if len(rows) > most else ""
-    return table_html(why.head(20)) + (f"<h3>By name</h3>{table_html(rows.head(most))}{rest}" if len(rows) else "")
+    return table_html(why.head(20)) + (
+        f"<h3>By name</h3>{table_html(rows.head(most))}{rest}" if len(rows) else ""
+    )
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #c050
 DRIFT_UNITS = f"<p>Brightness, contrast, border, noise: shares of the grey scale. Background: share of the picture. Sharpness: logarithm, so -3 is softer than -2. Long side: pixels; spacing: mm a pixel. Of a large set, {MAX_IMAGES} pictures are drawn and compared.</p>"
+
 
 def page_parts(
     told: "Evaluation",  # what came out
@@ -183,23 +315,74 @@ def page_parts(
 ) -> dict[str, str]:  # headline -> HTML
     "Everything on the page, in its order."
     table, figures = told.predictions, told.figures
-    heads = {f"{old}{end}": f"{new}{end}" for old, new in (("with_refused", "with refused"), ("card", "model card")) for end in ("", "_low", "_high")}
+    heads = {
+        f"{old}{end}": f"{new}{end}"
+        for old, new in (("with_refused", "with refused"), ("card", "model card"))
+        for end in ("", "_low", "_high")
+    }
     promise = (told.settings or {}).get("promised")
-    figures = figures.assign(figure=[f"{name} (promised: {promise:.0%})" if promise and name == "true class inside the set of classes" else name for name in figures["figure"]])
-    shown = lambda part: figures[figures["part"] == part].drop(columns="part").dropna(axis=1, how="all").rename(columns=heads)
+    figures = figures.assign(
+        figure=[
+            f"{name} (promised: {promise:.0%})"
+            if promise and name == "true class inside the set of classes"
+            else name
+            for name in figures["figure"]
+        ]
+    )
+    shown = lambda part: (
+        figures[figures["part"] == part]
+        .drop(columns="part")
+        .dropna(axis=1, how="all")
+        .rename(columns=heads)
+    )
     parts = {"What was judged": intro_html(table, told.engine, gallery is not None, told.settings)}
-    parts |= {PAGE_PARTS[part]: table_html(shown(part)) for part in PAGE_PARTS if (figures["part"] == part).any()}
+    parts |= {
+        PAGE_PARTS[part]: table_html(shown(part))
+        for part in PAGE_PARTS
+        if (figures["part"] == part).any()
+    }
     answered = answered_rows(table)
     if len(answered):
         arrays = scored_arrays(answered)
-        drawn = ((confusion_figure, "Which class was taken for which, counts and shares of the true class; the counts stand in the table above"),
-                 *([(roc_figure, "ROC curves, one class against the rest")] if auc_table(arrays)["auc"].notna().any() else []), (reliability_figure, "How often the network is right, by how sure it is"))
-        parts["Figures of the class"] = table_html(confusion_counts(arrays).drop(columns="network")) + _beside(figure_html(make(arrays), text) for make, text in drawn)
+        drawn = (
+            (
+                confusion_figure,
+                "Which class was taken for which, counts and shares of the true class; the counts stand in the table above",
+            ),
+            *(
+                [(roc_figure, "ROC curves, one class against the rest")]
+                if auc_table(arrays)["auc"].notna().any()
+                else []
+            ),
+            (reliability_figure, "How often the network is right, by how sure it is"),
+        )
+        parts["Figures of the class"] = table_html(
+            confusion_counts(arrays).drop(columns="network")
+        ) + _beside(figure_html(make(arrays), text) for make, text in drawn)
     if table["dice"].notna().any():
-        parts["Figures of the outline"] = figure_html(segmentation_chart(table), "Left: Dice of each scan by class, and its mean. Right: found against true surface")
+        parts["Figures of the outline"] = figure_html(
+            segmentation_chart(table),
+            "Left: Dice of each scan by class, and its mean. Right: found against true surface",
+        )
     parts |= worst_cases_html(gallery) if gallery else {}
-    listed = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in drift_sentences(told.drift))
-    parts["Are they like the training pictures?"] = f"<ul>{listed}</ul>" + figure_html(drift_figure(told.drift), "Distance of each fact from the training data, over what chance gives") + table_html(told.drift.assign(drift=np.where(told.drift["drift"], "yes", "no")).rename(columns={"trained_on": "trained on"})) + DRIFT_UNITS if len(told.drift) else ""
+    listed = "".join(
+        f"<li>{html.escape(sentence)}</li>" for sentence in drift_sentences(told.drift)
+    )
+    parts["Are they like the training pictures?"] = (
+        f"<ul>{listed}</ul>"
+        + figure_html(
+            drift_figure(told.drift),
+            "Distance of each fact from the training data, over what chance gives",
+        )
+        + table_html(
+            told.drift.assign(drift=np.where(told.drift["drift"], "yes", "no")).rename(
+                columns={"trained_on": "trained on"}
+            )
+        )
+        + DRIFT_UNITS
+        if len(told.drift)
+        else ""
+    )
     parts["Refused, doubted, left out"] = refusals_html(table)
     return {head: part for head, part in parts.items() if part}
 
@@ -207,12 +390,15 @@ def page_parts(
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     "What labelled scans say of an engine."
+
     predictions: "pd.DataFrame"  # a row a scan: PREDICTIONS
     figures: "pd.DataFrame"  # from `figures_of`
     drift: "pd.DataFrame"  # from `drift.compare`
     engine: dict  # who was judged
     page: Path | None = None  # the HTML page, where one was written
-    settings: dict | None = None  # labels, gate (None: there is none for this engine), spacing and groups; promised, of the sets of classes
+    settings: dict | None = (
+        None  # labels, gate (None: there is none for this engine), spacing and groups; promised, of the sets of classes
+    )
 
     def __repr__(self) -> str:
         said = self.figures.set_index("figure")["value"]
@@ -221,18 +407,26 @@ class Evaluation:
         return f"Evaluation({len(self.predictions)} scans, {counts.get('refused', 0)} refused, {counts.get('left out', 0)} left out; {', '.join(parts)})"
 
     def _repr_html_(self) -> str:
-        few = self.figures[~self.figures["figure"].str.contains("precision|F1|AUC|share of")].drop(columns="part").dropna(axis=1, how="all")
+        few = (
+            self.figures[~self.figures["figure"].str.contains("precision|F1|AUC|share of")]
+            .drop(columns="part")
+            .dropna(axis=1, how="all")
+        )
         return f"<div>{html.escape(repr(self))}</div>{table_html(few)}<div style='font-size:.85em'>{INTENDED_USE}</div>"
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #c052
 def evaluate(
     source,  # a folder, a CSV file, or a pandas DataFrame: see `own_table`
     engine="compact",  # a name, a folder with a trained model, or any object callable on a Scan
-    out: str | Path | None = None,  # folder for evaluation.html, predictions.csv, figures.csv and drift.csv; None: nothing is written
+    out: str
+    | Path
+    | None = None,  # folder for evaluation.html, predictions.csv, figures.csv and drift.csv; None: nothing is written
     *,
     labels: dict[str, str] | None = None,  # what a label of yours means: {"GBM": "glioma"}
     groups: str | None = None,  # column of the patient; None: group, else patient
-    spacing: float | tuple[float, float] | None = None,  # mm of a pixel, where neither the table nor the file says
+    spacing: float
+    | tuple[float, float]
+    | None = None,  # mm of a pixel, where neither the table nor the file says
     gate: bool = True,  # let scans be refused that are no brain MRI
     pictures: bool = True,  # show the worst cases on the page
     most: int = 8,  # worst cases of each kind
@@ -247,25 +441,48 @@ def evaluate(
 
     def see(row, result, truth, judged):
         if result.scan is not None:
-            facts.append(image_facts(result.scan) | {"class": row["class"], "group": row["group"] or row["image"]})
+            facts.append(
+                image_facts(result.scan)
+                | {"class": row["class"], "group": row["group"] or row["image"]}
+            )
         if gallery:
             gallery(row, result, truth, judged)
 
     judges = checks_for(engine, gate)
-    settings = {"labels": labels, "gate": gate if judges.gate or judges.note else None, "spacing": spacing, "groups": groups, "promised": getattr(judges.certainty, "level", None)}
-    rows = _with_bar(score_labelled(table, engine, see, spacing=spacing, gate=gate), len(table), progress)
+    settings = {
+        "labels": labels,
+        "gate": gate if judges.gate or judges.note else None,
+        "spacing": spacing,
+        "groups": groups,
+        "promised": getattr(judges.certainty, "level", None),
+    }
+    rows = _with_bar(
+        score_labelled(table, engine, see, spacing=spacing, gate=gate), len(table), progress
+    )
     predictions = _keep_predictions(rows, out and Path(out))
-    told = Evaluation(predictions, all_figures(predictions), _drift_part(facts), describe_engine(engine), settings=settings)
+    told = Evaluation(
+        predictions,
+        all_figures(predictions),
+        _drift_part(facts),
+        describe_engine(engine),
+        settings=settings,
+    )
     return _write_evaluation(told, Path(out), gallery) if out else told
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #c053
 def _with_bar(rows, count: int, progress: bool):
     from tqdm.auto import tqdm
+
     return tqdm(rows, total=count, unit="scan", delay=0.5, disable=not progress)
+
 
 def _keep_predictions(rows, out: Path | None) -> "pd.DataFrame":
     "Rows as predictions, written as far as they came, whatever stops them; an earlier page goes first, so that page and tables are of one run."
-    keep = lambda table: write_table(table.drop(columns="grouped").round(5), out / "predictions.csv") if out else None
+    keep = lambda table: (
+        write_table(table.drop(columns="grouped").round(5), out / "predictions.csv")
+        if out
+        else None
+    )
     keep(scored_table([]))  # a folder that can't be written to is said now, not after an hour
     for name in ("evaluation.html", "figures.csv", "drift.csv") if out else ():
         (out / name).unlink(missing_ok=True)
@@ -278,14 +495,32 @@ def _keep_predictions(rows, out: Path | None) -> "pd.DataFrame":
         keep(predictions)  # the reasons are wanted most where nothing could be judged
     return predictions
 
+
 def _drift_part(facts: list[dict]) -> "pd.DataFrame":
     import pandas as pd
+
     return compare_with_reference(pd.DataFrame(facts)) if facts else pd.DataFrame()
+
 
 def _write_evaluation(told: Evaluation, out: Path, gallery: WorstCases | None) -> Evaluation:
     from dataclasses import replace
-    tables = {"predictions": told.predictions.drop(columns="grouped").round(5), "figures": told.figures.round(5), "drift": told.drift.round(5)}
-    return replace(told, page=write_page(out, "evaluation.html", "Evaluation on your own scans", [], page_parts(told, gallery), tables))
+
+    tables = {
+        "predictions": told.predictions.drop(columns="grouped").round(5),
+        "figures": told.figures.round(5),
+        "drift": told.drift.round(5),
+    }
+    return replace(
+        told,
+        page=write_page(
+            out,
+            "evaluation.html",
+            "Evaluation on your own scans",
+            [],
+            page_parts(told, gallery),
+            tables,
+        ),
+    )
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #c057a
 def record_evaluation(
@@ -295,13 +530,28 @@ def record_evaluation(
     "Judge the network that ships on the project's test, figshare's tumours and Kaggle's no tumour, and keep the figures beside it."
     from brain_tumor.data.splits import read_data
     from brain_tumor.io.files import write_json
+
     table = read_data(data)
-    chosen = (table["role"] == "test") & ((table["source"] == "figshare") | ((table["source"] == "kaggle") & (table["class"] == "no_tumor")))
+    chosen = (table["role"] == "test") & (
+        (table["source"] == "figshare")
+        | ((table["source"] == "kaggle") & (table["class"] == "no_tumor"))
+    )
     figures = evaluate(table[chosen], str(model), gate=False).figures
-    three = lambda row: [None if np.isnan(value) else round(float(value), 6) for value in (row.value, row.value_low, row.value_high)]
+    three = lambda row: [
+        None if np.isnan(value) else round(float(value), 6)
+        for value in (row.value, row.value_low, row.value_high)
+    ]
     told = json.loads((Path(model) / "results.json").read_text(encoding="utf-8"))
     kept = figures[figures["part"].isin(["class", "outline", "size"])]
-    write_json(Path(model) / "evaluation.json", {"scored_sha256": _scored(told), "split_sha256": told["split_sha256"], "scans": int(chosen.sum()), "figures": {row.figure: three(row) for row in kept.itertuples()}})
+    write_json(
+        Path(model) / "evaluation.json",
+        {
+            "scored_sha256": _scored(told),
+            "split_sha256": told["split_sha256"],
+            "scans": int(chosen.sum()),
+            "figures": {row.figure: three(row) for row in kept.itertuples()},
+        },
+    )
     return figures
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #c059
@@ -310,25 +560,68 @@ def parse_label_pair(
 ) -> tuple[str, str]:
     "Read a mapping of a label that a user typed."
     import argparse
+
     name, equals, meaning = text.rpartition("=")
     if not (name.strip() and equals and folder_class(meaning)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no mapping: give YOURS=CLASS, CLASS one of {', '.join(CLASSES)}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no mapping: give YOURS=CLASS, CLASS one of {', '.join(CLASSES)}"
+        )
     return name, meaning
+
 
 def add_evaluate_arguments(
     parser,  # argparse, of `brain_tumor evaluate`
 ) -> None:
     "The options of `brain_tumor evaluate`."
-    parser.add_argument("source", metavar="SOURCE", help="a folder of class folders, of images/ and masks/, or with a manifest.csv; or a CSV file")
-    parser.add_argument("--out", default="evaluation", metavar="DIR", help="where to write evaluation.html, predictions.csv, figures.csv and drift.csv (default: %(default)s)")
-    parser.add_argument("--engine", default="compact", help="name of a model or folder of a trained one (default: compact)")
-    parser.add_argument("--segmenter", metavar="DIR", help="folder of a saved segmenter, to draw the outlines instead")
-    parser.add_argument("--label", action="append", type=parse_label_pair, default=[], metavar="YOURS=CLASS", help="what a label of yours means, such as GBM=glioma; may be repeated")
-    parser.add_argument("--groups", metavar="COLUMN", help="of the table: whose scan it is (default: group, else patient)")
-    parser.add_argument("--no-pictures", action="store_true", help="leave the worst cases' pictures out of the page")
-    parser.add_argument("--no-names", action="store_true", help="call scans and groups by numbers, in the page and in the tables; pictures may show names burnt in: see --no-pictures")
-    parser.add_argument("--no-gate", action="store_true", help="judge every readable scan, also those that are no brain MRI")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder of class folders, of images/ and masks/, or with a manifest.csv; or a CSV file",
+    )
+    parser.add_argument(
+        "--out",
+        default="evaluation",
+        metavar="DIR",
+        help="where to write evaluation.html, predictions.csv, figures.csv and drift.csv (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--engine",
+        default="compact",
+        help="name of a model or folder of a trained one (default: compact)",
+    )
+    parser.add_argument(
+        "--segmenter",
+        metavar="DIR",
+        help="folder of a saved segmenter, to draw the outlines instead",
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        type=parse_label_pair,
+        default=[],
+        metavar="YOURS=CLASS",
+        help="what a label of yours means, such as GBM=glioma; may be repeated",
+    )
+    parser.add_argument(
+        "--groups",
+        metavar="COLUMN",
+        help="of the table: whose scan it is (default: group, else patient)",
+    )
+    parser.add_argument(
+        "--no-pictures", action="store_true", help="leave the worst cases' pictures out of the page"
+    )
+    parser.add_argument(
+        "--no-names",
+        action="store_true",
+        help="call scans and groups by numbers, in the page and in the tables; pictures may show names burnt in: see --no-pictures",
+    )
+    parser.add_argument(
+        "--no-gate",
+        action="store_true",
+        help="judge every readable scan, also those that are no brain MRI",
+    )
     parser.set_defaults(evaluate=evaluate_from_args)
+
 
 def evaluate_from_args(
     args,  # parsed
@@ -336,13 +629,35 @@ def evaluate_from_args(
 ) -> int:  # exit status: 0 all judged, 1 some refused, left out, or without their outline
     "Run `brain_tumor evaluate` and say its headline figures."
     from brain_tumor.inference.engines import load_engine
+
     check_label_map(args.label)  # as pairs, where one label may have two meanings
-    told = evaluate(args.source, load_engine(args.engine, segmenter=args.segmenter), args.out, labels=dict(args.label), groups=args.groups, spacing=getattr(args, "spacing", None), gate=not args.no_gate, pictures=not args.no_pictures, names=not args.no_names)
-    lost = told.predictions[told.predictions["status"].isin(["refused", "left out"]) | told.predictions["reason"].str.startswith(MASK_UNUSED, na=False)]
+    told = evaluate(
+        args.source,
+        load_engine(args.engine, segmenter=args.segmenter),
+        args.out,
+        labels=dict(args.label),
+        groups=args.groups,
+        spacing=getattr(args, "spacing", None),
+        gate=not args.no_gate,
+        pictures=not args.no_pictures,
+        names=not args.no_names,
+    )
+    lost = told.predictions[
+        told.predictions["status"].isin(["refused", "left out"])
+        | told.predictions["reason"].str.startswith(MASK_UNUSED, na=False)
+    ]
     for row in lost.itertuples():
         say(f"{row.status}: {row.image}: {row.reason}", sys.stderr)
-    for row in format_intervals(told.figures[told.figures["figure"].isin(["accuracy", "accuracy, tumours", "Dice", "share refused"])]).itertuples():
-        say(f"{row.figure}: {row.value}, {row.scans} scans of {row.groups} groups" + (f"; with refused counted as wrong {row.with_refused}" if row.with_refused else "") + (f"; model card {row.card}" if row.card else ""))
+    for row in format_intervals(
+        told.figures[
+            told.figures["figure"].isin(["accuracy", "accuracy, tumours", "Dice", "share refused"])
+        ]
+    ).itertuples():
+        say(
+            f"{row.figure}: {row.value}, {row.scans} scans of {row.groups} groups"
+            + (f"; with refused counted as wrong {row.with_refused}" if row.with_refused else "")
+            + (f"; model card {row.card}" if row.card else "")
+        )
     for sentence in drift_sentences(told.drift) if len(told.drift) else ():
         say(sentence)
     say(f"The page to open is {told.page}\n\n{INTENDED_USE}")

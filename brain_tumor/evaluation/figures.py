@@ -13,20 +13,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..io.files import MODELS
-from ..metrics import calibration_error, mean_interval, statistic_interval
 from ..classification.report import auc_table, class_scores
-from ..training.runs import PROBABILITY_COLUMNS
 from ..io.errors import BrainTumorError
+from ..io.files import MODELS
 from ..io.scan import CLASSES
+from ..metrics import calibration_error, mean_interval, statistic_interval
+from ..training.runs import PROBABILITY_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../nbs/10_evaluation/figures.ipynb #c030
-MODEL_CARD_NAMES = {"accuracy, tumours": "class accuracy, figshare", "recall, no_tumor": "class accuracy, Kaggle no tumour", "Dice": "Dice, figshare",
-        **{f"recall, {name}": f"class accuracy, figshare {name}" for name in CLASSES if name != "no_tumor"}, **{name: name for name in (*(f"Dice, {one}" for one in (*CLASSES, "axial", "coronal", "sagittal")),
-        *(f"Dice, {one} third" for one in ("smallest", "middle", "largest")))}}  # figure here -> figure of the model card
+MODEL_CARD_NAMES = {
+    "accuracy, tumours": "class accuracy, figshare",
+    "recall, no_tumor": "class accuracy, Kaggle no tumour",
+    "Dice": "Dice, figshare",
+    **{
+        f"recall, {name}": f"class accuracy, figshare {name}"
+        for name in CLASSES
+        if name != "no_tumor"
+    },
+    **{
+        name: name
+        for name in (
+            *(f"Dice, {one}" for one in (*CLASSES, "axial", "coronal", "sagittal")),
+            *(f"Dice, {one} third" for one in ("smallest", "middle", "largest")),
+        )
+    },
+}  # figure here -> figure of the model card
+
 
 def card_figures(
     model: str | Path = MODELS / "compact",  # folder with results.json
@@ -37,12 +52,20 @@ def card_figures(
     more = Path(model) / "evaluation.json"  # of `record`
     recorded = json.loads(more.read_text(encoding="utf-8")) if more.is_file() else {"figures": {}}
     same = recorded.get("scored_sha256") == _scored(told)
-    more = {name: tuple(map(_as_number, three)) for name, three in recorded["figures"].items()} if same else {"calibration error": (told["calibration_error"], np.nan, np.nan)}
-    return more | {name: known[theirs] for name, theirs in MODEL_CARD_NAMES.items() if theirs in known}
+    more = (
+        {name: tuple(map(_as_number, three)) for name, three in recorded["figures"].items()}
+        if same
+        else {"calibration error": (told["calibration_error"], np.nan, np.nan)}
+    )
+    return more | {
+        name: known[theirs] for name, theirs in MODEL_CARD_NAMES.items() if theirs in known
+    }
+
 
 def _scored(told: dict) -> str:
     "Sum of the model file that was scored; packing it anew changes the file and no answer."
     return told.get("scored_sha256", told["sha256"])
+
 
 def _as_number(value) -> float:
     return np.nan if value is None else float(value)
@@ -56,7 +79,9 @@ def figure_row(
     which: "pd.Series",  # bool: the rows that it is about
     wrong: float | None = 0.0,  # what a refused scan counts; None: it can't be counted
     share: bool = True,  # whether values lie between 0 and 1
-) -> dict | None:  # part, figure, value, scans, groups, with_refused; None where no scan was answered
+) -> (
+    dict | None
+):  # part, figure, value, scans, groups, with_refused; None where no scan was answered
     "One figure: over the answered, and with the refused counted as wrong."
     which = which.reindex(table.index, fill_value=False).astype(bool)
     here = which & values.notna() & table["status"].isin(["ok", "uncertain"])
@@ -65,32 +90,64 @@ def figure_row(
         return None
     three = lambda rows, said: _mean(said[rows], table["group"][rows], share)
     ends = lambda name, found: dict(zip((name, f"{name}_low", f"{name}_high"), found))
-    counted = three(here | lost, values.where(~lost, wrong)) if wrong is not None and lost.any() else (np.nan,) * 3
-    return {"part": part, "figure": figure} | ends("value", three(here, values)) | {"scans": int(here.sum()), "groups": table["group"][here].nunique()} | ends("with_refused", counted)
+    counted = (
+        three(here | lost, values.where(~lost, wrong))
+        if wrong is not None and lost.any()
+        else (np.nan,) * 3
+    )
+    return (
+        {"part": part, "figure": figure}
+        | ends("value", three(here, values))
+        | {"scans": int(here.sum()), "groups": table["group"][here].nunique()}
+        | ends("with_refused", counted)
+    )
+
 
 def _mean(values: "pd.Series", groups: "pd.Series", share: bool) -> tuple[float, float, float]:
     "Mean with its interval over groups; of a share that no draw can vary, the exact bound of Clopper and Pearson for as many groups."
     count = groups.nunique()
-    mean, low, high = mean_interval(values, groups) if count > 1 else (float(values.mean()), np.nan, np.nan)
+    mean, low, high = (
+        mean_interval(values, groups) if count > 1 else (float(values.mean()), np.nan, np.nan)
+    )
     if low != high:
         return mean, low, high
     edge = 0.025 ** (1 / count)
-    return (mean, edge, 1.0) if share and mean == 1 else (mean, 0.0, 1 - edge) if share and mean == 0 else (mean, np.nan, np.nan)
+    return (
+        (mean, edge, 1.0)
+        if share and mean == 1
+        else (mean, 0.0, 1 - edge)
+        if share and mean == 0
+        else (mean, np.nan, np.nan)
+    )
 
 # %% ../../nbs/10_evaluation/figures.ipynb #c033
 def answered_rows(
     table: "pd.DataFrame",  # predictions
 ) -> "pd.DataFrame":
     "The rows with an answer and a known class."
-    return table[table["status"].isin(["ok", "uncertain"]) & table["class"].notna()].reset_index(drop=True)
+    return table[table["status"].isin(["ok", "uncertain"]) & table["class"].notna()].reset_index(
+        drop=True
+    )
+
 
 def scored_arrays(
     answered: "pd.DataFrame",  # from `answered_of`
     title: str = "your scans",  # of the figures
 ) -> tuple:  # labels, probabilities, groups, title, mark: what `reports` takes
     "Answers as the reports' room wants them."
-    who = f"{answered['group'].nunique()} groups" if answered["grouped"].all() else "the patients are not known"
-    return answered["class"].to_numpy(), answered[list(PROBABILITY_COLUMNS)].to_numpy(float), answered["group"].to_numpy(), title, f"{len(answered)} of your scans, {who}"
+    who = (
+        f"{answered['group'].nunique()} groups"
+        if answered["grouped"].all()
+        else "the patients are not known"
+    )
+    return (
+        answered["class"].to_numpy(),
+        answered[list(PROBABILITY_COLUMNS)].to_numpy(float),
+        answered["group"].to_numpy(),
+        title,
+        f"{len(answered)} of your scans, {who}",
+    )
+
 
 def class_figures(
     table: "pd.DataFrame",  # predictions
@@ -98,26 +155,67 @@ def class_figures(
     "Accuracy, and by class recall, precision, F1 and AUC; how far probabilities can be believed."
     known, right = table["class"].notna(), (table["predicted"] == table["class"]).astype(float)
     there = [name for name in CLASSES if (table["class"] == name).any()]
-    rows = [figure_row("class", "accuracy", table, right, known), figure_row("class", "accuracy, tumours", table, right, known & (table["class"] != "no_tumor"))]
-    rows += [figure_row("class", f"recall, {name}", table, right, table["class"] == name) for name in there]
+    rows = [
+        figure_row("class", "accuracy", table, right, known),
+        figure_row(
+            "class", "accuracy, tumours", table, right, known & (table["class"] != "no_tumor")
+        ),
+    ]
+    rows += [
+        figure_row("class", f"recall, {name}", table, right, table["class"] == name)
+        for name in there
+    ]
     answered = answered_rows(table)
     return [row for row in rows if row] + (_class_wide(answered) if len(answered) else [])
+
 
 def _class_wide(answered: "pd.DataFrame") -> list[dict]:
     "What isn't a mean over scans."
     arrays, rows = scored_arrays(answered), []
-    for scores, names in ((class_scores(arrays), ("precision", "f1")), (auc_table(arrays), ("auc",))):
+    for scores, names in (
+        (class_scores(arrays), ("precision", "f1")),
+        (auc_table(arrays), ("auc",)),
+    ):
         for name in names:
-            rows += [_wide_row(f"{name.upper() if name != 'precision' else name}, {one['of']}", one, name, one["groups"]) for one in scores[scores["of"].isin(CLASSES)].to_dict("records") if one["pictures"] and not np.isnan(one[name])]
+            rows += [
+                _wide_row(
+                    f"{name.upper() if name != 'precision' else name}, {one['of']}",
+                    one,
+                    name,
+                    one["groups"],
+                )
+                for one in scores[scores["of"].isin(CLASSES)].to_dict("records")
+                if one["pictures"] and not np.isnan(one[name])
+            ]
     p, labels = arrays[1], answered["class"].map(CLASSES.index).to_numpy()
     known = answered["group"].nunique() > 1
-    low, high = statistic_interval(lambda some: calibration_error(p[some], labels[some]), answered["group"]) if known else (np.nan, np.nan)
-    return [*rows, {"part": "class", "figure": "calibration error", "value": calibration_error(p, labels), "value_low": low, "value_high": high, "scans": len(answered), "groups": answered["group"].nunique()}]
+    low, high = (
+        statistic_interval(lambda some: calibration_error(p[some], labels[some]), answered["group"])
+        if known
+        else (np.nan, np.nan)
+    )
+    return [
+        *rows,
+        {
+            "part": "class",
+            "figure": "calibration error",
+            "value": calibration_error(p, labels),
+            "value_low": low,
+            "value_high": high,
+            "scans": len(answered),
+            "groups": answered["group"].nunique(),
+        },
+    ]
+
 
 def _wide_row(figure: str, one: dict, name: str, groups: int) -> dict:
     known = groups > 1 and one[f"{name}_low"] < one[f"{name}_high"]
     ends = [one[f"{name}{end}"] if known or not end else np.nan for end in ("", "_low", "_high")]
-    return {"part": "class", "figure": figure} | dict(zip(("value", "value_low", "value_high"), ends)) | {"scans": one["pictures"], "groups": groups}
+    return (
+        {"part": "class", "figure": figure}
+        | dict(zip(("value", "value_low", "value_high"), ends))
+        | {"scans": one["pictures"], "groups": groups}
+    )
 
 # %% ../../nbs/10_evaluation/figures.ipynb #c037
 def segmentation_figures(
@@ -126,26 +224,66 @@ def segmentation_figures(
     "Dice, by class, plane and size; overlap and borders; what was missed; sizes."
     drawn = table["truth_px"] > 0
     rows = [figure_row("outline", "Dice", table, table["dice"], drawn)]
-    rows += [figure_row("outline", f"Dice, {value}", table, table["dice"], drawn & (table[by] == value)) for by, values in (("class", CLASSES), ("plane", ("axial", "coronal", "sagittal"))) for value in values]
+    rows += [
+        figure_row("outline", f"Dice, {value}", table, table["dice"], drawn & (table[by] == value))
+        for by, values in (("class", CLASSES), ("plane", ("axial", "coronal", "sagittal")))
+        for value in values
+    ]
     judged = table["dice"].notna()
-    rows += [figure_row("outline", f"Dice, {name} third", table, table["dice"], judged & which, None) for name, which in _thirds(table[judged]).items()]
-    rows += [figure_row("outline", name, table, table[column], drawn, wrong, column != "hd95_mm") for name, column, wrong in (("IoU", "iou", 0.0), ("share of the outlined that is tumour", "pixel_precision", 0.0), ("share of the tumour that is outlined", "pixel_recall", 0.0),
-             ("HD95, mm (missed: the picture's diagonal)", "hd95_mm", None), ("NSD at 2 mm", "nsd", 0.0))]
-    rows += [figure_row("outline", "missed altogether (Dice 0)", table, (table["dice"] == 0).astype(float).where(judged), drawn, 1.0),
-             figure_row("outline", "outlined where the mask is empty", table, (table["found_px"] > 0).astype(float).where(table["found_px"].notna()), table["truth_px"] == 0, None)]
+    rows += [
+        figure_row("outline", f"Dice, {name} third", table, table["dice"], judged & which, None)
+        for name, which in _thirds(table[judged]).items()
+    ]
+    rows += [
+        figure_row("outline", name, table, table[column], drawn, wrong, column != "hd95_mm")
+        for name, column, wrong in (
+            ("IoU", "iou", 0.0),
+            ("share of the outlined that is tumour", "pixel_precision", 0.0),
+            ("share of the tumour that is outlined", "pixel_recall", 0.0),
+            ("HD95, mm (missed: the picture's diagonal)", "hd95_mm", None),
+            ("NSD at 2 mm", "nsd", 0.0),
+        )
+    ]
+    rows += [
+        figure_row(
+            "outline",
+            "missed altogether (Dice 0)",
+            table,
+            (table["dice"] == 0).astype(float).where(judged),
+            drawn,
+            1.0,
+        ),
+        figure_row(
+            "outline",
+            "outlined where the mask is empty",
+            table,
+            (table["found_px"] > 0).astype(float).where(table["found_px"].notna()),
+            table["truth_px"] == 0,
+            None,
+        ),
+    ]
     return [row for row in rows if row] + size_figures(table)
+
 
 def _one_unit(judged: "pd.DataFrame") -> "pd.DataFrame":
     "The outlined rows whose sizes can be compared: those in cm, if any are."
     return judged[judged["unit"] == "cm"] if (judged["unit"] == "cm").any() else judged
+
 
 def _thirds(judged: "pd.DataFrame") -> dict[str, "pd.Series"]:
     "Which rows belong to the smallest, middle and largest tumours."
     area = _one_unit(judged)["surface_true"]
     if len(area) < 3:
         return {}
-    low, high = np.quantile(area, [1 / 3, 2 / 3]) * (1 + 1e-9)  # of equal areas none is above itself
-    return {"smallest": area <= low, "middle": (area > low) & (area <= high), "largest": area > high}
+    low, high = np.quantile(area, [1 / 3, 2 / 3]) * (
+        1 + 1e-9
+    )  # of equal areas none is above itself
+    return {
+        "smallest": area <= low,
+        "middle": (area > low) & (area <= high),
+        "largest": area > high,
+    }
+
 
 def size_figures(
     table: "pd.DataFrame",  # predictions
@@ -154,12 +292,41 @@ def size_figures(
     both, mm = table["surface_found"] > 0, (table["unit"] == "cm")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(table["surface_found"] / table["surface_true"]).where(both)
-    rows = [figure_row("size", "surface, found / true (geometric mean)", table, ratio, both, None, False)]
+    rows = [
+        figure_row(
+            "size", "surface, found / true (geometric mean)", table, ratio, both, None, False
+        )
+    ]
     for row in filter(None, rows):
         row |= {name: float(np.exp(row[name])) for name in ("value", "value_low", "value_high")}
-    rows += [figure_row("size", "surface, mean error, share of the true one", table, (table["surface_found"] / table["surface_true"] - 1).abs(), both, None, False),
-             figure_row("size", "longest diameter, mean error, mm", table, 10 * (table["longest_found"] - table["longest_true"]).abs(), both & mm, None, False),
-             figure_row("size", "true surface inside the range given", table, table["in_range"], table["in_range"].notna(), None)]
+    rows += [
+        figure_row(
+            "size",
+            "surface, mean error, share of the true one",
+            table,
+            (table["surface_found"] / table["surface_true"] - 1).abs(),
+            both,
+            None,
+            False,
+        ),
+        figure_row(
+            "size",
+            "longest diameter, mean error, mm",
+            table,
+            10 * (table["longest_found"] - table["longest_true"]).abs(),
+            both & mm,
+            None,
+            False,
+        ),
+        figure_row(
+            "size",
+            "true surface inside the range given",
+            table,
+            table["in_range"],
+            table["in_range"].notna(),
+            None,
+        ),
+    ]
     return [row for row in rows if row]
 
 # %% ../../nbs/10_evaluation/figures.ipynb #c039
@@ -167,17 +334,55 @@ def reliability_figures(
     table: "pd.DataFrame",  # predictions
 ) -> list[dict]:  # as from `mean_row`
     "How many were refused or doubted, what the doubt is worth, and whether the sets of classes hold what they promise."
-    asked, right = table["status"] != "left out", (table["predicted"] == table["class"]).astype(float)
-    share = lambda status: {"part": "trust", "figure": f"share {status}", "scans": int(asked.sum()), "groups": table["group"][asked].nunique()} | dict(zip(("value", "value_low", "value_high"), _share(table[asked], status)))
+    asked, right = (
+        table["status"] != "left out",
+        (table["predicted"] == table["class"]).astype(float),
+    )
+    share = lambda status: (
+        {
+            "part": "trust",
+            "figure": f"share {status}",
+            "scans": int(asked.sum()),
+            "groups": table["group"][asked].nunique(),
+        }
+        | dict(zip(("value", "value_low", "value_high"), _share(table[asked], status)))
+    )
     rows = [share("refused"), share("uncertain")]
-    rows += [figure_row("trust", f"accuracy where the status is {status}", table, right, table["class"].notna() & (table["status"] == status), None) for status in ("ok", "uncertain")]
-    size = table["class_set"].str.split().str.len().astype(float) if table["class_set"].notna().any() else table["in_set"]
-    rows += [figure_row("trust", "true class inside the set of classes", table, table["in_set"], table["in_set"].notna(), None),
-             figure_row("trust", "classes in the set, mean", table, size, table["in_set"].notna(), None, False)]
+    rows += [
+        figure_row(
+            "trust",
+            f"accuracy where the status is {status}",
+            table,
+            right,
+            table["class"].notna() & (table["status"] == status),
+            None,
+        )
+        for status in ("ok", "uncertain")
+    ]
+    size = (
+        table["class_set"].str.split().str.len().astype(float)
+        if table["class_set"].notna().any()
+        else table["in_set"]
+    )
+    rows += [
+        figure_row(
+            "trust",
+            "true class inside the set of classes",
+            table,
+            table["in_set"],
+            table["in_set"].notna(),
+            None,
+        ),
+        figure_row(
+            "trust", "classes in the set, mean", table, size, table["in_set"].notna(), None, False
+        ),
+    ]
     return [row for row in rows if row]
+
 
 def _share(asked: "pd.DataFrame", status: str) -> tuple[float, float, float]:
     return _mean((asked["status"] == status).astype(float), asked["group"], True)
+
 
 def all_figures(
     table: "pd.DataFrame",  # predictions, from `as_predictions`
@@ -185,10 +390,29 @@ def all_figures(
 ) -> "pd.DataFrame":  # part, figure, value, scans, groups, with_refused, card; value, with_refused and card with _low and _high
     "All figures, with the model card's beside them."
     import pandas as pd
+
     if not table["status"].isin(["ok", "uncertain"]).any():
-        why = "; ".join(f"{image}: {reason}" for image, reason in table[["image", "reason"]].head(3).itertuples(index=False))
+        why = "; ".join(
+            f"{image}: {reason}"
+            for image, reason in table[["image", "reason"]].head(3).itertuples(index=False)
+        )
         raise BrainTumorError(f"not one of {len(table)} scans could be judged. First: {why}")
     card = card_figures() if card is None else card
     rows = [*class_figures(table), *segmentation_figures(table), *reliability_figures(table)]
-    rows = [row | dict(zip(("card", "card_low", "card_high"), card.get(row["figure"], (np.nan,) * 3))) for row in rows]
-    return pd.DataFrame(rows, columns=["part", "figure", "value", "value_low", "value_high", "scans", "groups", *(f"{name}{end}" for name in ("with_refused", "card") for end in ("", "_low", "_high"))])
+    rows = [
+        row | dict(zip(("card", "card_low", "card_high"), card.get(row["figure"], (np.nan,) * 3)))
+        for row in rows
+    ]
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "part",
+            "figure",
+            "value",
+            "value_low",
+            "value_high",
+            "scans",
+            "groups",
+            *(f"{name}{end}" for name in ("with_refused", "card") for end in ("", "_low", "_high")),
+        ],
+    )

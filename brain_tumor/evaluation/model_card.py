@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..io.files import write_table
-from ..metrics import calibration_error, mean_interval
 from .scoring import score_scans
 from ..io.errors import BrainTumorError
+from ..io.files import write_table
 from ..io.scan import CLASSES
+from ..metrics import calibration_error, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,21 +28,53 @@ def card_subsets(
     "Name the figures of the card: accuracy by source and class, Dice by class, plane and size."
     right = (scored["predicted"] == scored["class"]).astype(float)
     own, quiet = scored["source"] == "figshare", scored["class"] == "no_tumor"
-    accuracy = [("class accuracy, figshare", own, True), ("class accuracy, Kaggle no tumour", (scored["source"] == "kaggle") & quiet, True),
-                ("class accuracy, Kaggle no tumour, without disputed", (scored["source"] == "kaggle") & quiet & ~scored["disputed"], False),
-                ("class accuracy, Kaggle tumours not in figshare", (scored["source"] == "kaggle") & ~quiet, False),
-                ("class accuracy, healthy T1", scored["source"] == "healthy", True)]
-    accuracy += [(f"class accuracy, figshare {c}", own & (scored["class"] == c), False) for c in CLASSES if c != "no_tumor"]
+    accuracy = [
+        ("class accuracy, figshare", own, True),
+        ("class accuracy, Kaggle no tumour", (scored["source"] == "kaggle") & quiet, True),
+        (
+            "class accuracy, Kaggle no tumour, without disputed",
+            (scored["source"] == "kaggle") & quiet & ~scored["disputed"],
+            False,
+        ),
+        (
+            "class accuracy, Kaggle tumours not in figshare",
+            (scored["source"] == "kaggle") & ~quiet,
+            False,
+        ),
+        ("class accuracy, healthy T1", scored["source"] == "healthy", True),
+    ]
+    accuracy += [
+        (f"class accuracy, figshare {c}", own & (scored["class"] == c), False)
+        for c in CLASSES
+        if c != "no_tumor"
+    ]
     outlined = own & scored["dice"].notna()
     area = scored["truth_px"] * scored["spacing_mm"] ** 2
     thirds = np.quantile(area[outlined], [1 / 3, 2 / 3]) if outlined.any() else [0, 0]
     parts = [("Dice, figshare", outlined, True)]
-    parts += [(f"Dice, {c}", outlined & (scored["class"] == c), False) for c in CLASSES if c != "no_tumor"]
-    parts += [(f"Dice, {p}", outlined & (scored["plane"] == p), False) for p in ("axial", "coronal", "sagittal")]
-    sizes = (("smallest third", area <= thirds[0]), ("middle third", (area > thirds[0]) & (area <= thirds[1])), ("largest third", area > thirds[1]))
+    parts += [
+        (f"Dice, {c}", outlined & (scored["class"] == c), False) for c in CLASSES if c != "no_tumor"
+    ]
+    parts += [
+        (f"Dice, {p}", outlined & (scored["plane"] == p), False)
+        for p in ("axial", "coronal", "sagittal")
+    ]
+    sizes = (
+        ("smallest third", area <= thirds[0]),
+        ("middle third", (area > thirds[0]) & (area <= thirds[1])),
+        ("largest third", area > thirds[1]),
+    )
     parts += [(f"Dice, {name}", outlined & which, False) for name, which in sizes]
-    parts += [("Dice, Kaggle tumours not in figshare (BRISC outlines)", (scored["source"] == "kaggle") & scored["dice"].notna(), False)]
-    return [(n, right, w, h) for n, w, h in accuracy] + [(n, scored["dice"].astype(float), w, h) for n, w, h in parts]
+    parts += [
+        (
+            "Dice, Kaggle tumours not in figshare (BRISC outlines)",
+            (scored["source"] == "kaggle") & scored["dice"].notna(),
+            False,
+        )
+    ]
+    return [(n, right, w, h) for n, w, h in accuracy] + [
+        (n, scored["dice"].astype(float), w, h) for n, w, h in parts
+    ]
 
 # %% ../../nbs/10_evaluation/01_model_card.ipynb #c016
 def card_figures_table(
@@ -55,9 +87,20 @@ def card_figures_table(
             continue
         slices = mean_interval(values[which], scored["group"][which])
         groups = mean_interval(values[which], scored["group"][which], per_group=True)
-        rows.append({"figure": name, "headline": headline, "value": slices[0], "low": slices[1], "high": slices[2],
-                     "group_value": groups[0], "group_low": groups[1], "group_high": groups[2],
-                     "slices": int(which.sum()), "groups": int(scored["group"][which].nunique())})
+        rows.append(
+            {
+                "figure": name,
+                "headline": headline,
+                "value": slices[0],
+                "low": slices[1],
+                "high": slices[2],
+                "group_value": groups[0],
+                "group_low": groups[1],
+                "group_high": groups[2],
+                "slices": int(which.sum()),
+                "groups": int(scored["group"][which].nunique()),
+            }
+        )
     return rows
 
 # %% ../../nbs/10_evaluation/01_model_card.ipynb #c019
@@ -68,17 +111,27 @@ def score_model(
     again: bool = False,  # score a model that was scored before
 ) -> list[dict]:  # as from `summarise`
     "Score the packed model on the test, once."
-    from brain_tumor.inference.engines import load_engine
     from brain_tumor.data.splits import read_data, split_hash
+    from brain_tumor.inference.engines import load_engine
+
     model, engine = Path(model), load_engine(str(model))
     target = model / "results.json"
-    if not again and target.is_file() and json.loads(target.read_text(encoding="utf-8"))["sha256"] == engine.info["sha256"]:
-        raise BrainTumorError(f"{target}: this model was scored on the test already; read the file, or say again=True")
+    if (
+        not again
+        and target.is_file()
+        and json.loads(target.read_text(encoding="utf-8"))["sha256"] == engine.info["sha256"]
+    ):
+        raise BrainTumorError(
+            f"{target}: this model was scored on the test already; read the file, or say again=True"
+        )
     if split_hash(read_data(data, copies=True)) != engine.manifest["split_sha256"]:
-        raise BrainTumorError(f"{data}: not the split this model was made with; its training slices could be in this test")
+        raise BrainTumorError(
+            f"{data}: not the split this model was made with; its training slices could be in this test"
+        )
     table = read_data(data)
     scored = score_scans(table[table["role"] == "test"], engine)
     return write_model_card(scored, model, run)
+
 
 def write_model_card(
     scored: "pd.DataFrame",  # from `score_table`
@@ -86,13 +139,24 @@ def write_model_card(
     run: str | Path,  # run folder
 ) -> list[dict]:  # as from `summarise`
     "Write predictions.csv into the run and results.json beside the model."
-    from brain_tumor.io.files import read_model_manifest
-    from brain_tumor.io.files import write_json
+    from brain_tumor.io.files import read_model_manifest, write_json
+
     manifest, figures = read_model_manifest(model), card_figures_table(scored)
     write_table(scored.round(5), Path(run) / "predictions.csv")
-    p, labels = scored[[f"p_{c}" for c in CLASSES]].to_numpy(), scored["class"].map(CLASSES.index).to_numpy()
-    write_json(Path(model) / "results.json", {"sha256": manifest["sha256"]["compact.onnx"], "role": "test", "split_sha256": manifest["split_sha256"],
-                                              "calibration_error": calibration_error(p, labels), "figures": figures})
+    p, labels = (
+        scored[[f"p_{c}" for c in CLASSES]].to_numpy(),
+        scored["class"].map(CLASSES.index).to_numpy(),
+    )
+    write_json(
+        Path(model) / "results.json",
+        {
+            "sha256": manifest["sha256"]["compact.onnx"],
+            "role": "test",
+            "split_sha256": manifest["split_sha256"],
+            "calibration_error": calibration_error(p, labels),
+            "figures": figures,
+        },
+    )
     return figures
 
 # %% ../../nbs/10_evaluation/01_model_card.ipynb #c019b
@@ -102,6 +166,8 @@ def update_disputed(
 ) -> list[dict]:  # as from `summarise`
     "Bring recorded figures up to the present verdicts."
     import pandas as pd
+
     from brain_tumor.data.splits import mark_disputed
+
     scored = pd.read_csv(Path(run) / "predictions.csv")
     return write_model_card(scored.assign(disputed=mark_disputed(scored)), model, run)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..inference.ood import STATUSES
 from .ood_training import is_patient_scan
-from ..metrics import mean_interval
-from ..io.files import RUNS
+from ..inference.ood import STATUSES
 from ..io.errors import BrainTumorError
+from ..io.files import RUNS
+from ..metrics import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,42 +27,89 @@ def read_ood_scores(
 ) -> "pd.DataFrame":  # side, kind, source, group, look, score, status, found, class, plane
     "Read what the gate said to pictures whose look is known; `BrainTumorError` where the table is missing or another."
     import pandas as pd
+
     path = Path(folder) / "scores.csv"
     try:
         table = pd.read_csv(path, dtype={"group": str})
     except (OSError, ValueError) as error:
-        raise BrainTumorError(f"{path}: no scores that can be read ({error}); fit the gate with brain_tumor.evaluation.ood_training.fit_detector") from error
-    missing = [name for name in ("side", "kind", "source", "group", "look", "score", "status", "found", "class", "plane") if name not in table]
+        raise BrainTumorError(
+            f"{path}: no scores that can be read ({error}); fit the gate with brain_tumor.evaluation.ood_training.fit_detector"
+        ) from error
+    missing = [
+        name
+        for name in (
+            "side",
+            "kind",
+            "source",
+            "group",
+            "look",
+            "score",
+            "status",
+            "found",
+            "class",
+            "plane",
+        )
+        if name not in table
+    ]
     if missing or not set(table["status"]) <= set(STATUSES):
-        raise BrainTumorError(f"{path}: no scores of a gate: {'no column ' + ', '.join(missing) if missing else 'a status is unknown'}; fit the gate anew")
+        raise BrainTumorError(
+            f"{path}: no scores of a gate: {'no column ' + ', '.join(missing) if missing else 'a status is unknown'}; fit the gate anew"
+        )
     return table
 
 # %% ../../nbs/10_evaluation/ood.ipynb #c010
 def _refusal_shares(rows: "pd.DataFrame") -> dict:
     "How many of some pictures are refused, with an interval over groups, and how many are uncertain."
-    refused, low, high = mean_interval((rows["status"] == "refused").to_numpy(float), rows["group"].to_numpy())
-    return {"pictures": len(rows), "groups": rows["group"].nunique(), "refused": refused, "low": low, "high": high, "uncertain": float((rows["status"] == "uncertain").mean())}
+    refused, low, high = mean_interval(
+        (rows["status"] == "refused").to_numpy(float), rows["group"].to_numpy()
+    )
+    return {
+        "pictures": len(rows),
+        "groups": rows["group"].nunique(),
+        "refused": refused,
+        "low": low,
+        "high": high,
+        "uncertain": float((rows["status"] == "uncertain").mean()),
+    }
+
 
 def false_refusals(
     scores: "pd.DataFrame",  # from `read_scores`
 ) -> "pd.DataFrame":  # side, kind, source, pictures, groups, refused, low, high, uncertain
     "Heads that are stopped by mistake, by side, kind and source, with 95 % intervals over groups."
     import pandas as pd
+
     good = scores[scores["look"] == "head"]
-    return pd.DataFrame([dict(zip(("side", "kind", "source"), key)) | _refusal_shares(rows) for key, rows in good.groupby(["side", "kind", "source"], sort=False)])
+    return pd.DataFrame(
+        [
+            dict(zip(("side", "kind", "source"), key)) | _refusal_shares(rows)
+            for key, rows in good.groupby(["side", "kind", "source"], sort=False)
+        ]
+    )
 
 # %% ../../nbs/10_evaluation/ood.ipynb #c013a
 def count_refusals(
     scores: "pd.DataFrame",  # of one side, from `read_scores`
     names: list[str],  # columns to count by: class, plane, source
-) -> "pd.DataFrame":  # the columns, slices, groups, refused slices, refused groups, uncertain slices
+) -> (
+    "pd.DataFrame"
+):  # the columns, slices, groups, refused slices, refused groups, uncertain slices
     "Count the scans of persons that are stopped by mistake."
     import pandas as pd
+
     rows, scans = [], scores[is_patient_scan(scores)].fillna({"plane": "not known"})
     for key, some in scans.groupby(names):
         wrong = some["group"][some["status"] == "refused"]
-        rows.append(dict(zip(names, key)) | {"slices": len(some), "groups": some["group"].nunique(), "refused": len(wrong),
-                                             "refused groups": wrong.nunique(), "uncertain": int((some["status"] == "uncertain").sum())})
+        rows.append(
+            dict(zip(names, key))
+            | {
+                "slices": len(some),
+                "groups": some["group"].nunique(),
+                "refused": len(wrong),
+                "refused groups": wrong.nunique(),
+                "uncertain": int((some["status"] == "uncertain").sum()),
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/10_evaluation/ood.ipynb #c015
@@ -72,13 +119,20 @@ def patient_scans(
     "The rows that are scans of persons, as they are."
     return scores[is_patient_scan(scores)]
 
+
 def ood_roc(
     scans: np.ndarray,  # (N,) scores of what must pass
     strangers: np.ndarray,  # (M,) scores of what must not
-) -> tuple[np.ndarray, np.ndarray, float]:  # share of scans stopped, share of strangers stopped, by falling threshold; area
+) -> tuple[
+    np.ndarray, np.ndarray, float
+]:  # share of scans stopped, share of strangers stopped, by falling threshold; area
     "The receiver operating characteristic of a score."
     from sklearn.metrics import roc_auc_score, roc_curve
-    truth, said = np.repeat([0, 1], [len(scans), len(strangers)]), np.concatenate([scans, strangers])
+
+    truth, said = (
+        np.repeat([0, 1], [len(scans), len(strangers)]),
+        np.concatenate([scans, strangers]),
+    )
     stopped, caught, _ = roc_curve(truth, said)
     return stopped, caught, float(roc_auc_score(truth, said))
 
@@ -88,29 +142,70 @@ def ood_by_kind(
 ) -> "pd.DataFrame":  # kind, look, of, pictures, files, refused, uncertain, ok, auc, told: share of the stopped ones whose look was named
     "What the gate does with each kind of stranger."
     import pandas as pd
+
     scans, rows = patient_scans(scores)["score"].to_numpy(), []
-    for (look, kind, phantom), some in scores[scores["look"] != "head"].groupby(["look", "kind", scores["source"] == "phantom"]):
+    for (look, kind, phantom), some in scores[scores["look"] != "head"].groupby(
+        ["look", "kind", scores["source"] == "phantom"]
+    ):
         held = some[some["status"] != "ok"]
-        shares = {status: float((some["status"] == status).mean()) for status in ("refused", "uncertain", "ok")}
-        rows.append({"kind": kind, "look": look, "of": "phantoms" if phantom else "drawn or found" if look == "other" else "scans", "pictures": len(some), "files": some["group"].nunique()} | shares
-                    | {"auc": ood_roc(scans, some["score"].to_numpy())[2], "told": float((held["found"] == held["look"]).mean()) if len(held) else np.nan})
+        shares = {
+            status: float((some["status"] == status).mean())
+            for status in ("refused", "uncertain", "ok")
+        }
+        rows.append(
+            {
+                "kind": kind,
+                "look": look,
+                "of": "phantoms" if phantom else "drawn or found" if look == "other" else "scans",
+                "pictures": len(some),
+                "files": some["group"].nunique(),
+            }
+            | shares
+            | {
+                "auc": ood_roc(scans, some["score"].to_numpy())[2],
+                "told": float((held["found"] == held["look"]).mean()) if len(held) else np.nan,
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/10_evaluation/ood.ipynb #c019
-OOD_FAMILIES = {"no head": ("other",), "a head that lies": ("on its left side", "on its right side", "upside down"), "another contrast": ("contrast",), "a piece, or several": ("part",)}
+OOD_FAMILIES = {
+    "no head": ("other",),
+    "a head that lies": ("on its left side", "on its right side", "upside down"),
+    "another contrast": ("contrast",),
+    "a piece, or several": ("part",),
+}
+
 
 def draw_ood_roc(
     scores: "pd.DataFrame",  # rows of one side, from `read_scores`
 ):  # Matplotlib's figure
     "The curves of four families of strangers, on a logarithmic axis of scans stopped by mistake."
     from brain_tumor.training.runs import new_figure
+
     scans = patient_scans(scores)
-    figure, (axis,) = new_figure(1, f"runs/gate: {len(scans)} scans of {scans['group'].nunique()} groups; strangers made of persons' heads, drawn or found", (5.6, 3.8))
+    figure, (axis,) = new_figure(
+        1,
+        f"runs/gate: {len(scans)} scans of {scans['group'].nunique()} groups; strangers made of persons' heads, drawn or found",
+        (5.6, 3.8),
+    )
     for (name, looks), line in zip(OOD_FAMILIES.items(), ("-", "--", "-.", ":")):
         some = scores[scores["look"].isin(looks) & (scores["source"] != "phantom")]
         stopped, caught, area = ood_roc(scans["score"].to_numpy(), some["score"].to_numpy())
-        axis.plot(np.maximum(stopped, 5e-4), caught, line, color="black", label=f"{name} ({len(some)}): area {area:.3f}")
+        axis.plot(
+            np.maximum(stopped, 5e-4),
+            caught,
+            line,
+            color="black",
+            label=f"{name} ({len(some)}): area {area:.3f}",
+        )
     axis.axvline(0.01, color="0.6", linewidth=1)
-    axis.set(xscale="log", xlim=(5e-4, 1), ylim=(0, 1.02), xlabel="scans stopped by mistake", ylabel="strangers stopped")
+    axis.set(
+        xscale="log",
+        xlim=(5e-4, 1),
+        ylim=(0, 1.02),
+        xlabel="scans stopped by mistake",
+        ylabel="strangers stopped",
+    )
     axis.legend(fontsize=7, loc="lower right")
     return figure

@@ -16,13 +16,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..io.errors import require_package
-from ..io.errors import BrainTumorError
 from ..io.decode import read_in_process
+from ..io.errors import BrainTumorError, require_package
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c006
 PICTURE_SIDE = 256  # pixels, where nothing else is asked for
 TEXT_WORDS = "the of and a slice head brain report patient left right normal finding scan image with no are seen date name page table line".split()
+
 
 def to_8bit(
     values: np.ndarray,  # H x W, any numbers
@@ -39,8 +39,11 @@ def coloured_noise(
 ) -> np.ndarray:  # side x side, mean 0, deviation 1
     "Noise whose power falls with frequency."
     across = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) + 1 / side
-    wave = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) * across ** (-colour / 2), (side, side))
+    wave = np.fft.irfft2(
+        np.fft.rfft2(rng.standard_normal((side, side))) * across ** (-colour / 2), (side, side)
+    )
     return (wave - wave.mean()) / wave.std()
+
 
 def noise_picture(
     rng: np.random.Generator,  # chance
@@ -58,13 +61,30 @@ def pattern_picture(
     y, x = np.mgrid[:side, :side] / side
     angle, often, place = rng.uniform(0, np.pi), rng.integers(2, 12), rng.uniform(0, 1, 2)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    drawn = (along, np.floor(along * often) % 2, (np.floor(x * often) + np.floor(y * often)) % 2, np.sin(2 * np.pi * often * along),
-             np.sin(2 * np.pi * often * np.hypot(x - 0.5, y - 0.5)), np.hypot(x - place[0], y - place[1]), np.sin(9 * along) * np.sin(9 * across))
+    drawn = (
+        along,
+        np.floor(along * often) % 2,
+        (np.floor(x * often) + np.floor(y * often)) % 2,
+        np.sin(2 * np.pi * often * along),
+        np.sin(2 * np.pi * often * np.hypot(x - 0.5, y - 0.5)),
+        np.hypot(x - place[0], y - place[1]),
+        np.sin(9 * along) * np.sin(9 * across),
+    )
     return to_8bit(drawn[rng.integers(len(drawn))])
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c010
 def _draw_text(picture: np.ndarray, text: str, x: int, y: int, scale: float, shade: int) -> None:
-    cv2.putText(picture, text, (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX, float(scale), int(shade), 1, cv2.LINE_AA)
+    cv2.putText(
+        picture,
+        text,
+        (int(x), int(y)),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        float(scale),
+        int(shade),
+        1,
+        cv2.LINE_AA,
+    )
+
 
 def text_page(
     rng: np.random.Generator,  # chance
@@ -74,7 +94,14 @@ def text_page(
     page, scale = np.full((side, side), 255, np.uint8), rng.uniform(0.3, 0.8)
     step = int(28 * scale)
     for y in range(step, side, step):
-        _draw_text(page, " ".join(rng.choice(TEXT_WORDS, 12)) if rng.random() < 0.9 else "", rng.integers(2, 14), y, scale, 0)
+        _draw_text(
+            page,
+            " ".join(rng.choice(TEXT_WORDS, 12)) if rng.random() < 0.9 else "",
+            rng.integers(2, 14),
+            y,
+            scale,
+            0,
+        )
     return 255 - page if rng.random() < 0.3 else page
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c011
@@ -84,14 +111,34 @@ def chart_picture(
 ) -> np.ndarray:  # side x side uint8
     "Lines or bars between two axes, with numbers."
     paper, edge, n = np.full((side, side), 255, np.uint8), side // 8, int(rng.integers(5, 40))
-    xs, axes = np.linspace(edge + 8, side - edge, n).astype(int), [(edge, edge), (edge, side - edge), (side - edge, side - edge)]
+    xs, axes = (
+        np.linspace(edge + 8, side - edge, n).astype(int),
+        [(edge, edge), (edge, side - edge), (side - edge, side - edge)],
+    )
     for _ in range(rng.integers(1, 4)):
-        ys = np.clip(side * (0.875 - rng.uniform(0.1, 0.5)) - np.cumsum(rng.normal(3, 12, n)), edge, side - edge).astype(int)
+        ys = np.clip(
+            side * (0.875 - rng.uniform(0.1, 0.5)) - np.cumsum(rng.normal(3, 12, n)),
+            edge,
+            side - edge,
+        ).astype(int)
         if rng.random() < 0.5:
-            cv2.polylines(paper, [np.stack([xs, ys], 1)[:, None].astype(np.int32)], False, int(rng.integers(0, 150)), int(rng.integers(1, 3)), cv2.LINE_AA)
+            cv2.polylines(
+                paper,
+                [np.stack([xs, ys], 1)[:, None].astype(np.int32)],
+                False,
+                int(rng.integers(0, 150)),
+                int(rng.integers(1, 3)),
+                cv2.LINE_AA,
+            )
         else:
             for x, y in zip(xs, ys):
-                cv2.rectangle(paper, (int(x) - 2, int(y)), (int(x) + 2, side - edge), int(rng.integers(60, 200)), -1)
+                cv2.rectangle(
+                    paper,
+                    (int(x) - 2, int(y)),
+                    (int(x) + 2, side - edge),
+                    int(rng.integers(60, 200)),
+                    -1,
+                )
     cv2.polylines(paper, [np.int32(axes)[:, None]], False, 0, 1)
     for y in range(edge, side - edge, side // 6):
         _draw_text(paper, str(y), 2, y, 0.3, 0)
@@ -105,11 +152,17 @@ def screenshot_picture(
     "Windows with titles and words on a plain desk."
     desk = np.full((side, side), int(rng.integers(20, 240)), np.uint8)
     for _ in range(rng.integers(2, 6)):
-        (x, y), (w, h), light = rng.integers(0, side // 2, 2).tolist(), rng.integers(side // 4, side // 2 + 20, 2).tolist(), int(rng.integers(0, 256))
+        (x, y), (w, h), light = (
+            rng.integers(0, side // 2, 2).tolist(),
+            rng.integers(side // 4, side // 2 + 20, 2).tolist(),
+            int(rng.integers(0, 256)),
+        )
         cv2.rectangle(desk, (x, y), (x + w, y + h), light, -1)
         cv2.rectangle(desk, (x, y), (x + w, y + 10), (light + 90) % 256, -1)
         for row in range(y + 24, y + h, 14):
-            _draw_text(desk, " ".join(rng.choice(TEXT_WORDS, 4)), x + 4, row, 0.35, (light + 128) % 256)
+            _draw_text(
+                desk, " ".join(rng.choice(TEXT_WORDS, 4)), x + 4, row, 0.35, (light + 128) % 256
+            )
     return desk
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c013
@@ -123,9 +176,26 @@ def drawing_picture(
         centre, axes = rng.integers(0, side, 2).tolist(), rng.integers(8, side // 3, 2).tolist()
         shade, width = int(rng.integers(0, 90)), int(rng.integers(1, 4))
         if rng.random() < 0.5:
-            cv2.ellipse(paper, centre, axes, float(rng.uniform(0, 180)), 0, float(rng.uniform(90, 360)), shade, width, cv2.LINE_AA)
+            cv2.ellipse(
+                paper,
+                centre,
+                axes,
+                float(rng.uniform(0, 180)),
+                0,
+                float(rng.uniform(90, 360)),
+                shade,
+                width,
+                cv2.LINE_AA,
+            )
         else:
-            cv2.polylines(paper, [rng.integers(0, side, (int(rng.integers(2, 7)), 1, 2)).astype(np.int32)], bool(rng.random() < 0.4), shade, width, cv2.LINE_AA)
+            cv2.polylines(
+                paper,
+                [rng.integers(0, side, (int(rng.integers(2, 7)), 1, 2)).astype(np.int32)],
+                bool(rng.random() < 0.4),
+                shade,
+                width,
+                cv2.LINE_AA,
+            )
     return 255 - paper if rng.random() < 0.3 else paper
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c015
@@ -140,8 +210,10 @@ def oval_distance(
     x, y, c, s = x - centre[0], y - centre[1], np.cos(turn), np.sin(turn)
     return np.hypot((x * c + y * s) / radii[0], (y * c - x * s) / radii[1])
 
+
 def _draw_ellipse(picture: np.ndarray, far: np.ndarray, value: float, edge: float = 0.03) -> None:
     picture += np.clip((1 - far) / edge, 0, 1) * (value - picture)
+
 
 def _expose(picture: np.ndarray) -> np.ndarray:
     return to_8bit(np.clip(picture, 0, 1))
@@ -153,13 +225,26 @@ def chest_picture(
 ) -> np.ndarray:  # side x side uint8
     "As of a chest X-ray: two dark lungs, a heart, ribs."
     body = np.full((side, side), rng.uniform(0.0, 0.3))
-    _draw_ellipse(body, oval_distance(side, (0.5, 0.6), (rng.uniform(0.4, 0.55), 0.62)), rng.uniform(0.6, 0.8), 0.2)
+    _draw_ellipse(
+        body,
+        oval_distance(side, (0.5, 0.6), (rng.uniform(0.4, 0.55), 0.62)),
+        rng.uniform(0.6, 0.8),
+        0.2,
+    )
     for x in (-1, 1):
-        lung = oval_distance(side, (0.5 + x * rng.uniform(0.17, 0.21), 0.47), (rng.uniform(0.12, 0.16), rng.uniform(0.3, 0.36)), x * 0.1)
+        lung = oval_distance(
+            side,
+            (0.5 + x * rng.uniform(0.17, 0.21), 0.47),
+            (rng.uniform(0.12, 0.16), rng.uniform(0.3, 0.36)),
+            x * 0.1,
+        )
         _draw_ellipse(body, lung, rng.uniform(0.15, 0.3), 0.15)
     _draw_ellipse(body, oval_distance(side, (0.54, 0.6), (0.14, 0.18), 0.5), 0.85, 0.3)
     _draw_ellipse(body, oval_distance(side, (0.5, 0.5), (0.05, 0.6)), 0.85, 0.5)
-    ribs = sum(np.exp(-((oval_distance(side, (0.5, 0.32 + 0.075 * k), (0.42, 0.16)) - 1) / 0.05) ** 2) for k in range(9))
+    ribs = sum(
+        np.exp(-(((oval_distance(side, (0.5, 0.32 + 0.075 * k), (0.42, 0.16)) - 1) / 0.05) ** 2))
+        for k in range(9)
+    )
     return _expose(body + 0.09 * ribs + 0.02 * coloured_noise(rng, side, 1))
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c017
@@ -168,13 +253,21 @@ def ct_head_picture(
     side: int = PICTURE_SIDE,  # pixels
 ) -> np.ndarray:  # side x side uint8
     "As of a head in CT: a white ring, an even brain, dark ventricles."
-    size, turn, head = np.array([rng.uniform(0.28, 0.36), rng.uniform(0.36, 0.44)]), rng.normal(0, 0.06), np.zeros((side, side))
+    size, turn, head = (
+        np.array([rng.uniform(0.28, 0.36), rng.uniform(0.36, 0.44)]),
+        rng.normal(0, 0.06),
+        np.zeros((side, side)),
+    )
     for share, value in ((1.1, 0.28), (1.05, 1.0), (0.95, rng.uniform(0.35, 0.5))):
         _draw_ellipse(head, oval_distance(side, (0.5, 0.5), size * share, turn), value, 0.03)
     for x in (-1, 1):
-        _draw_ellipse(head, oval_distance(side, (0.5 + x * 0.05, 0.48), (0.025, 0.1), x * 0.3), 0.18, 0.3)
+        _draw_ellipse(
+            head, oval_distance(side, (0.5 + x * 0.05, 0.48), (0.025, 0.1), x * 0.3), 0.18, 0.3
+        )
     inside = oval_distance(side, (0.5, 0.5), size * 0.94, turn) < 1
-    return _expose(head + 0.03 * inside * coloured_noise(rng, side, 1.5) + 0.01 * coloured_noise(rng, side, 0))
+    return _expose(
+        head + 0.03 * inside * coloured_noise(rng, side, 1.5) + 0.01 * coloured_noise(rng, side, 0)
+    )
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c018
 def ovals_picture(
@@ -184,8 +277,18 @@ def ovals_picture(
     "One to four bright things in the dark."
     picture = np.full((side, side), rng.uniform(0, 0.15))
     for _ in range(rng.integers(1, 5)):
-        _draw_ellipse(picture, oval_distance(side, rng.uniform(0.3, 0.7, 2), rng.uniform(0.1, 0.42, 2), rng.uniform(0, 3)), rng.uniform(0.3, 1), rng.uniform(0.02, 0.6))
-    return _expose(picture + rng.uniform(0, 0.08) * coloured_noise(rng, side, rng.choice([0, 1, 2, 3])))
+        _draw_ellipse(
+            picture,
+            oval_distance(
+                side, rng.uniform(0.3, 0.7, 2), rng.uniform(0.1, 0.42, 2), rng.uniform(0, 3)
+            ),
+            rng.uniform(0.3, 1),
+            rng.uniform(0.02, 0.6),
+        )
+    return _expose(
+        picture + rng.uniform(0, 0.08) * coloured_noise(rng, side, rng.choice([0, 1, 2, 3]))
+    )
+
 
 def limb_picture(
     rng: np.random.Generator,  # chance
@@ -193,17 +296,41 @@ def limb_picture(
 ) -> np.ndarray:  # side x side uint8
     "As of a slice through an arm, a leg or a belly: fat, muscle, bones."
     picture, wide = np.zeros((side, side)), rng.uniform(0.28, 0.45)
-    _draw_ellipse(picture, oval_distance(side, (0.5, 0.5), (wide, wide * rng.uniform(0.6, 1))), 0.95, 0.05)
-    _draw_ellipse(picture, oval_distance(side, (0.5, 0.5), (wide * 0.85, wide * rng.uniform(0.5, 0.82))), 0.4, 0.05)
+    _draw_ellipse(
+        picture, oval_distance(side, (0.5, 0.5), (wide, wide * rng.uniform(0.6, 1))), 0.95, 0.05
+    )
+    _draw_ellipse(
+        picture,
+        oval_distance(side, (0.5, 0.5), (wide * 0.85, wide * rng.uniform(0.5, 0.82))),
+        0.4,
+        0.05,
+    )
     for _ in range(rng.integers(1, 4)):
         centre, r = 0.5 + rng.normal(0, wide * 0.3, 2), wide * rng.uniform(0.15, 0.3)
         _draw_ellipse(picture, oval_distance(side, centre, (r, r)), 0.05, 0.1)
-        _draw_ellipse(picture, oval_distance(side, centre, (r * 0.75, r * 0.75)), rng.uniform(0.5, 0.9), 0.1)
-    return _expose(picture + 0.08 * (picture > 0.2) * coloured_noise(rng, side, 2) + 0.01 * coloured_noise(rng, side, 0))
+        _draw_ellipse(
+            picture, oval_distance(side, centre, (r * 0.75, r * 0.75)), rng.uniform(0.5, 0.9), 0.1
+        )
+    return _expose(
+        picture
+        + 0.08 * (picture > 0.2) * coloured_noise(rng, side, 2)
+        + 0.01 * coloured_noise(rng, side, 0)
+    )
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c019
-SYNTHETIC: dict[str, Callable] = {"noise": noise_picture, "patterns": pattern_picture, "text": text_page, "ovals": ovals_picture, "limbs": limb_picture, "CT-like heads": ct_head_picture,
-                              "charts": chart_picture, "drawings": drawing_picture, "screenshots": screenshot_picture, "chest X-rays": chest_picture}
+SYNTHETIC: dict[str, Callable] = {
+    "noise": noise_picture,
+    "patterns": pattern_picture,
+    "text": text_page,
+    "ovals": ovals_picture,
+    "limbs": limb_picture,
+    "CT-like heads": ct_head_picture,
+    "charts": chart_picture,
+    "drawings": drawing_picture,
+    "screenshots": screenshot_picture,
+    "chest X-rays": chest_picture,
+}
+
 
 def synthetic_pictures(
     kind: str,  # a key of DRAWN
@@ -212,26 +339,55 @@ def synthetic_pictures(
 ) -> Iterator[np.ndarray]:  # H x W uint8, of four sizes
     "Pictures of one kind, the same from the same seed."
     if kind not in SYNTHETIC:
-        raise BrainTumorError(f"{kind}: no such kind of picture is drawn; there are {', '.join(SYNTHETIC)}")
+        raise BrainTumorError(
+            f"{kind}: no such kind of picture is drawn; there are {', '.join(SYNTHETIC)}"
+        )
     for number in range(count):
         rng = np.random.default_rng([seed, list(SYNTHETIC).index(kind), number])
         yield SYNTHETIC[kind](rng, int(rng.choice([192, 256, 384, 512])))
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c023
-_SKIMAGE_FILES = {"photographs": "astronaut.png camera.png chelsea.png coffee.png rocket.jpg motorcycle_left.png clock_motion.png coins.png horse.png color.png logo.png",
-            "textures": "brick.png grass.png gravel.png", "microscopy": "cell.png ihc.png microaneurysms.png retina.jpg", "space": "hubble_deep_field.jpg moon.png",
-            "scanned pages": "page.png text.png"}
-_OTHER_FILES = {"other photographs": [("sklearn", "datasets/images/china.jpg"), ("sklearn", "datasets/images/flower.jpg"), ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
-                                    ("matplotlib", "mpl-data/sample_data/Minduka_Present_Blue_Pack.png"), ("matplotlib", "mpl-data/sample_data/logo2.png")],
-              "CT and ultrasound": [("pydicom", f"data/test_files/{name}.dcm") for name in ("CT_small", "examples_rgb_color", "examples_ybr_color", "examples_palette", "examples_overlay")] + [("skimage", "data/phantom.png")]}
+_SKIMAGE_FILES = {
+    "photographs": "astronaut.png camera.png chelsea.png coffee.png rocket.jpg motorcycle_left.png clock_motion.png coins.png horse.png color.png logo.png",
+    "textures": "brick.png grass.png gravel.png",
+    "microscopy": "cell.png ihc.png microaneurysms.png retina.jpg",
+    "space": "hubble_deep_field.jpg moon.png",
+    "scanned pages": "page.png text.png",
+}
+_OTHER_FILES = {
+    "other photographs": [
+        ("sklearn", "datasets/images/china.jpg"),
+        ("sklearn", "datasets/images/flower.jpg"),
+        ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+        ("matplotlib", "mpl-data/sample_data/Minduka_Present_Blue_Pack.png"),
+        ("matplotlib", "mpl-data/sample_data/logo2.png"),
+    ],
+    "CT and ultrasound": [
+        ("pydicom", f"data/test_files/{name}.dcm")
+        for name in (
+            "CT_small",
+            "examples_rgb_color",
+            "examples_ybr_color",
+            "examples_palette",
+            "examples_overlay",
+        )
+    ]
+    + [("skimage", "data/phantom.png")],
+}
 BUNDLED = (*_SKIMAGE_FILES, *_OTHER_FILES, "faces", "digits", "heights")
+
 
 def bundled_files(
     kind: str,  # one of FOUND that lies in files
 ) -> list[Path]:  # those that are here
     "The bundled pictures of a kind."
-    named = _OTHER_FILES.get(kind) or [("skimage", f"data/{name}") for name in _SKIMAGE_FILES[kind].split()]
-    paths = [Path(require_package(package, "showing a gate strangers").__file__).parent / name for package, name in named]
+    named = _OTHER_FILES.get(kind) or [
+        ("skimage", f"data/{name}") for name in _SKIMAGE_FILES[kind].split()
+    ]
+    paths = [
+        Path(require_package(package, "showing a gate strangers").__file__).parent / name
+        for package, name in named
+    ]
     return [path for path in paths if path.is_file()]
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c024
@@ -245,22 +401,43 @@ def random_crops(
     for _ in range(count):
         s = int(rng.uniform(0.35, 0.8) * side)
         y, x = (int(rng.integers(0, n - s + 1)) for n in pixels.shape)
-        parts.append(pixels[y:y + s, x:x + s])
+        parts.append(pixels[y : y + s, x : x + s])
     return [part for part in parts if min(part.shape) >= 32 and np.ptp(part) > 0.02]
 
+
 def _scaled(small: np.ndarray, side: int) -> np.ndarray:
-    return np.clip(cv2.resize(np.float32(small) / max(float(small.max()), 1e-6), (side, side), interpolation=cv2.INTER_CUBIC), 0, 1)
+    return np.clip(
+        cv2.resize(
+            np.float32(small) / max(float(small.max()), 1e-6),
+            (side, side),
+            interpolation=cv2.INTER_CUBIC,
+        ),
+        0,
+        1,
+    )
+
 
 def _bundled_arrays(kind: str) -> Iterator[tuple[str, np.ndarray]]:
     "Name and pixels of the kinds that lie in arrays."
     if kind == "heights":
-        folder = Path(require_package("matplotlib", "showing a gate strangers").__file__).parent / "mpl-data/sample_data"
+        folder = (
+            Path(require_package("matplotlib", "showing a gate strangers").__file__).parent
+            / "mpl-data/sample_data"
+        )
         for name in ("jacksboro_fault_dem", "topobathy"):
             held = np.load(folder / f"{name}.npz")
-            yield name, to_8bit(next(held[key] for key in held.files if held[key].ndim == 2).astype(float)) / np.float32(255)
+            yield (
+                name,
+                to_8bit(next(held[key] for key in held.files if held[key].ndim == 2).astype(float))
+                / np.float32(255),
+            )
     else:
         faces = kind == "faces"
-        some = np.load(bundled_files("photographs")[0].parent / "lfw_subset.npy")[:100] if faces else require_package("sklearn.datasets", "showing digits").load_digits().images[:60]
+        some = (
+            np.load(bundled_files("photographs")[0].parent / "lfw_subset.npy")[:100]
+            if faces
+            else require_package("sklearn.datasets", "showing digits").load_digits().images[:60]
+        )
         yield from ((f"{kind[:-1]} {number}", _scaled(one, 128)) for number, one in enumerate(some))
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c025
@@ -269,15 +446,27 @@ def bundled_pictures(
 ) -> Iterator[tuple[str, np.ndarray]]:  # the picture's name, H x W float32 0..1; several of a name
     "Pictures of a kind that lie on this disk, with their cuts."
     if kind not in BUNDLED:
-        raise BrainTumorError(f"{kind}: no such kind lies on this disk; there are {', '.join(BUNDLED)}")
+        raise BrainTumorError(
+            f"{kind}: no such kind lies on this disk; there are {', '.join(BUNDLED)}"
+        )
     small = kind in ("faces", "digits")
-    for name, pixels in _bundled_arrays(kind) if small or kind == "heights" else ((path.name, read_in_process(path, slice=0 if path.suffix == ".dcm" else None).pixels) for path in bundled_files(kind)):
+    for name, pixels in (
+        _bundled_arrays(kind)
+        if small or kind == "heights"
+        else (
+            (path.name, read_in_process(path, slice=0 if path.suffix == ".dcm" else None).pixels)
+            for path in bundled_files(kind)
+        )
+    ):
         yield from ((name, part) for part in ([pixels] if small else random_crops(pixels)))
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c028
-CONTRAST_CURVES = {"T2": ((0, .06, .1, .22, .42, .58, .8, 1), (0, .06, .75, 1, .62, .34, .5, .6)),
-          "FLAIR": ((0, .08, .2, .42, .58, .8, 1), (0, .05, .12, .8, .55, .5, .6)),
-          "negative": ((0, 1), (1, 0))}
+CONTRAST_CURVES = {
+    "T2": ((0, 0.06, 0.1, 0.22, 0.42, 0.58, 0.8, 1), (0, 0.06, 0.75, 1, 0.62, 0.34, 0.5, 0.6)),
+    "FLAIR": ((0, 0.08, 0.2, 0.42, 0.58, 0.8, 1), (0, 0.05, 0.12, 0.8, 0.55, 0.5, 0.6)),
+    "negative": ((0, 1), (1, 0)),
+}
+
 
 def simulate_contrast(
     pixels: np.ndarray,  # H x W, 0..1, a T1 slice
@@ -286,10 +475,18 @@ def simulate_contrast(
     "A T1 slice with other grey values: T2-like, FLAIR-like, or its negative."
     values = pixels.astype(np.float32)
     bright = np.percentile(values[values > 0.05 * values.max()], 98.5)
-    soft = cv2.GaussianBlur(values / max(float(bright), 1e-6) * 0.8, (0, 0), 0.7 * len(pixels) / 256)
+    soft = cv2.GaussianBlur(
+        values / max(float(bright), 1e-6) * 0.8, (0, 0), 0.7 * len(pixels) / 256
+    )
     return np.interp(soft, *CONTRAST_CURVES[how]).astype(np.float32)
 
-ROTATIONS = {"on its left side": 1, "upside down": 2, "on its right side": 3}  # quarter turns against the clock
+
+ROTATIONS = {
+    "on its left side": 1,
+    "upside down": 2,
+    "on its right side": 3,
+}  # quarter turns against the clock
+
 
 def rotate_head(
     pixels: np.ndarray,  # H x W
@@ -304,8 +501,12 @@ def montage(
     side: int = PICTURE_SIDE,  # pixels of the whole
 ) -> np.ndarray:  # side x side float32
     "Four slices on one sheet."
-    small = [cv2.resize(p.astype(np.float32), (side // 2, side // 2), interpolation=cv2.INTER_AREA) for p in pictures]
+    small = [
+        cv2.resize(p.astype(np.float32), (side // 2, side // 2), interpolation=cv2.INTER_AREA)
+        for p in pictures
+    ]
     return np.vstack([np.hstack(small[:2]), np.hstack(small[2:])])
+
 
 def crop_head(
     pixels: np.ndarray,  # H x W
@@ -315,7 +516,7 @@ def crop_head(
     h, w = pixels.shape
     high, wide = max(h // 3, 40), max(w // 3, 40)
     y, x = int(rng.uniform(0.25, 0.4) * h), int(rng.uniform(0.25, 0.4) * w)
-    return pixels[y:y + high, x:x + wide]
+    return pixels[y : y + high, x : x + wide]
 
 # %% ../../nbs/10_evaluation/ood_images.ipynb #c032
 def add_text(
@@ -324,7 +525,11 @@ def add_text(
     "A slice with made-up words burnt in, as consoles do."
     (height, width), words = pixels.shape, np.zeros(pixels.shape, np.uint8)
     scale = max(height / 600, 0.35)
-    for text, x, y in (("SMITH JOHN 12.03.1961", 4, 24 * scale + 2), ("SE 4 IM 12  TR 500 TE 12", 4, height - 6), ("1.5T  CLINIC", 0.6 * width, 24 * scale + 2)):
+    for text, x, y in (
+        ("SMITH JOHN 12.03.1961", 4, 24 * scale + 2),
+        ("SE 4 IM 12  TR 500 TE 12", 4, height - 6),
+        ("1.5T  CLINIC", 0.6 * width, 24 * scale + 2),
+    ):
         _draw_text(words, text, x, y, scale, 255)
     return np.maximum(pixels, words / np.float32(255)).astype(np.float32)
 
@@ -334,15 +539,25 @@ def add_frame(
 ) -> np.ndarray:  # 2 H x 2 W float32
     "A slice in a black frame of twice its size."
     (h, w), whole = pixels.shape, np.zeros((2 * pixels.shape[0], 2 * pixels.shape[1]), np.float32)
-    whole[h // 2:h // 2 + h, w // 2:w // 2 + w] = pixels
+    whole[h // 2 : h // 2 + h, w // 2 : w // 2 + w] = pixels
     return whole
+
 
 def shrink_head(
     pixels: np.ndarray,  # H x W, 0..1
     side: int = 48,  # pixels across
 ) -> np.ndarray:  # `side` wide, float32
     "A slice with hardly a pixel left."
-    return np.clip(cv2.resize(pixels.astype(np.float32), (side, max(round(side * len(pixels) / pixels.shape[1]), 32)), interpolation=cv2.INTER_AREA), 0, 1)
+    return np.clip(
+        cv2.resize(
+            pixels.astype(np.float32),
+            (side, max(round(side * len(pixels) / pixels.shape[1]), 32)),
+            interpolation=cv2.INTER_AREA,
+        ),
+        0,
+        1,
+    )
+
 
 def tilt_head(
     pixels: np.ndarray,  # H x W, 0..1
@@ -350,8 +565,13 @@ def tilt_head(
 ) -> np.ndarray:  # H x W float32
     "A slice turned by up to 12 degrees, and with another gamma."
     h, w = pixels.shape
-    turn = cv2.getRotationMatrix2D((w / 2, h / 2), float(rng.uniform(-12, 12)), float(rng.uniform(0.85, 1)))
-    return np.clip(cv2.warpAffine(pixels.astype(np.float32), turn, (w, h)), 0, 1) ** np.float32(rng.uniform(0.75, 1.35))
+    turn = cv2.getRotationMatrix2D(
+        (w / 2, h / 2), float(rng.uniform(-12, 12)), float(rng.uniform(0.85, 1))
+    )
+    return np.clip(cv2.warpAffine(pixels.astype(np.float32), turn, (w, h)), 0, 1) ** np.float32(
+        rng.uniform(0.75, 1.35)
+    )
+
 
 def perturb_head(
     pixels: np.ndarray,  # H x W, 0..1
@@ -359,6 +579,11 @@ def perturb_head(
     rng: np.random.Generator,  # heeded by "tilted"
 ) -> np.ndarray:  # float32, 0..1
     "A slice that is still a head."
-    return tilt_head(pixels, rng) if how == "tilted" else {"small": shrink_head, "with text": add_text, "framed": add_frame}[how](pixels)
+    return (
+        tilt_head(pixels, rng)
+        if how == "tilted"
+        else {"small": shrink_head, "with text": add_text, "framed": add_frame}[how](pixels)
+    )
+
 
 PERTURBED = ("small", "with text", "framed", "tilted")

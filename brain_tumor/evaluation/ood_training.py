@@ -17,12 +17,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..io.files import MODELS
-from ..inference.ood import CATEGORIES, DETECTOR_FILE, OODDetector, STATUSES, image_sketch, load_detector, ood_score
+from brain_tumor.evaluation.ood_images import (
+    CONTRAST_CURVES,
+    PERTURBED,
+    ROTATIONS,
+    SYNTHETIC,
+    bundled_pictures,
+    crop_head,
+    montage,
+    perturb_head,
+    rotate_head,
+    simulate_contrast,
+    synthetic_pictures,
+)
 from ..imaging.preprocessing import prepare
+from brain_tumor.inference.ood import (
+    CATEGORIES,
+    DETECTOR_FILE,
+    STATUSES,
+    OODDetector,
+    image_sketch,
+    load_detector,
+    ood_score,
+)
 from ..io.errors import BrainTumorError
+from ..io.files import MODELS
 from ..io.scan import CLASSES
-from .ood_images import CONTRAST_CURVES, PERTURBED, ROTATIONS, SYNTHETIC, bundled_pictures, crop_head, montage, perturb_head, rotate_head, simulate_contrast, synthetic_pictures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,18 +54,56 @@ def save_detector(
 ) -> Path:  # the file
     "Write a gate beside its model, at half precision."
     from brain_tumor.io.files import write_arrays
-    arrays = {"mean": fitted.mean, "scale": fitted.scale} | {f"weights{number}": part for number, part in enumerate(fitted.weights)}
-    about = json.dumps({"sha256": fitted.sha256, "refuse": fitted.refuse, "doubt": fitted.doubt, "looks": list(CATEGORIES)})
-    write_arrays(Path(folder) / DETECTOR_FILE, {name: part.astype(np.float16) for name, part in arrays.items()} | {"about": np.array(about)})
+
+    arrays = {"mean": fitted.mean, "scale": fitted.scale} | {
+        f"weights{number}": part for number, part in enumerate(fitted.weights)
+    }
+    about = json.dumps(
+        {
+            "sha256": fitted.sha256,
+            "refuse": fitted.refuse,
+            "doubt": fitted.doubt,
+            "looks": list(CATEGORIES),
+        }
+    )
+    write_arrays(
+        Path(folder) / DETECTOR_FILE,
+        {name: part.astype(np.float16) for name, part in arrays.items()}
+        | {"about": np.array(about)},
+    )
     return Path(folder) / DETECTOR_FILE
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #c020
 OOD_SUBSETS = {
-    "train": ("noise", "patterns", "text", "ovals", "limbs", "CT-like heads", "textures", "faces", "digits"),
+    "train": (
+        "noise",
+        "patterns",
+        "text",
+        "ovals",
+        "limbs",
+        "CT-like heads",
+        "textures",
+        "faces",
+        "digits",
+    ),
     "validation": ("charts", "drawings", "photographs", "heights"),
-    "test": ("screenshots", "chest X-rays", "other photographs", "microscopy", "space", "scanned pages", "CT and ultrasound"),
+    "test": (
+        "screenshots",
+        "chest X-rays",
+        "other photographs",
+        "microscopy",
+        "space",
+        "scanned pages",
+        "CT and ultrasound",
+    ),
 }
-DERIVED_CATEGORIES = {**{how: how for how in ROTATIONS}, **{f"{how}-like" if how != "negative" else how: "contrast" for how in CONTRAST_CURVES}, "a piece": "part", "four on a sheet": "part"}  # kind -> look
+DERIVED_CATEGORIES = {
+    **{how: how for how in ROTATIONS},
+    **{f"{how}-like" if how != "negative" else how: "contrast" for how in CONTRAST_CURVES},
+    "a piece": "part",
+    "four on a sheet": "part",
+}  # kind -> look
+
 
 def ood_pictures(
     side: str,  # train, validation or test
@@ -54,12 +112,16 @@ def ood_pictures(
     "The drawn and found pictures of one side."
     for kind in OOD_SUBSETS[side]:
         if kind in SYNTHETIC:
-            yield from ((kind, f"{kind} {number}", picture / np.float32(255)) for number, picture in enumerate(synthetic_pictures(kind, count)))
+            yield from (
+                (kind, f"{kind} {number}", picture / np.float32(255))
+                for number, picture in enumerate(synthetic_pictures(kind, count))
+            )
         else:
             yield from ((kind, name, pixels) for name, pixels in bundled_pictures(kind))
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #c022
 MIXED_SOURCES = ("kaggle",)  # sources whose contrast isn't known: T1, T2 and FLAIR under one label
+
 
 def derive_ood(
     pixels: np.ndarray,  # H x W, 0..1: an upright head
@@ -67,14 +129,21 @@ def derive_ood(
     rng: np.random.Generator,  # chance
 ) -> Iterator[tuple[str, np.ndarray]]:  # kind, H x W
     "By lot: the head lying, recoloured (T2 and FLAIR only where it is known to be T1), or cut; or nothing."
-    lying, contrast = str(rng.choice(list(ROTATIONS))), str(rng.choice(["negative"] if source in MIXED_SOURCES else list(CONTRAST_CURVES)))
+    lying, contrast = (
+        str(rng.choice(list(ROTATIONS))),
+        str(rng.choice(["negative"] if source in MIXED_SOURCES else list(CONTRAST_CURVES))),
+    )
     chances = rng.random(3)
     if chances[0] < 0.4:
         yield lying, rotate_head(pixels, lying)
     if chances[1] < (0.1 if source in MIXED_SOURCES else 0.3):
-        yield contrast if contrast == "negative" else f"{contrast}-like", simulate_contrast(pixels, contrast)
+        yield (
+            contrast if contrast == "negative" else f"{contrast}-like",
+            simulate_contrast(pixels, contrast),
+        )
     if chances[2] < 0.06:
         yield "a piece", crop_head(pixels, rng)
+
 
 def head_pictures(
     rows,  # (source, group, H x W pixels) of upright heads
@@ -87,7 +156,10 @@ def head_pictures(
         if rng.random() < 1 / 3:
             how = str(rng.choice(PERTURBED))
             yield how, source, group, "head", perturb_head(pixels, how, rng)
-        yield from ((kind, source, group, DERIVED_CATEGORIES[kind], part) for kind, part in derive_ood(pixels, source, rng))
+        yield from (
+            (kind, source, group, DERIVED_CATEGORIES[kind], part)
+            for kind, part in derive_ood(pixels, source, rng)
+        )
         held.append(pixels)
         if len(held) == 8:
             yield "four on a sheet", source, group, "part", montage(held[::2])
@@ -100,8 +172,14 @@ def phantom_heads(
 ) -> Iterator[tuple[str, str, np.ndarray]]:  # "phantom", group, H x W float32 0..1
     "Phantoms of all classes and planes, in four sizes."
     from brain_tumor.imaging.phantoms import PLANES, phantom
+
     for number in range(count):
-        picture = phantom(CLASSES[number % 4], PLANES[(number // 4) % 3], first + number, (128, 192, 256, 512)[number // 3 % 4])
+        picture = phantom(
+            CLASSES[number % 4],
+            PLANES[(number // 4) % 3],
+            first + number,
+            (128, 192, 256, 512)[number // 3 % 4],
+        )
         yield "phantom", f"phantom {picture.seed}", picture.pixels / np.float32(255)
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #c023c
@@ -111,6 +189,7 @@ def sample_heads(
     "The samples that come with the package, as they are and disturbed twelve times each."
     from brain_tumor.imaging.samples import samples
     from brain_tumor.io.decode import read_in_process
+
     for path in samples():
         pixels = read_in_process(path).pixels
         yield "scan", "phantom", path.stem, "head", pixels
@@ -126,13 +205,26 @@ def ood_material(
 ) -> Iterator[tuple[str, str, str, str, np.ndarray]]:  # kind, source, group, look, pixels
     "Everything that one side of the gate is fitted to, or scored on, picture by picture."
     from brain_tumor.data.datasets import read_pixels
+
     number = list(OOD_SUBSETS).index(side)
-    yield from head_pictures(((source, group, read_pixels(path)) for source, group, path in zip(table["source"], table["group"], table["path"])), np.random.default_rng([seed, number]))
-    yield from head_pictures(phantom_heads(3 * count, 10_000_000 * (1 + number)), np.random.default_rng([seed, 9, number]))
+    yield from head_pictures(
+        (
+            (source, group, read_pixels(path))
+            for source, group, path in zip(table["source"], table["group"], table["path"])
+        ),
+        np.random.default_rng([seed, number]),
+    )
+    yield from head_pictures(
+        phantom_heads(3 * count, 10_000_000 * (1 + number)),
+        np.random.default_rng([seed, 9, number]),
+    )
     if side == "train":
         yield from sample_heads(np.random.default_rng([seed, 7]))
     many = 3 * count if side == "train" else count
-    yield from ((kind, "drawn" if kind in SYNTHETIC else "found", name, "other", pixels) for kind, name, pixels in ood_pictures(side, many))
+    yield from (
+        (kind, "drawn" if kind in SYNTHETIC else "found", name, "other", pixels)
+        for kind, name, pixels in ood_pictures(side, many)
+    )
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #c025
 def detector_inputs(
@@ -142,17 +234,25 @@ def detector_inputs(
 ) -> tuple["pd.DataFrame", np.ndarray]:  # kind, source, group, look; inputs (N, D) float32
     "Put pictures through the network, and keep what the gate looks at."
     from itertools import islice
+
     import pandas as pd
+
     rows, parts, pictures = [], [], iter(pictures)
     while some := list(islice(pictures, batch)):
-        squares = np.stack([prepare(np.asarray(one[-1], np.float32), engine.manifest["size"])[0] for one in some])
+        squares = np.stack(
+            [prepare(np.asarray(one[-1], np.float32), engine.manifest["size"])[0] for one in some]
+        )
         features = engine.session.run(["features"], {engine.input: squares[..., None]})[0]
         parts.append(np.hstack([features, np.stack([image_sketch(one[-1]) for one in some])]))
         rows += [one[:-1] for one in some]
     return pd.DataFrame(rows, columns=["kind", "source", "group", "look"]), np.concatenate(parts)
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #c027
-REFUSED_SHARE, UNCERTAIN_SHARE = 0.01, 0.05  # share of validation scans that may be refused; refused or uncertain
+REFUSED_SHARE, UNCERTAIN_SHARE = (
+    0.01,
+    0.05,
+)  # share of validation scans that may be refused; refused or uncertain
+
 
 def share_threshold(
     scores: np.ndarray,  # (N,) of scans that are what they should be
@@ -174,16 +274,19 @@ def standardise(
     "Inputs about 0 with deviation 1, none beyond 8."
     return np.clip((inputs - mean) / scale, -8, 8)
 
+
 def mahalanobis_score(
     train: np.ndarray,  # (N, D) standardised features of training scans
     parts: int = 60,  # principal directions that are kept
 ):  # (M, D) -> (M,) scores
     "Mahalanobis distance along the first principal directions, and what lies beside them."
     from sklearn.decomposition import PCA
+
     space = PCA(parts, random_state=0).fit(train)
     beside = lambda x: ((x - space.inverse_transform(space.transform(x))) ** 2).sum(1)
     unit = beside(train).mean() / max(train.shape[1] - parts, 1)
     return lambda x: (space.transform(x) ** 2 / space.explained_variance_).sum(1) + beside(x) / unit
+
 
 def neighbour_score(
     train: np.ndarray,  # (N, D)
@@ -192,6 +295,7 @@ def neighbour_score(
     "Distance to the k-th nearest training scan, along 60 principal directions."
     from sklearn.decomposition import PCA
     from sklearn.neighbors import NearestNeighbors
+
     space = PCA(60, random_state=0).fit(train)
     near = NearestNeighbors(n_neighbors=k).fit(space.transform(train))
     return lambda x: near.kneighbors(space.transform(x))[0][:, -1]
@@ -205,18 +309,35 @@ def fit_ood_classifier(
 ):  # a fitted scikit-learn classifier
     "Fit a classifier of looks, in one thread: the same sums in the same order, and many times faster on a busy machine."
     import warnings
+
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
     from threadpoolctl import threadpool_limits
-    model = MLPClassifier((hidden,), alpha=3.0, max_iter=25, random_state=seed) if hidden else LogisticRegression(C=0.001, max_iter=100, class_weight="balanced")
+
+    model = (
+        MLPClassifier((hidden,), alpha=3.0, max_iter=25, random_state=seed)
+        if hidden
+        else LogisticRegression(C=0.001, max_iter=100, class_weight="balanced")
+    )
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # stopped after so many rounds, converged or not
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # stopped after so many rounds, converged or not
         return model.fit(inputs, looks)
 
+
 FEATURE_COUNT = 640  # inputs that come from the network; the others are `glance`'s
-DETECTOR_CHOICES = {"Mahalanobis distance": "features", "5th neighbour": "features", "energy": "logits", "logistic regression, features": slice(0, FEATURE_COUNT),
-           "logistic regression, all": slice(None), "hidden layer, features": slice(0, FEATURE_COUNT), "hidden layer, glance": slice(FEATURE_COUNT, None), "hidden layer, all": slice(None)}
+DETECTOR_CHOICES = {
+    "Mahalanobis distance": "features",
+    "5th neighbour": "features",
+    "energy": "logits",
+    "logistic regression, features": slice(0, FEATURE_COUNT),
+    "logistic regression, all": slice(None),
+    "hidden layer, features": slice(0, FEATURE_COUNT),
+    "hidden layer, glance": slice(FEATURE_COUNT, None),
+    "hidden layer, all": slice(None),
+}
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #c032
 def fit_detectors(
@@ -227,13 +348,17 @@ def fit_detectors(
 ) -> dict:  # name in CHOICES -> (M, D) -> (M,) scores
     "Fit all ways of telling a stranger."
     scans, fitted = inputs[looks == 0][:, :FEATURE_COUNT], {}
-    fitted["Mahalanobis distance"] = lambda x, way=mahalanobis_score(scans): way(x[:, :FEATURE_COUNT])
+    fitted["Mahalanobis distance"] = lambda x, way=mahalanobis_score(scans): way(
+        x[:, :FEATURE_COUNT]
+    )
     fitted["5th neighbour"] = lambda x, way=neighbour_score(scans): way(x[:, :FEATURE_COUNT])
     fitted["energy"] = lambda x: -np.logaddexp.reduce(logits(x), axis=1)
     for name, part in DETECTOR_CHOICES.items():
         if isinstance(part, slice):
             model = fit_ood_classifier(inputs[:, part], looks, 48 * name.startswith("hidden"), seed)
-            fitted[name] = lambda x, model=model, part=part: ood_score(model.predict_proba(x[:, part]))
+            fitted[name] = lambda x, model=model, part=part: ood_score(
+                model.predict_proba(x[:, part])
+            )
             fitted[name].model = model
     return fitted
 
@@ -244,18 +369,29 @@ def is_patient_scan(
     "Which rows are scans of persons, as they are."
     return ((about["kind"] == "scan") & (about["source"] != "phantom")).to_numpy()
 
+
 def detection_rates(
     about: "pd.DataFrame",  # kind, source, look
     scores: np.ndarray,  # (N,)
     share: float = REFUSED_SHARE,  # of the scans that may be refused
-) -> tuple[float, float]:  # mean share of strangers above the threshold, and mean area under the curve, each kind counting alike
+) -> tuple[
+    float, float
+]:  # mean share of strangers above the threshold, and mean area under the curve, each kind counting alike
     "How well scores tell strangers from scans, at the threshold that the scans allow."
     from sklearn.metrics import roc_auc_score
+
     scan = is_patient_scan(about)
     at, marks = share_threshold(scores[scan], about["source"].to_numpy()[scan], share), []
     for kind in sorted(set(about["kind"][about["look"] != "head"])):
         rows = (about["kind"] == kind).to_numpy()
-        marks.append(((scores[rows] > at).mean(), roc_auc_score(np.repeat([0, 1], [scan.sum(), rows.sum()]), np.r_[scores[scan], scores[rows]])))
+        marks.append(
+            (
+                (scores[rows] > at).mean(),
+                roc_auc_score(
+                    np.repeat([0, 1], [scan.sum(), rows.sum()]), np.r_[scores[scan], scores[rows]]
+                ),
+            )
+        )
     return tuple(map(float, np.mean(marks, 0)))
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #c034
@@ -264,7 +400,10 @@ def class_head(
 ) -> tuple[np.ndarray, np.ndarray]:  # kernel (640, 4), bias (4,)
     "The last layer of a packed network, from its weights.npz."
     with np.load(engine.folder / "weights.npz") as held:
-        names = {array.shape: array for array in (held[name] for name in held.files if name.startswith("classes"))}
+        names = {
+            array.shape: array
+            for array in (held[name] for name in held.files if name.startswith("classes"))
+        }
     return names[FEATURE_COUNT, 4].astype(np.float32), names[4,].astype(np.float32)
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #c034a
@@ -273,12 +412,16 @@ def fit_all_detectors(
     about: "pd.DataFrame",  # kind, source, look: training material
     inputs: np.ndarray,  # (N, D)
     seed: int = 0,  # of the draw
-) -> tuple[dict, np.ndarray, np.ndarray]:  # as `scorers`; mean and deviation of the heads' inputs, (D,) each
+) -> tuple[
+    dict, np.ndarray, np.ndarray
+]:  # as `scorers`; mean and deviation of the heads' inputs, (D,) each
     "Standardise the training material by its heads, and fit all ways to it."
     scans = (about["look"] == "head").to_numpy()
     mean, scale = inputs[scans].mean(0), inputs[scans].std(0) + 1e-3
     kernel, bias = class_head(engine)
-    logits = lambda x: (x[:, :FEATURE_COUNT] * scale[:FEATURE_COUNT] + mean[:FEATURE_COUNT]) @ kernel + bias
+    logits = lambda x: (
+        (x[:, :FEATURE_COUNT] * scale[:FEATURE_COUNT] + mean[:FEATURE_COUNT]) @ kernel + bias
+    )
     looks = about["look"].map(list(CATEGORIES).index).to_numpy()
     return fit_detectors(standardise(inputs, mean, scale), looks, logits, seed), mean, scale
 
@@ -292,38 +435,107 @@ def fit_detector(
 ) -> OODDetector:
     "Choose a gate on validation, write it beside its model, and score validation and test once."
     import pandas as pd
-    from brain_tumor.inference.engines import CompactEngine
+
     from brain_tumor.data.splits import read_data, split_hash
+    from brain_tumor.inference.engines import CompactEngine
+
     engine, table = CompactEngine(folder), read_data(data)
-    sides = {side: detector_inputs(ood_material(table[table["role"] == side], side, seed, count), engine) for side in OOD_SUBSETS}
+    sides = {
+        side: detector_inputs(ood_material(table[table["role"] == side], side, seed, count), engine)
+        for side in OOD_SUBSETS
+    }
     ways, mean, scale = fit_all_detectors(engine, *sides["train"], seed)
     about, inputs = sides["validation"]
-    choices = pd.DataFrame([(name, *detection_rates(about, way(standardise(inputs, mean, scale)))) for name, way in ways.items()], columns=["way", "stopped", "auc"])
-    save_detector(_packed_model(ways["hidden layer, all"].model, mean, scale, engine.features_sha256, sides["validation"]), folder)
+    choices = pd.DataFrame(
+        [
+            (name, *detection_rates(about, way(standardise(inputs, mean, scale))))
+            for name, way in ways.items()
+        ],
+        columns=["way", "stopped", "auc"],
+    )
+    save_detector(
+        _packed_model(
+            ways["hidden layer, all"].model,
+            mean,
+            scale,
+            engine.features_sha256,
+            sides["validation"],
+        ),
+        folder,
+    )
     load_detector.cache_clear()
     fitted = load_detector(folder)
-    scores = pd.concat([with_scan_labels(score_pictures(fitted, side, *sides[side]), table[table["role"] == side]) for side in ("validation", "test")])
-    _detector_record(out, fitted, choices, scores, sides["train"][0], {"seed": seed, "count": count, "split_sha256": split_hash(read_data(data, copies=True))})
+    scores = pd.concat(
+        [
+            with_scan_labels(
+                score_pictures(fitted, side, *sides[side]), table[table["role"] == side]
+            )
+            for side in ("validation", "test")
+        ]
+    )
+    _detector_record(
+        out,
+        fitted,
+        choices,
+        scores,
+        sides["train"][0],
+        {"seed": seed, "count": count, "split_sha256": split_hash(read_data(data, copies=True))},
+    )
     return fitted
 
-def _detector_record(out: str | Path, fitted: OODDetector, choices: "pd.DataFrame", scores: "pd.DataFrame", train: "pd.DataFrame", about: dict) -> None:
+
+def _detector_record(
+    out: str | Path,
+    fitted: OODDetector,
+    choices: "pd.DataFrame",
+    scores: "pd.DataFrame",
+    train: "pd.DataFrame",
+    about: dict,
+) -> None:
     "Write a run's two tables and what it was."
-    from brain_tumor.io.files import write_table
-    from brain_tumor.io.files import write_json
+    from brain_tumor.io.files import write_json, write_table
+
     write_table(choices.round(4), Path(out) / "choices.csv")
     write_table(scores, Path(out) / "scores.csv")
     of = train.groupby(["kind", "look"]).size().reset_index(name="pictures").to_dict("records")
-    write_json(Path(out) / "run.json", about | {"sha256": fitted.sha256, "refuse": fitted.refuse, "doubt": fitted.doubt, "fitted_to": of})
+    write_json(
+        Path(out) / "run.json",
+        about
+        | {
+            "sha256": fitted.sha256,
+            "refuse": fitted.refuse,
+            "doubt": fitted.doubt,
+            "fitted_to": of,
+        },
+    )
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #c036
 def _packed_model(model, mean, scale, sha256, validation) -> OODDetector:
     "A fitted classifier as a gate, its thresholds counted with the weights as they're stored."
-    arrays = [np.float16(part).astype(np.float32) for part in (mean, scale, model.coefs_[0], model.intercepts_[0], model.coefs_[1], model.intercepts_[1])]
+    arrays = [
+        np.float16(part).astype(np.float32)
+        for part in (
+            mean,
+            scale,
+            model.coefs_[0],
+            model.intercepts_[0],
+            model.coefs_[1],
+            model.intercepts_[1],
+        )
+    ]
     open_gate = OODDetector(sha256, np.inf, np.inf, arrays[0], arrays[1], tuple(arrays[2:]))
     about, inputs = validation
     scan = is_patient_scan(about)
     scores, sources = ood_score(open_gate.looks(inputs[scan])), about["source"].to_numpy()[scan]
-    return OODDetector(sha256, share_threshold(scores, sources, REFUSED_SHARE), share_threshold(scores, sources, UNCERTAIN_SHARE), arrays[0], arrays[1], tuple(arrays[2:]))
+    return OODDetector(
+        sha256,
+        share_threshold(scores, sources, REFUSED_SHARE),
+        share_threshold(scores, sources, UNCERTAIN_SHARE),
+        arrays[0],
+        arrays[1],
+        tuple(arrays[2:]),
+    )
+
 
 def score_pictures(
     fitted: OODDetector,  # as it is stored
@@ -335,17 +547,26 @@ def score_pictures(
     likely = fitted.looks(inputs)
     scores = ood_score(likely)
     status = np.array(STATUSES)[(scores > fitted.doubt).astype(int) + (scores > fitted.refuse)]
-    return about.assign(side=side, score=scores.round(3), status=status, found=np.array(list(CATEGORIES))[1 + likely[:, 1:].argmax(1)])
+    return about.assign(
+        side=side,
+        score=scores.round(3),
+        status=status,
+        found=np.array(list(CATEGORIES))[1 + likely[:, 1:].argmax(1)],
+    )
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #c036aa
 def with_scan_labels(
     rows: "pd.DataFrame",  # of one side, from `scored`
     scans: "pd.DataFrame",  # of the same side and in the same order, from `splits.read_data`
-) -> "pd.DataFrame":  # the rows with class and plane, empty where a row is no scan of a person as it is
+) -> (
+    "pd.DataFrame"
+):  # the rows with class and plane, empty where a row is no scan of a person as it is
     "Carry the class and the plane of the scans into their scores."
     which, rows = is_patient_scan(rows), rows.copy()
     if list(rows["group"][which]) != list(scans["group"]):
-        raise BrainTumorError("the scores are of other scans, or in another order: give the table that was scored")
+        raise BrainTumorError(
+            "the scores are of other scans, or in another order: give the table that was scored"
+        )
     for name in ("class", "plane"):
         rows[name] = None
         rows.loc[which, name] = scans[name].to_numpy()

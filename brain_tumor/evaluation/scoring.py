@@ -19,25 +19,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brain_tumor.data.datasets import (
+    IMAGE_SUFFIXES,
+    SPLIT_FOLDERS,
+    folder_class,
+    read_mask,
+    read_pixels_8bit,
+)
+from ..data.splits import check_split, read_data, split_hash
+from ..imaging.morphology import measure
 from ..inference.analyze import analyze
+from ..inference.result import SCAN_SUFFIX, Analysis
 from ..inference.single_scan import read_scan, refused_result
 from ..inference.uncertainty import THRESHOLD_GRID, area_curve
-from ..data.datasets import IMAGE_SUFFIXES, SPLIT_FOLDERS, folder_class, read_mask, read_pixels_8bit
-from ..io.files import write_table
-from ..metrics import dice
-from ..imaging.morphology import measure
-from ..inference.result import Analysis, SCAN_SUFFIX
-from ..training.runs import PROBABILITY_COLUMNS
-from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES, Scan
 from ..io.decode import _decode, _load_source, _readable_errors, read_in_process
-from ..io.files import expand_sources
-from ..segmentation.postprocessing import true_masks
+from ..io.errors import BrainTumorError
+from ..io.files import expand_sources, write_json, write_table
+from ..io.scan import CLASSES, Scan
+from ..metrics import dice
 from ..segmentation.comparison import read_mask_scores
 from ..segmentation.metrics import MASK_METRICS, mask_scores
+from ..segmentation.postprocessing import true_masks
 from ..segmentation.training import slices_with_mask
-from ..data.splits import check_split, read_data, split_hash
-from ..io.files import write_json
+from ..training.runs import PROBABILITY_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,39 +56,82 @@ def score_engine(
     "Let an engine outline the slices of validation and test, and keep what came of it as a run."
     import pandas as pd
     from tqdm.auto import tqdm
+
     missing = [name for name in ("network", "title", "trained_in") if name not in about]
     if missing:
-        raise BrainTumorError(f"{out}: an engine without {', '.join(missing)}; say what was judged, and which run made it")
+        raise BrainTumorError(
+            f"{out}: an engine without {', '.join(missing)}; say what was judged, and which run made it"
+        )
     everything = read_data(data, copies=True)
     table = slices_with_mask(everything).query("role != 'train'").reset_index(drop=True)
-    found = [answer(read_in_process(path)) for path in tqdm(table["path"], desc="outlining", mininterval=2, disable=len(table) < 100)]
-    write_table(score_scans(table[list(MASK_FOLDERS)], found, true_masks(table)).round(5), Path(out) / "outlines.csv")
+    found = [
+        answer(read_in_process(path))
+        for path in tqdm(table["path"], desc="outlining", mininterval=2, disable=len(table) < 100)
+    ]
+    write_table(
+        score_scans(table[list(MASK_FOLDERS)], found, true_masks(table)).round(5),
+        Path(out) / "outlines.csv",
+    )
     said = f"protocol honest: {check_split(table)}; an engine, asked as its users ask it"
-    write_json(Path(out) / "run.json", {"task": "segmentation", "protocol": "honest", "provenance": said, "split_sha256": split_hash(everything), "finished": True} | about)
+    write_json(
+        Path(out) / "run.json",
+        {
+            "task": "segmentation",
+            "protocol": "honest",
+            "provenance": said,
+            "split_sha256": split_hash(everything),
+            "finished": True,
+        }
+        | about,
+    )
     return read_mask_scores(out)
 
 # %% ../../nbs/10_evaluation/scoring.ipynb #c033
 def predict_slices(
     table: "pd.DataFrame",  # rows to ask about, from `splits.read_data`
     engine,  # from `engines.load_engine`
-) -> tuple["pd.DataFrame", "pd.DataFrame"]:  # a row a slice; source, image and a column for each threshold of GRID, of slices with an outline, true or drawn
+) -> tuple[
+    "pd.DataFrame", "pd.DataFrame"
+]:  # a row a slice; source, image and a column for each threshold of GRID, of slices with an outline, true or drawn
     "What an engine says of slices with known truth."
     import pandas as pd
     from tqdm.auto import tqdm
+
     rows, curves = [], []
     for row in tqdm(table.to_dict("records"), desc="asking", mininterval=2):
         found, curve = _predict_slice(row, engine)
-        rows.append({key: row[key] for key in ("source", "image", "class", "group", "role", "plane", "disputed")} | found)
-        curves += [] if curve is None else [{"source": row["source"], "image": row["image"], "role": row["role"]} | dict(zip(map(str, THRESHOLD_GRID), curve))]
-    return pd.DataFrame(rows).astype({"truth_px": float, "dice": float}), pd.DataFrame(curves, columns=["source", "image", "role", *map(str, THRESHOLD_GRID)])
+        rows.append(
+            {
+                key: row[key]
+                for key in ("source", "image", "class", "group", "role", "plane", "disputed")
+            }
+            | found
+        )
+        curves += (
+            []
+            if curve is None
+            else [
+                {"source": row["source"], "image": row["image"], "role": row["role"]}
+                | dict(zip(map(str, THRESHOLD_GRID), curve))
+            ]
+        )
+    return pd.DataFrame(rows).astype({"truth_px": float, "dice": float}), pd.DataFrame(
+        curves, columns=["source", "image", "role", *map(str, THRESHOLD_GRID)]
+    )
+
 
 def _predict_slice(row: dict, engine) -> tuple[dict, np.ndarray | None]:
     "One row's numbers, and its curve where an outline is known or drawn."
     from brain_tumor.data.datasets import read_pixels_8bit
-    from brain_tumor.metrics import dice
     from brain_tumor.io.decode import read_in_process
+    from brain_tumor.metrics import dice
+
     answer = engine(read_in_process(row["path"]))
-    found = {f"p_{name}": round(float(p), 6) for name, p in zip(CLASSES, answer.probabilities)} | {"found_px": int(answer.mask.sum()), "truth_px": None, "dice": None}
+    found = {f"p_{name}": round(float(p), 6) for name, p in zip(CLASSES, answer.probabilities)} | {
+        "found_px": int(answer.mask.sum()),
+        "truth_px": None,
+        "dice": None,
+    }
     if isinstance(row["mask"], str):
         truth = read_pixels_8bit(row["mask"]) > 127
         found |= {"truth_px": int(truth.sum()), "dice": round(dice(answer.mask, truth), 5)}
@@ -99,31 +146,62 @@ def score_scans(
     "Pass scans with known truth through an engine and compare."
     import pandas as pd
     from tqdm.auto import tqdm
+
     rows = []
     for row in tqdm(table.to_dict("records"), desc="scoring", mininterval=2):
         answer = engine(read_in_process(row["path"]))
         named = CLASSES[int(answer.probabilities.argmax())]
         found = answer.mask & (named != "no_tumor")
         truth = read_pixels_8bit(row["mask"]) > 127 if isinstance(row["mask"], str) else None
-        rows.append({key: row[key] for key in ("source", "image", "class", "group", "role", "plane", "spacing_mm", "disputed")}
-                    | {"predicted": named, **{f"p_{c}": float(p) for c, p in zip(CLASSES, answer.probabilities)}}
-                    | {"found_px": int(found.sum()), "truth_px": None if truth is None else int(truth.sum()),
-                       "dice": None if truth is None or not truth.any() else dice(found, truth)})
+        rows.append(
+            {
+                key: row[key]
+                for key in (
+                    "source",
+                    "image",
+                    "class",
+                    "group",
+                    "role",
+                    "plane",
+                    "spacing_mm",
+                    "disputed",
+                )
+            }
+            | {
+                "predicted": named,
+                **{f"p_{c}": float(p) for c, p in zip(CLASSES, answer.probabilities)},
+            }
+            | {
+                "found_px": int(found.sum()),
+                "truth_px": None if truth is None else int(truth.sum()),
+                "dice": None if truth is None or not truth.any() else dice(found, truth),
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/10_evaluation/scoring.ipynb #c009
 def check_label_map(
-    labels: dict[str, str] | list[tuple[str, str]] | None,  # what a label of yours means: {"GBM": "glioma"}, or such pairs
+    labels: dict[str, str]
+    | list[tuple[str, str]]
+    | None,  # what a label of yours means: {"GBM": "glioma"}, or such pairs
 ) -> dict[str, str]:  # lower case -> one of CLASSES
     "The mapping, with its right side checked."
-    pairs = [(str(name).strip().lower(), str(meaning)) for name, meaning in (labels.items() if isinstance(labels, dict) else labels or ())]
+    pairs = [
+        (str(name).strip().lower(), str(meaning))
+        for name, meaning in (labels.items() if isinstance(labels, dict) else labels or ())
+    ]
     found, wrong = {}, [meaning for _, meaning in pairs if folder_class(meaning) is None]
     for name, meaning in pairs:
         if found.setdefault(name, folder_class(meaning)) != folder_class(meaning):
-            raise BrainTumorError(f"labels: {name} is mapped to two classes, {found[name]} and {meaning}; give one")
+            raise BrainTumorError(
+                f"labels: {name} is mapped to two classes, {found[name]} and {meaning}; give one"
+            )
     if wrong:
-        raise BrainTumorError(f"labels: {', '.join(wrong)} is no class of the network; map to one of {', '.join(CLASSES)}")
+        raise BrainTumorError(
+            f"labels: {', '.join(wrong)} is no class of the network; map to one of {', '.join(CLASSES)}"
+        )
     return found
+
 
 def map_label(
     name: str,  # as somebody wrote it
@@ -132,17 +210,34 @@ def map_label(
     "The class that a label stands for."
     return (labels or {}).get(str(name).strip().lower()) or folder_class(str(name))
 
+
 def _unknown(names) -> BrainTumorError:
     named = sorted(set(map(str, names)))
-    return BrainTumorError(f"labels that the network does not know: {', '.join(named[:8])}{', …' if len(named) > 8 else ''}. It knows {', '.join(CLASSES)}. "
-                           f"Map them, labels={{{named[0]!r}: 'glioma'}} or --label {named[0]}=glioma, if that is what they are; else take these scans out")
+    return BrainTumorError(
+        f"labels that the network does not know: {', '.join(named[:8])}{', …' if len(named) > 8 else ''}. It knows {', '.join(CLASSES)}. "
+        f"Map them, labels={{{named[0]!r}: 'glioma'}} or --label {named[0]}=glioma, if that is what they are; else take these scans out"
+    )
 
 # %% ../../nbs/10_evaluation/scoring.ipynb #c012-1
-TABLE_FIELDS = ("image", "path", "mask", "class", "group", "spacing_mm", "plane", "slice", "axis", "reason")  # of `own_table`; reason: why a row can't be scored
+TABLE_FIELDS = (
+    "image",
+    "path",
+    "mask",
+    "class",
+    "group",
+    "spacing_mm",
+    "plane",
+    "slice",
+    "axis",
+    "reason",
+)  # of `own_table`; reason: why a row can't be scored
 LAYOUT_HELP = "Expected is a folder for each class, or images/ and masks/, or scans beside NAME_mask files, or a manifest.csv with image and class or mask"
 
-MASK_NAME = re.compile(r"^mask[_-]|[._-](mask|seg|segmentation|label|labels|roi)(_?\d+)?$", re.IGNORECASE)  # says that a file is an outline
+MASK_NAME = re.compile(
+    r"^mask[_-]|[._-](mask|seg|segmentation|label|labels|roi)(_?\d+)?$", re.IGNORECASE
+)  # says that a file is an outline
 MASK_FOLDERS = {"mask", "masks", "label", "labels", "segmentations"}  # folders of such files
+
 
 def _place_of(path: Path, folder: Path) -> tuple[tuple[str, ...], bool]:
     "Folders and name that a scan shares with its mask, and whether this is the mask."
@@ -152,6 +247,7 @@ def _place_of(path: Path, folder: Path) -> tuple[tuple[str, ...], bool]:
     bare, words = MASK_NAME.sub("", name), MASK_FOLDERS | {"image", "images"}
     kept = [step for step in folders if step.lower() not in words]
     return (*kept, bare), bare != name or any(step.lower() in MASK_FOLDERS for step in folders)
+
 
 def _image_mask_pairs(folder: Path) -> Iterator[dict]:
     "A row for each scan with its mask, and one for each mask that is left over."
@@ -163,11 +259,30 @@ def _image_mask_pairs(folder: Path) -> Iterator[dict]:
     scans = [(path, key) for path, key, is_mask in places if not is_mask]
     named = Counter(key[-1:] for _, key in scans)
     for path, key in scans:
-        own = masks.pop(key, None) or (masks.pop(key[-1:], None) if named[key[-1:]] == 1 else None)  # masks/12.png may belong to glioma/12.png, if only one is called so
+        own = masks.pop(key, None) or (
+            masks.pop(key[-1:], None) if named[key[-1:]] == 1 else None
+        )  # masks/12.png may belong to glioma/12.png, if only one is called so
         yield {"path": path, "key": _bare_name(key), "mask": own[0] if own else None}
-        yield from ({"path": path, "key": _bare_name(key), "mask": None, "reason": "a second mask of one scan; the first by name was used"} for path in (own or [])[1:])
+        yield from (
+            {
+                "path": path,
+                "key": _bare_name(key),
+                "mask": None,
+                "reason": "a second mask of one scan; the first by name was used",
+            }
+            for path in (own or [])[1:]
+        )
     for key, left in masks.items():
-        yield from ({"path": path, "key": _bare_name(key), "mask": None, "reason": "a mask without a scan of its name"} for path in left)
+        yield from (
+            {
+                "path": path,
+                "key": _bare_name(key),
+                "mask": None,
+                "reason": "a mask without a scan of its name",
+            }
+            for path in left
+        )
+
 
 def _bare_name(key: tuple[str, ...]) -> tuple[str, ...]:
     "Without Training and Testing, which say nothing of class or patient."
@@ -179,37 +294,83 @@ def _folder_rows(folder: Path, labels: dict[str, str]) -> list[dict]:
     rows = list(_image_mask_pairs(folder))
     classes = [[map_label(step, labels) for step in row["key"][:-1]] for row in rows]
     if any(filter(None, sum(classes, []))):
-        lost = {row["key"][0] if len(row["key"]) > 1 else "." for row, known in zip(rows, classes) if not any(known) and "reason" not in row}
+        lost = {
+            row["key"][0] if len(row["key"]) > 1 else "."
+            for row, known in zip(rows, classes)
+            if not any(known) and "reason" not in row
+        }
         if lost:
             raise _unknown(lost)
     elif not any(row["mask"] for row in rows):
-        raise BrainTumorError(f"{folder}: no folder's name is a class and no scan has a mask, so there is nothing to compare with. {LAYOUT_HELP}")
+        raise BrainTumorError(
+            f"{folder}: no folder's name is a class and no scan has a mask, so there is nothing to compare with. {LAYOUT_HELP}"
+        )
     for row, known in zip(rows, classes):
         at = next((place for place, name in enumerate(known) if name), -1)
-        row |= {"class": known[at] if at >= 0 else None, "group": "/".join(row["key"][at + 1:-1]) or None, "image": row["path"].relative_to(folder).as_posix()}
+        row |= {
+            "class": known[at] if at >= 0 else None,
+            "group": "/".join(row["key"][at + 1 : -1]) or None,
+            "image": row["path"].relative_to(folder).as_posix(),
+        }
     return rows
 
 # %% ../../nbs/10_evaluation/scoring.ipynb #c017
-def _table_rows(table: "pd.DataFrame", root: Path, labels: dict[str, str], groups: str | None) -> list[dict]:
+def _table_rows(
+    table: "pd.DataFrame", root: Path, labels: dict[str, str], groups: str | None
+) -> list[dict]:
     "Rows of a table: names become paths, labels become classes."
     table = _rows_by_name(table, groups)
     missing = [name for name in dict.fromkeys(("image", groups or "image")) if name not in table]
     if missing or not {"class", "mask"} & set(table.columns):
-        raise BrainTumorError(f"the table has no column {', '.join(missing) or 'class or mask'}; it has {', '.join(map(str, table.columns)) or 'none'}. It needs image, and class or mask or both")
-    table = table.rename(columns={"spacing": "spacing_mm"} if "spacing_mm" not in table else {}).reset_index(drop=True)
-    rows = [row | {name: None for name in ("image", "class", "mask") if not str(row.get(name) or "").strip()} for row in table.astype(object).where(table.notna(), None).to_dict("records")]
-    lost = [row["class"] for row in rows if row.get("class") is not None and map_label(row["class"], labels) is None]
+        raise BrainTumorError(
+            f"the table has no column {', '.join(missing) or 'class or mask'}; it has {', '.join(map(str, table.columns)) or 'none'}. It needs image, and class or mask or both"
+        )
+    table = table.rename(
+        columns={"spacing": "spacing_mm"} if "spacing_mm" not in table else {}
+    ).reset_index(drop=True)
+    rows = [
+        row
+        | {
+            name: None
+            for name in ("image", "class", "mask")
+            if not str(row.get(name) or "").strip()
+        }
+        for row in table.astype(object).where(table.notna(), None).to_dict("records")
+    ]
+    lost = [
+        row["class"]
+        for row in rows
+        if row.get("class") is not None and map_label(row["class"], labels) is None
+    ]
     if lost:
         raise _unknown(lost)
-    group = lambda row: row.get(groups or "group") if groups or row.get("group") is not None else row.get("patient")
-    return [{"image": str(row["image"] or f"row {number}"), "reason": None if row["image"] else "no image is named", "path": root / str(row.get("path") or row["image"]), "mask": root / str(row["mask"]) if row.get("mask") else None, "class": map_label(row["class"], labels) if row.get("class") is not None else None,
-             "group": None if group(row) is None else str(group(row)), "plane": str(row["plane"]).strip().lower() if row.get("plane") else None, **{name: row.get(name) for name in ("spacing_mm", "slice", "axis")}} for number, row in enumerate(rows, 1)]
+    group = lambda row: (
+        row.get(groups or "group") if groups or row.get("group") is not None else row.get("patient")
+    )
+    return [
+        {
+            "image": str(row["image"] or f"row {number}"),
+            "reason": None if row["image"] else "no image is named",
+            "path": root / str(row.get("path") or row["image"]),
+            "mask": root / str(row["mask"]) if row.get("mask") else None,
+            "class": map_label(row["class"], labels) if row.get("class") is not None else None,
+            "group": None if group(row) is None else str(group(row)),
+            "plane": str(row["plane"]).strip().lower() if row.get("plane") else None,
+            **{name: row.get(name) for name in ("spacing_mm", "slice", "axis")},
+        }
+        for number, row in enumerate(rows, 1)
+    ]
+
 
 def _rows_by_name(table: "pd.DataFrame", groups: str | None = None) -> "pd.DataFrame":
     "The table with our names for its columns, however they were typed; that of the groups is left as it is."
     plain = {name: str(name).strip() for name in table if name != groups}
-    ours = {name: one.lower() if one.lower() in (*TABLE_FIELDS, "patient", "spacing") else one for name, one in plain.items()}
+    ours = {
+        name: one.lower() if one.lower() in (*TABLE_FIELDS, "patient", "spacing") else one
+        for name, one in plain.items()
+    }
     return table.rename(columns={name: one for name, one in ours.items() if one not in table})
+
 
 def read_labelled_data(
     source,  # a folder, a CSV file, or a pandas DataFrame
@@ -219,20 +380,31 @@ def read_labelled_data(
 ) -> "pd.DataFrame":  # a row a scan: columns as in TABLE; group is empty where nobody knows
     "Read what is to be judged, without opening a picture; `BrainTumorError` where there is nothing, or a label that the network doesn't know."
     import pandas as pd
+
     labels = check_label_map(labels)
     if isinstance(source, pd.DataFrame):
         rows = _table_rows(source, Path(), labels, groups)
     else:
         if not isinstance(source, (str, os.PathLike)):
-            raise BrainTumorError(f"{type(source).__name__}: can't be evaluated; give a folder, a CSV file, or a pandas DataFrame with image, and class or mask")
+            raise BrainTumorError(
+                f"{type(source).__name__}: can't be evaluated; give a folder, a CSV file, or a pandas DataFrame with image, and class or mask"
+            )
         source = Path(source)
         if source.is_dir() and not (source / "manifest.csv").is_file():
             if groups:
-                raise BrainTumorError(f"groups={groups!r} names a column, and {source} is a folder without a manifest.csv: put each patient's scans into a folder of their own, or give a table")
+                raise BrainTumorError(
+                    f"groups={groups!r} names a column, and {source} is a folder without a manifest.csv: put each patient's scans into a folder of their own, or give a table"
+                )
             rows = _folder_rows(source, labels)
         else:
-            if SCAN_SUFFIX.search(source.name) and ".csv" not in source.suffixes and source.is_file():
-                raise BrainTumorError(f"{source}: that is one scan: use `brain_tumor analyze`; here a folder or a table of labelled scans is wanted")
+            if (
+                SCAN_SUFFIX.search(source.name)
+                and ".csv" not in source.suffixes
+                and source.is_file()
+            ):
+                raise BrainTumorError(
+                    f"{source}: that is one scan: use `brain_tumor analyze`; here a folder or a table of labelled scans is wanted"
+                )
             file = source / "manifest.csv" if source.is_dir() else source
             rows = _table_rows(_read_csv(file), file.parent, labels, groups)
     table = pd.DataFrame(rows, columns=list(TABLE_FIELDS)).astype(object)
@@ -240,24 +412,46 @@ def read_labelled_data(
     nothing = table["class"].isna() & table["mask"].isna() & table["reason"].isna()
     table.loc[nothing, "reason"] = "neither class nor mask is known"
     if not table["reason"].isna().any():
-        raise BrainTumorError("there is no scan with a class or a mask, so there is nothing to compare with. " + LAYOUT_HELP)
+        raise BrainTumorError(
+            "there is no scan with a class or a mask, so there is nothing to compare with. "
+            + LAYOUT_HELP
+        )
     return table if names else _numbered(table)
+
 
 def _numbered(table: "pd.DataFrame") -> "pd.DataFrame":
     "The table with numbers for names."
-    numbers = {name: f"group {number}" for number, name in enumerate(dict.fromkeys(table["group"].dropna()), 1)}
-    scans = {name: f"scan {number}" for number, name in enumerate(dict.fromkeys(table["image"]), 1)}  # one file, one number: it may count as a group
-    return table.assign(image=[scans[name] for name in table["image"]], group=[numbers.get(name) for name in table["group"]])
+    numbers = {
+        name: f"group {number}"
+        for number, name in enumerate(dict.fromkeys(table["group"].dropna()), 1)
+    }
+    scans = {
+        name: f"scan {number}" for number, name in enumerate(dict.fromkeys(table["image"]), 1)
+    }  # one file, one number: it may count as a group
+    return table.assign(
+        image=[scans[name] for name in table["image"]],
+        group=[numbers.get(name) for name in table["group"]],
+    )
+
 
 def _read_csv(file: Path) -> "pd.DataFrame":
     import pandas as pd
+
     try:
         heads = list(pd.read_csv(file, nrows=0))
-        how = {"sep": ";", "decimal": ","} if len(heads) == 1 and ";" in heads[0] else {}  # as spreadsheets write it where the comma is in the numbers
+        how = (
+            {"sep": ";", "decimal": ","} if len(heads) == 1 and ";" in heads[0] else {}
+        )  # as spreadsheets write it where the comma is in the numbers
         heads = list(pd.read_csv(file, nrows=0, **how))
-        return pd.read_csv(file, dtype={name: str for name in heads if name.strip().lower() in ("group", "patient")}, **how)
+        return pd.read_csv(
+            file,
+            dtype={name: str for name in heads if name.strip().lower() in ("group", "patient")},
+            **how,
+        )
     except (OSError, ValueError) as error:
-        raise BrainTumorError(f"{file}: not a folder, nor a table that can be read ({error}). Save it as CSV, UTF-8, with a line of column names") from error
+        raise BrainTumorError(
+            f"{file}: not a folder, nor a table that can be read ({error}). Save it as CSV, UTF-8, with a line of column names"
+        ) from error
 
 # %% ../../nbs/10_evaluation/scoring.ipynb #c020
 def predict_labelled(
@@ -272,7 +466,11 @@ def predict_labelled(
     def readable_ones():
         for number, row in enumerate(rows):
             try:
-                scan = read_scan(row["path"], **_where(row), spacing=spacing if row["spacing_mm"] is None else row["spacing_mm"])
+                scan = read_scan(
+                    row["path"],
+                    **_where(row),
+                    spacing=spacing if row["spacing_mm"] is None else row["spacing_mm"],
+                )
             except Exception as problem:  # a bad scan harms no other, whatever is wrong with it
                 broken[number] = refused_result(row["path"], problem)
             else:
@@ -280,7 +478,14 @@ def predict_labelled(
                 yield scan
 
     known, done = inspect.signature(analyze).parameters, 0
-    for place, result in enumerate(analyze(readable_ones(), engine=engine, progress=False, **{name: value for name, value in options.items() if name in known})):
+    for place, result in enumerate(
+        analyze(
+            readable_ones(),
+            engine=engine,
+            progress=False,
+            **{name: value for name, value in options.items() if name in known},
+        )
+    ):
         for number in range(done, order[place]):
             yield rows[number], broken[number]
         yield rows[order[place]], result
@@ -288,9 +493,12 @@ def predict_labelled(
     for number in range(done, len(rows)):
         yield rows[number], broken[number]
 
+
 def _where(row: dict) -> dict:
     "Which slice of a volume a row means."
-    whole = lambda value: int(value) if isinstance(value, (int, float)) and float(value).is_integer() else value
+    whole = lambda value: (
+        int(value) if isinstance(value, (int, float)) and float(value).is_integer() else value
+    )
     return {name: whole(row[name]) for name in ("slice", "axis") if row[name] is not None}
 
 # %% ../../nbs/10_evaluation/scoring.ipynb #c023
@@ -305,10 +513,14 @@ def read_truth_mask(
     else:
         values = read_raw_values(path, **_where(row))
         if len(np.unique(values[values != 0])) > 1 or values.ndim != 2:
-            raise BrainTumorError(f"{path.name}: the mask has more than two values; write the label that is tumour as a mask of its own, 0 and 1")
+            raise BrainTumorError(
+                f"{path.name}: the mask has more than two values; write the label that is tumour as a mask of its own, 0 and 1"
+            )
         mask = values != 0
     if shape is not None and mask.shape != shape:
-        raise BrainTumorError(f"{path.name}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, the scan {shape[1]} x {shape[0]}; give it in the scan's own size")
+        raise BrainTumorError(
+            f"{path.name}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, the scan {shape[1]} x {shape[0]}; give it in the scan's own size"
+        )
     return mask
 
 # %% ../../nbs/10_evaluation/scoring.ipynb #c023a
@@ -323,7 +535,13 @@ def read_raw_values(
         return np.asarray(_decode(data, name, slice, axis, folder).values)
 
 # %% ../../nbs/10_evaluation/scoring.ipynb #c024
-MASK_COLUMNS = {"accuracy": "pixel_accuracy", "precision": "pixel_precision", "recall": "pixel_recall", "hd95": "hd95_mm"}  # names beside those of the class
+MASK_COLUMNS = {
+    "accuracy": "pixel_accuracy",
+    "precision": "pixel_precision",
+    "recall": "pixel_recall",
+    "hd95": "hd95_mm",
+}  # names beside those of the class
+
 
 def score_answer(
     row: dict,  # from `own_table`
@@ -331,22 +549,38 @@ def score_answer(
     truth: np.ndarray | None = None,  # bool, H x W: the true outline, where it is known
 ) -> dict:  # one row of predictions
     "Put answer and truth side by side."
-    said = {"image": row["image"], "class": row["class"], "group": row["group"], "plane": row["plane"], "status": result.status, "predicted": result.predicted_class,
-            **{f"p_{name}": (result.probabilities or {}).get(name) for name in CLASSES}, "reason": _plain_value(getattr(result, "reason", None) or result.error, row)}
+    said = {
+        "image": row["image"],
+        "class": row["class"],
+        "group": row["group"],
+        "plane": row["plane"],
+        "status": result.status,
+        "predicted": result.predicted_class,
+        **{f"p_{name}": (result.probabilities or {}).get(name) for name in CLASSES},
+        "reason": _plain_value(getattr(result, "reason", None) or result.error, row),
+    }
     said |= {"truth_px": None if truth is None else int(truth.sum())}
     if result.status == "refused":
         return said
     named = getattr(result, "class_set", None)
-    said |= {"class_set": " ".join(named) if named else None, "in_set": row["class"] in named if named and row["class"] else None, "found_px": int(result.mask.sum())}
+    said |= {
+        "class_set": " ".join(named) if named else None,
+        "in_set": row["class"] in named if named and row["class"] else None,
+        "found_px": int(result.mask.sum()),
+    }
     return said | (_score_mask(result, truth) if truth is not None and truth.any() else {})
+
 
 def _plain_value(reason: str | None, row: dict) -> str | None:
     "A reason without the folders, and with the scan called as the table calls it."
     for path in filter(None, (row["path"], row["mask"])):
         for name in (str(path), Path(path).name):
-            reason = reason and reason.removeprefix(f"{name}: ").replace(name, str(row["image"]) if path is row["path"] else "its mask")
+            reason = reason and reason.removeprefix(f"{name}: ").replace(
+                name, str(row["image"]) if path is row["path"] else "its mask"
+            )
     unsaid = reason and row["slice"] is None and "Ask for one by slice" in reason
     return f"{reason} In a table: columns slice and axis." if unsaid else reason
+
 
 def _score_mask(result: Analysis, truth: np.ndarray) -> dict:
     "Overlap, borders and sizes of one outline against another."
@@ -354,47 +588,109 @@ def _score_mask(result: Analysis, truth: np.ndarray) -> dict:
     scores = mask_scores(result.mask, truth, spacing or (1.0, 1.0))
     if spacing is None:
         scores |= {"hd95": None, "nsd": None}  # a distance needs a size of the pixels
-    true, found = measure(truth, spacing), measure(result.mask, spacing) if result.mask.any() else None
-    range_ = getattr(result, "surface_range", None) if result.features and result.spacing == spacing else None
+    true, found = (
+        measure(truth, spacing),
+        measure(result.mask, spacing) if result.mask.any() else None,
+    )
+    range_ = (
+        getattr(result, "surface_range", None)
+        if result.features and result.spacing == spacing
+        else None
+    )
     return {MASK_COLUMNS.get(name, name): value for name, value in scores.items()} | {
-        "unit": true.unit, "surface_true": true.surface, "surface_found": found.surface if found else 0.0, "longest_true": true.longest_diameter, "longest_found": found.longest_diameter if found else 0.0,
-        "in_range": None if range_ is None else bool(range_[0] <= true.surface <= range_[1])}
+        "unit": true.unit,
+        "surface_true": true.surface,
+        "surface_found": found.surface if found else 0.0,
+        "longest_true": true.longest_diameter,
+        "longest_found": found.longest_diameter if found else 0.0,
+        "in_range": None if range_ is None else bool(range_[0] <= true.surface <= range_[1]),
+    }
 
 # %% ../../nbs/10_evaluation/scoring.ipynb #c026
 MASK_UNUSED = "Its outline is not used"  # how the reason of such a row begins
 
+
 def score_labelled(
     table: "pd.DataFrame",  # from `own_table`
     engine,  # something callable on a Scan
-    see: Callable = lambda row, result, truth, judged: None,  # is shown each result while its pixels are there
+    see: Callable = lambda row, result, truth, judged: (
+        None
+    ),  # is shown each result while its pixels are there
     **options,  # spacing=, and what `analyze` takes
 ) -> Iterator[dict]:  # rows of predictions; those that can't be scored last
     "Ask, read the truth, judge; row by row, so that no picture is kept."
     for row, result in predict_labelled(table, engine, **options):
         truth, wrong = None, None
         try:
-            truth = read_truth_mask(row, result.scan.pixels.shape if result.scan else None) if row["mask"] else None
+            truth = (
+                read_truth_mask(row, result.scan.pixels.shape if result.scan else None)
+                if row["mask"]
+                else None
+            )
         except BrainTumorError as problem:
             wrong = _plain_value(str(problem), row)
         judged = score_answer(row, result, truth)
         if wrong and result.status != "refused":
-            judged |= {"reason": " ".join(filter(None, (f"{MASK_UNUSED}: {wrong}", judged["reason"])))} if row["class"] else {"status": "left out", "reason": wrong}
+            judged |= (
+                {"reason": " ".join(filter(None, (f"{MASK_UNUSED}: {wrong}", judged["reason"])))}
+                if row["class"]
+                else {"status": "left out", "reason": wrong}
+            )
         if judged["status"] != "left out":
             see(row, result, truth, judged)
         yield judged
     for row in table[table["reason"].notna()].to_dict("records"):
-        yield {name: row[name] for name in ("image", "class", "group", "plane")} | {"status": "left out", "reason": row["reason"]}
+        yield {name: row[name] for name in ("image", "class", "group", "plane")} | {
+            "status": "left out",
+            "reason": row["reason"],
+        }
 
 # %% ../../nbs/10_evaluation/scoring.ipynb #c027
-SCORED_COLUMNS = ("image", "class", "group", "plane", "status", "predicted", *PROBABILITY_COLUMNS, "class_set", "in_set", "truth_px", "found_px", *(MASK_COLUMNS.get(name, name) for name in MASK_METRICS),
-               "unit", "surface_true", "surface_found", "longest_true", "longest_found", "in_range", "reason")
-NUMBER_COLUMNS = (*PROBABILITY_COLUMNS, "in_set", *SCORED_COLUMNS[SCORED_COLUMNS.index("truth_px"):SCORED_COLUMNS.index("unit")], *SCORED_COLUMNS[SCORED_COLUMNS.index("unit") + 1:-1])
+SCORED_COLUMNS = (
+    "image",
+    "class",
+    "group",
+    "plane",
+    "status",
+    "predicted",
+    *PROBABILITY_COLUMNS,
+    "class_set",
+    "in_set",
+    "truth_px",
+    "found_px",
+    *(MASK_COLUMNS.get(name, name) for name in MASK_METRICS),
+    "unit",
+    "surface_true",
+    "surface_found",
+    "longest_true",
+    "longest_found",
+    "in_range",
+    "reason",
+)
+NUMBER_COLUMNS = (
+    *PROBABILITY_COLUMNS,
+    "in_set",
+    *SCORED_COLUMNS[SCORED_COLUMNS.index("truth_px") : SCORED_COLUMNS.index("unit")],
+    *SCORED_COLUMNS[SCORED_COLUMNS.index("unit") + 1 : -1],
+)
+
 
 def scored_table(
     rows,  # from `score_rows`
-) -> "pd.DataFrame":  # columns as in PREDICTIONS, in_set and in_range as 0 and 1; a scan without group is its own
+) -> (
+    "pd.DataFrame"
+):  # columns as in PREDICTIONS, in_set and in_range as 0 and 1; a scan without group is its own
     "Judged rows as one table."
     import pandas as pd
+
     table = pd.DataFrame(list(rows), columns=list(SCORED_COLUMNS))
-    table[list(NUMBER_COLUMNS)] = table[list(NUMBER_COLUMNS)].astype(object).where(table[list(NUMBER_COLUMNS)].notna(), np.nan).astype(float)
-    return table.assign(grouped=table["group"].notna(), group=table["group"].where(table["group"].notna(), table["image"]))
+    table[list(NUMBER_COLUMNS)] = (
+        table[list(NUMBER_COLUMNS)]
+        .astype(object)
+        .where(table[list(NUMBER_COLUMNS)].notna(), np.nan)
+        .astype(float)
+    )
+    return table.assign(
+        grouped=table["group"].notna(),
+        group=table["group"].where(table["group"].notna(), table["image"]),
+    )

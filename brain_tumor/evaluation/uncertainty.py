@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..inference.uncertainty import THRESHOLD_GRID, load_uncertainty, prediction_sets, sigmoid
 from .scoring import predict_slices
+from brain_tumor.inference.uncertainty import (
+    THRESHOLD_GRID,
+    load_uncertainty,
+    prediction_sets,
+    sigmoid,
+)
 from ..io.errors import BrainTumorError
 from ..io.scan import CLASSES
 
@@ -39,7 +44,10 @@ def conformal_quantile(
     return float(scores[order[reached[0]]]) if reached.size else np.inf
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c014
-TUMOUR_OR_NO_TUMOUR = tuple(int(name == "no_tumor") for name in CLASSES)  # which classes share a limit
+TUMOUR_OR_NO_TUMOUR = tuple(
+    int(name == "no_tumor") for name in CLASSES
+)  # which classes share a limit
+
 
 def lowest_threshold(
     probabilities: np.ndarray,  # (N, 4), calibration slices
@@ -52,14 +60,18 @@ def lowest_threshold(
     limits, truth = np.empty(len(CLASSES)), probabilities[np.arange(len(labels)), labels]
     for kind in set(kinds):
         rows = np.isin(labels, np.flatnonzero(np.equal(kinds, kind)))
-        limits[np.equal(kinds, kind)] = max(0.0, -conformal_quantile(-truth[rows], groups[rows], level))
+        limits[np.equal(kinds, kind)] = max(
+            0.0, -conformal_quantile(-truth[rows], groups[rows], level)
+        )
     return limits
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c018
 def matching_thresholds(
     curves: np.ndarray,  # (N, 57), from `area_curve`
     truth: np.ndarray,  # (N,) true areas, pixels
-) -> tuple[np.ndarray, np.ndarray]:  # (N,) logits: the highest whose area is no smaller than the true one, the lowest whose area is no larger; infinite where there is none
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # (N,) logits: the highest whose area is no smaller than the true one, the lowest whose area is no larger; infinite where there is none
     "Between which thresholds the area passes the true one."
     large, small = curves >= truth[:, None], curves <= truth[:, None]
     down = np.where(large.any(1), THRESHOLD_GRID[np.maximum(large.sum(1) - 1, 0)], -np.inf)
@@ -78,6 +90,7 @@ def required_margins(
     down, up = matching_thresholds(curves, truth)
     return np.maximum(np.maximum(middle - down, (up - middle) / lean), 0)
 
+
 def fit_area_thresholds(
     step: float,  # logits, from `cutoff`
     threshold: float,  # of the outline, 0..1
@@ -88,7 +101,9 @@ def fit_area_thresholds(
     low = np.searchsorted(THRESHOLD_GRID, middle - step + 1e-9, "right") - 1
     high = np.searchsorted(THRESHOLD_GRID, middle + lean * step - 1e-9)
     if low < 0 or high >= len(THRESHOLD_GRID):
-        raise BrainTumorError(f"a step of {step:.3g} logits from the threshold {threshold}: no band can be promised. Give more groups, or a lower level.")
+        raise BrainTumorError(
+            f"a step of {step:.3g} logits from the threshold {threshold}: no band can be promised. Give more groups, or a lower level."
+        )
     return int(low), int(high)
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c023b
@@ -104,7 +119,12 @@ def slice_arrays(
     slices: "pd.DataFrame",  # from `ask_slices`
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # probabilities (N, 4), labels (N,), groups (N,)
     "A table of slices as arrays."
-    return slices[[f"p_{name}" for name in CLASSES]].to_numpy(float), slices["class"].map(CLASSES.index).to_numpy(), slices["group"].to_numpy(str)
+    return (
+        slices[[f"p_{name}" for name in CLASSES]].to_numpy(float),
+        slices["class"].map(CLASSES.index).to_numpy(),
+        slices["group"].to_numpy(str),
+    )
+
 
 def segmented_slices(
     slices: "pd.DataFrame",  # from `ask_slices`
@@ -112,12 +132,17 @@ def segmented_slices(
 ) -> tuple["pd.DataFrame", np.ndarray]:  # the slices that a size is given for, their curves (N, 57)
     "Slices with a tumour that was named as one, drawn, and whose outline is known."
     both = slices.merge(curves, on=["source", "image", "role"], validate="1:1")
-    shown = both[(both["found_px"] > 0) & (both["truth_px"] > 0) & (slice_arrays(both)[0].argmax(1) != CLASSES.index("no_tumor"))].reset_index(drop=True)
+    shown = both[
+        (both["found_px"] > 0)
+        & (both["truth_px"] > 0)
+        & (slice_arrays(both)[0].argmax(1) != CLASSES.index("no_tumor"))
+    ].reset_index(drop=True)
     return shown[list(slices.columns)], shown[list(map(str, THRESHOLD_GRID))].to_numpy()
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c036
 SET_LEVELS, AREA_LEVEL = (0.9, 0.95), 0.9
 ASYMMETRY, WIDE_INTERVAL = 2.0, 8.0  # chosen below
+
 
 def fit_uncertainty(
     slices: "pd.DataFrame",  # from `ask_slices`, validation
@@ -127,12 +152,27 @@ def fit_uncertainty(
 ) -> dict:  # limits, level, band, band_level, wide
     "Limits of the sets and the band of the outline, from validation."
     if set(slices["role"]) != {"validation"}:
-        raise BrainTumorError(f"ranges are fitted on validation alone; this table holds {', '.join(sorted(set(slices['role'])))}")
-    limits = {str(level): lowest_threshold(*slice_arrays(slices), level).round(6).tolist() for level in SET_LEVELS}
+        raise BrainTumorError(
+            f"ranges are fitted on validation alone; this table holds {', '.join(sorted(set(slices['role'])))}"
+        )
+    limits = {
+        str(level): lowest_threshold(*slice_arrays(slices), level).round(6).tolist()
+        for level in SET_LEVELS
+    }
     rows, areas = segmented_slices(slices, curves)
-    step = conformal_quantile(required_margins(areas, rows["truth_px"].to_numpy(), threshold, lean), rows["group"].to_numpy(str), AREA_LEVEL)
+    step = conformal_quantile(
+        required_margins(areas, rows["truth_px"].to_numpy(), threshold, lean),
+        rows["group"].to_numpy(str),
+        AREA_LEVEL,
+    )
     low, high = fit_area_thresholds(step, threshold, lean)
-    return {"limits": limits, "level": SET_LEVELS[-1], "band": [round(float(sigmoid(THRESHOLD_GRID[k])), 6) for k in (low, high)], "band_level": AREA_LEVEL, "wide": WIDE_INTERVAL}
+    return {
+        "limits": limits,
+        "level": SET_LEVELS[-1],
+        "band": [round(float(sigmoid(THRESHOLD_GRID[k])), 6) for k in (low, high)],
+        "band_level": AREA_LEVEL,
+        "wide": WIDE_INTERVAL,
+    }
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c036b
 def test_evaluations(
@@ -151,19 +191,27 @@ def record_uncertainty(
     again: bool = False,  # choose anew although the test was looked at
 ) -> dict:  # as written
     "Ask the packed model about validation, choose, and write certainty.json beside it and run.json, slices.csv and areas.csv into the run."
-    from brain_tumor.inference.engines import load_engine
     from brain_tumor.data.splits import read_data, split_hash
+    from brain_tumor.inference.engines import load_engine
     from brain_tumor.io.files import write_json
+
     engine = load_engine(str(model))
     if split_hash(read_data(data, copies=True)) != engine.manifest["split_sha256"]:
-        raise BrainTumorError(f"{data}: not the split this model was made with; its training slices could be in this validation")
+        raise BrainTumorError(
+            f"{data}: not the split this model was made with; its training slices could be in this validation"
+        )
     if not again and test_evaluations(run):
-        raise BrainTumorError(f"{run}: these ranges were checked on the test; what is chosen now is chosen in its knowledge, in whatever folder; say again=True and tell it")
+        raise BrainTumorError(
+            f"{run}: these ranges were checked on the test; what is chosen now is chosen in its knowledge, in whatever folder; say again=True and tell it"
+        )
     table = read_data(data)
-    chosen = write_uncertainty(*predict_slices(table[table["role"] == "validation"], engine), engine.manifest, run)
+    chosen = write_uncertainty(
+        *predict_slices(table[table["role"] == "validation"], engine), engine.manifest, run
+    )
     write_json(Path(model) / "certainty.json", chosen)
     load_uncertainty.cache_clear()
     return chosen
+
 
 def write_uncertainty(
     slices: "pd.DataFrame",  # from `ask_slices`, validation
@@ -172,15 +220,30 @@ def write_uncertainty(
     run: str | Path,  # run folder
 ) -> dict:  # what was chosen, for whom, on how many
     "Choose, and write run.json, slices.csv and areas.csv."
-    from brain_tumor.io.files import write_table
+    from brain_tumor.io.files import write_json, write_table
     from brain_tumor.training.loop import describe_environment
-    from brain_tumor.io.files import write_json
-    about = {"model": manifest["name"], "version": manifest["version"], "weights_sha256": manifest["sha256"]["weights.npz"], "split_sha256": manifest["split_sha256"]}
-    chosen = about | fit_uncertainty(slices, curves, manifest["threshold"]) | {"groups": int(slices["group"].nunique()), "slices": len(slices)}
+
+    about = {
+        "model": manifest["name"],
+        "version": manifest["version"],
+        "weights_sha256": manifest["sha256"]["weights.npz"],
+        "split_sha256": manifest["split_sha256"],
+    }
+    chosen = (
+        about
+        | fit_uncertainty(slices, curves, manifest["threshold"])
+        | {"groups": int(slices["group"].nunique()), "slices": len(slices)}
+    )
     before = {"tests_before": test_evaluations(run)} if test_evaluations(run) else {}
     for table, name in ((slices, "slices.csv"), (curves, "areas.csv")):
         write_table(table, Path(run) / name)
-    write_json(Path(run) / "run.json", {"task": "certainty"} | chosen | {"threshold": manifest["threshold"], "surroundings": describe_environment()} | before)
+    write_json(
+        Path(run) / "run.json",
+        {"task": "certainty"}
+        | chosen
+        | {"threshold": manifest["threshold"], "surroundings": describe_environment()}
+        | before,
+    )
     return chosen
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c044
@@ -192,21 +255,40 @@ def compare_scalings(
 ) -> dict[str, float]:  # cross-entropy by name, a mean over groups; less is better
     "What rescaled logits are worth on groups that the scale was not fitted on."
     from brain_tumor.metrics import best_temperature, softmax
+
     _, which, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    part, share = np.random.default_rng(0).permutation(np.arange(len(counts)) % parts)[which], 1 / (len(counts) * counts[which])
+    part, share = (
+        np.random.default_rng(0).permutation(np.arange(len(counts)) % parts)[which],
+        1 / (len(counts) * counts[which]),
+    )
     loss = lambda p, y: -np.log(p[np.arange(len(y)), y] + 1e-12)
-    ways = {"as they are": lambda x, y: lambda z: softmax(z), "temperature": lambda x, y: lambda z, t=best_temperature(x, y): softmax(z, t),
-            "temperature and offsets": lambda x, y: _rescale(x, y, False), "vector scaling": lambda x, y: _rescale(x, y, True)}
-    cost = lambda way: sum(share[part == k] @ loss(way(logits[part != k], labels[part != k])(logits[part == k]), labels[part == k]) for k in range(parts))
+    ways = {
+        "as they are": lambda x, y: lambda z: softmax(z),
+        "temperature": lambda x, y: lambda z, t=best_temperature(x, y): softmax(z, t),
+        "temperature and offsets": lambda x, y: _rescale(x, y, False),
+        "vector scaling": lambda x, y: _rescale(x, y, True),
+    }
+    cost = lambda way: sum(
+        share[part == k]
+        @ loss(way(logits[part != k], labels[part != k])(logits[part == k]), labels[part == k])
+        for k in range(parts)
+    )
     return {name: float(cost(way)) for name, way in ways.items()}
+
 
 def _rescale(logits, labels, each: bool):
     "Fit a factor, for all classes or for each, and an offset a class; a function of logits."
     from scipy.optimize import minimize
+
     from brain_tumor.metrics import softmax
+
     many, rows = (len(CLASSES) if each else 1), np.arange(len(labels))
     apply = lambda v, z: softmax(z * v[:many] + np.append(v[many:], 0))
-    found = minimize(lambda v: -np.log(apply(v, logits)[rows, labels] + 1e-12).mean(), np.r_[np.ones(many), np.zeros(len(CLASSES) - 1)], method="L-BFGS-B").x
+    found = minimize(
+        lambda v: -np.log(apply(v, logits)[rows, labels] + 1e-12).mean(),
+        np.r_[np.ones(many), np.zeros(len(CLASSES) - 1)],
+        method="L-BFGS-B",
+    ).x
     return lambda z: apply(found, z)
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c048
@@ -215,11 +297,21 @@ def adaptive_sets(
 ) -> np.ndarray:  # (N, 4) to be used in place of probabilities: 1 less the sum of all likelier classes and the class itself
     "Adaptive sets, without the coin."
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    sums, found = np.cumsum(np.take_along_axis(probabilities, order, 1), 1), np.empty_like(probabilities)
+    sums, found = (
+        np.cumsum(np.take_along_axis(probabilities, order, 1), 1),
+        np.empty_like(probabilities),
+    )
     np.put_along_axis(found, order, 1 - sums, 1)
     return found
 
-SET_RULES = {"one limit": ((0, 0, 0, 0), lambda p: p), "tumour or not": (TUMOUR_OR_NO_TUMOUR, lambda p: p), "each class": ((0, 1, 2, 3), lambda p: p), "adaptive, tumour or not": (TUMOUR_OR_NO_TUMOUR, adaptive_sets)}
+
+SET_RULES = {
+    "one limit": ((0, 0, 0, 0), lambda p: p),
+    "tumour or not": (TUMOUR_OR_NO_TUMOUR, lambda p: p),
+    "each class": ((0, 1, 2, 3), lambda p: p),
+    "adaptive, tumour or not": (TUMOUR_OR_NO_TUMOUR, adaptive_sets),
+}
+
 
 def cross_fitted_sets(
     slices: "pd.DataFrame",  # from `ask_slices`
@@ -231,7 +323,9 @@ def cross_fitted_sets(
     kept, scores = np.empty(p.shape, bool), score(p)
     for group in np.unique(groups):
         own = groups == group
-        kept[own] = prediction_sets(scores[own], lowest_threshold(scores[~own], labels[~own], groups[~own], level, kinds))
+        kept[own] = prediction_sets(
+            scores[own], lowest_threshold(scores[~own], labels[~own], groups[~own], level, kinds)
+        )
     return kept
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c049
@@ -241,14 +335,24 @@ def compare_set_rules(
 ) -> "pd.DataFrame":  # a row a rule: coverage of tumours, of slices without and of the class that is covered worst, classes a set, share of sets with several; means over groups
     "What the rules are worth on groups that they have not seen."
     import pandas as pd
+
     _, labels, groups = slice_arrays(slices)
     mean = lambda values, rows: float(pd.Series(values[rows]).groupby(groups[rows]).mean().mean())
     quiet, anyone, found = labels == CLASSES.index("no_tumor"), labels >= 0, []
     for rule in SET_RULES:
         kept = cross_fitted_sets(slices, rule, level)
         held, size = kept[np.arange(len(labels)), labels].astype(float), kept.sum(1).astype(float)
-        found.append({"level": level, "rule": rule, "tumour": mean(held, ~quiet), "no tumour": mean(held, quiet), "worst class": min(mean(held, labels == k) for k in set(labels)),
-                      "classes": mean(size, anyone), "several": mean((size > 1).astype(float), anyone)})
+        found.append(
+            {
+                "level": level,
+                "rule": rule,
+                "tumour": mean(held, ~quiet),
+                "no tumour": mean(held, quiet),
+                "worst class": min(mean(held, labels == k) for k in set(labels)),
+                "classes": mean(size, anyone),
+                "several": mean((size > 1).astype(float), anyone),
+            }
+        )
     return pd.DataFrame(found)
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c054
@@ -260,21 +364,35 @@ def cross_fitted_intervals(
     level: float = AREA_LEVEL,  # that is promised
 ) -> np.ndarray:  # (N, 2) pixels: small and large by a band from the other groups
     "The areas that a band would give to groups that it has not seen."
-    groups, need = slices["group"].to_numpy(str), required_margins(curves, slices["truth_px"].to_numpy(), threshold, lean)
+    groups, need = (
+        slices["group"].to_numpy(str),
+        required_margins(curves, slices["truth_px"].to_numpy(), threshold, lean),
+    )
     found = np.empty((len(slices), 2), int)
     for group in np.unique(groups):
         own = groups == group
-        low, high = fit_area_thresholds(conformal_quantile(need[~own], groups[~own], level), threshold, lean)
+        low, high = fit_area_thresholds(
+            conformal_quantile(need[~own], groups[~own], level), threshold, lean
+        )
         found[own] = curves[own][:, [high, low]]
     return found
+
 
 def cross_fitted_factor(
     slices: "pd.DataFrame",  # from `outlined`
     level: float = AREA_LEVEL,  # that is promised
 ) -> np.ndarray:  # (N, 2) pixels
     "The same by a factor on the found area, in place of a band."
-    groups, miss = slices["group"].to_numpy(str), np.abs(np.log(slices["truth_px"] / slices["found_px"])).to_numpy()
-    factor = np.array([np.exp(conformal_quantile(miss[groups != group], groups[groups != group], level)) for group in groups])
+    groups, miss = (
+        slices["group"].to_numpy(str),
+        np.abs(np.log(slices["truth_px"] / slices["found_px"])).to_numpy(),
+    )
+    factor = np.array(
+        [
+            np.exp(conformal_quantile(miss[groups != group], groups[groups != group], level))
+            for group in groups
+        ]
+    )
     return np.stack([slices["found_px"] / factor, slices["found_px"] * factor], 1)
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c055
@@ -286,10 +404,24 @@ def compare_intervals(
 ) -> "pd.DataFrame":  # a row a way: share of true areas inside, width, width that half of the slices stay below; means over groups
     "What bands and a plain factor are worth on groups that they have not seen."
     import pandas as pd
+
     groups, truth, found = slices["group"], slices["truth_px"].to_numpy(), []
-    ways = {f"band, {lean:g} times as far up": cross_fitted_intervals(slices, curves, threshold, lean) for lean in leans} | {"factor": cross_fitted_factor(slices)}
+    ways = {
+        f"band, {lean:g} times as far up": cross_fitted_intervals(slices, curves, threshold, lean)
+        for lean in leans
+    } | {"factor": cross_fitted_factor(slices)}
     for name, areas in ways.items():
-        inside, width = (areas[:, 0] <= truth) & (truth <= areas[:, 1]), np.log(areas[:, 1] / np.maximum(areas[:, 0], 1))
+        inside, width = (
+            (areas[:, 0] <= truth) & (truth <= areas[:, 1]),
+            np.log(areas[:, 1] / np.maximum(areas[:, 0], 1)),
+        )
         mean = lambda values: float(pd.Series(values).groupby(groups).mean().mean())
-        found.append({"way": name, "inside": mean(inside), "width": np.exp(mean(width)), "median width": float(np.exp(np.median(width)))})
+        found.append(
+            {
+                "way": name,
+                "inside": mean(inside),
+                "width": np.exp(mean(width)),
+                "median width": float(np.exp(np.median(width))),
+            }
+        )
     return pd.DataFrame(found)

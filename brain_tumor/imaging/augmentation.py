@@ -10,7 +10,7 @@ __all__ = ['AUGMENTATION_LIMITS', 'GRAFT_MARGIN', 'check_limits', 'ThesisAugment
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #imports
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     import keras
 
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c008
-AUGMENTATION_LIMITS = {"rotation": 90, "zoom": 0.15, "brightness": 0.3}  # degrees (never reached), shares (never passed)
+AUGMENTATION_LIMITS = {
+    "rotation": 90,
+    "zoom": 0.15,
+    "brightness": 0.3,
+}  # degrees (never reached), shares (never passed)
+
 
 def check_limits(
     rotation: float,  # degrees, to either side
@@ -30,16 +35,35 @@ def check_limits(
 ) -> None:
     "Refuse what the thesis forbids (section 3.2.3): `BrainTumorError` that names the limit."
     for name, value, allowed, rule in [
-            ("rotation", rotation, abs(rotation) < AUGMENTATION_LIMITS["rotation"], "never turn a head by 90 degrees or more"),
-            ("zoom", zoom, abs(zoom) <= AUGMENTATION_LIMITS["zoom"], "never zoom by more than 0.15 (15 %)"),
-            ("brightness", brightness, abs(brightness) <= AUGMENTATION_LIMITS["brightness"], "never change the brightness by more than 0.3 (30 %)")]:
+        (
+            "rotation",
+            rotation,
+            abs(rotation) < AUGMENTATION_LIMITS["rotation"],
+            "never turn a head by 90 degrees or more",
+        ),
+        (
+            "zoom",
+            zoom,
+            abs(zoom) <= AUGMENTATION_LIMITS["zoom"],
+            "never zoom by more than 0.15 (15 %)",
+        ),
+        (
+            "brightness",
+            brightness,
+            abs(brightness) <= AUGMENTATION_LIMITS["brightness"],
+            "never change the brightness by more than 0.3 (30 %)",
+        ),
+    ]:
         if not allowed:
-            raise BrainTumorError(f"{name}={value:g} is past the limit that section 3.2.3 of the thesis sets: {rule}. Give a smaller {name}.")
+            raise BrainTumorError(
+                f"{name}={value:g} is past the limit that section 3.2.3 of the thesis sets: {rule}. Give a smaller {name}."
+            )
 
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c010
 @dataclass(frozen=True)
 class ThesisAugmentation:
     "How far the thesis disturbs a picture (section 3.5); half-widths around no change. Past the limits of section 3.2.3: `BrainTumorError`."
+
     rotation: float = 10.0  # degrees
     shift: float = 0.1  # share of the side, along each axis
     zoom: float = 0.1  # share of the size, each axis by itself
@@ -60,8 +84,15 @@ def scale_changes(
 ) -> tuple:  # angle (radians), right, down (shares of the side), wide, tall (factors), mirror (1 or -1), brightness (factor)
     "Bring seven chances into the bounds."
     spread = lambda i, width: (2 * chances[..., i] - 1) * width
-    return (spread(0, how.rotation * np.pi / 180), spread(1, how.shift), spread(2, how.shift), 1 + spread(3, how.zoom), 1 + spread(4, how.zoom),
-            xp.where(chances[..., 5] < how.flip, -1.0, 1.0), 1 + spread(6, how.brightness))
+    return (
+        spread(0, how.rotation * np.pi / 180),
+        spread(1, how.shift),
+        spread(2, how.shift),
+        1 + spread(3, how.zoom),
+        1 + spread(4, how.zoom),
+        xp.where(chances[..., 5] < how.flip, -1.0, 1.0),
+        1 + spread(6, how.brightness),
+    )
 
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c015
 def inverse_matrix(
@@ -75,7 +106,14 @@ def inverse_matrix(
     cos, sin, right, down = xp.cos(angle), xp.sin(angle), right * width, down * height
     a, b, d, e = cos * wide * mirror, -sin * tall, sin * wide * mirror, cos * tall
     x, y = (width - 1) / 2, (height - 1) / 2
-    return a, b, x + cos * right - sin * down - a * x - b * y, d, e, y + sin * right + cos * down - d * x - e * y
+    return (
+        a,
+        b,
+        x + cos * right - sin * down - a * x - b * y,
+        d,
+        e,
+        y + sin * right + cos * down - d * x - e * y,
+    )
 
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c018
 def apply_change(
@@ -87,7 +125,9 @@ def apply_change(
     height, width = picture.shape[:2]
     matrix = np.reshape(inverse_matrix(change, height, width), (2, 3))
     flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_NEAREST if mask else cv2.INTER_LINEAR)
-    moved = cv2.warpAffine(picture, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.warpAffine(
+        picture, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
     return moved if mask or change[-1] == 1 else cv2.convertScaleAbs(moved, alpha=float(change[-1]))
 
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c019
@@ -99,9 +139,13 @@ def augment_thesis(
 ) -> tuple[np.ndarray, np.ndarray | None]:  # same shapes, uint8
     "Disturb a picture and its outline as the thesis does: one draw for both."
     if mask is not None and mask.shape != picture.shape[:2]:
-        raise BrainTumorError(f"a mask of {mask.shape} for a picture of {picture.shape[:2]}: give both the same size")
+        raise BrainTumorError(
+            f"a mask of {mask.shape} for a picture of {picture.shape[:2]}: give both the same size"
+        )
     change = scale_changes(rng.random(7), how)
-    return apply_change(picture, change), None if mask is None else apply_change(mask, change, mask=True)
+    return apply_change(picture, change), None if mask is None else apply_change(
+        mask, change, mask=True
+    )
 
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c027
 def augmentation_layer(
@@ -122,8 +166,12 @@ def augmentation_layer(
             change = scale_changes(keras.random.uniform((count, 7), seed=self.chances), how, ops)
             zero = ops.zeros((count,))
             matrix = ops.stack([*inverse_matrix(change, height, width, ops), zero, zero], axis=-1)
-            moved = [ops.image.affine_transform(part, ops.copy(matrix), kind, "nearest")  # a copy: Keras on PyTorch writes into it
-                     for part, kind in zip(parts, ("bilinear", "nearest"))]
+            moved = [
+                ops.image.affine_transform(
+                    part, ops.copy(matrix), kind, "nearest"
+                )  # a copy: Keras on PyTorch writes into it
+                for part, kind in zip(parts, ("bilinear", "nearest"))
+            ]
             moved[0] = ops.clip(moved[0] * change[-1][:, None, None, None], 0, brightest)
             return moved if len(parts) > 1 else moved[0]
 
@@ -135,6 +183,7 @@ def augmentation_layer(
 @dataclass(frozen=True)
 class Augmentation:
     "How far a training picture may be disturbed; shares are probabilities, the rest are half-widths around no change."
+
     rotation: float = 15.0  # degrees
     scale: float = 0.15  # share of the size
     aspect: float = 0.06  # share, one side against the other
@@ -175,7 +224,9 @@ def shift_intensity(
     picture = np.clip(picture, 0, 1) ** np.float32(np.exp(rng.uniform(-how.gamma, how.gamma)))
     field = 1 + how.shading * rng.uniform(-1, 1) * rng.uniform(-1, 1, (3, 3))
     field *= 1 + rng.uniform(-how.brightness, how.brightness)
-    return picture * cv2.resize(field.astype(np.float32), picture.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return picture * cv2.resize(
+        field.astype(np.float32), picture.shape[::-1], interpolation=cv2.INTER_CUBIC
+    )
 
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c039
 def degrade(
@@ -189,9 +240,15 @@ def degrade(
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.6))
     if rng.random() < how.low_resolution:
         small = round(side * rng.uniform(0.35, 0.8))
-        picture = cv2.resize(cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA), (side, side), interpolation=cv2.INTER_LINEAR)
+        picture = cv2.resize(
+            cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA),
+            (side, side),
+            interpolation=cv2.INTER_LINEAR,
+        )
     if rng.random() < 0.5:
-        picture = picture + rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(0, how.noise))
+        picture = picture + rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(
+            rng.uniform(0, how.noise)
+        )
     picture = np.clip(picture, 0, 1)
     if rng.random() < how.compression:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 80))]
@@ -208,16 +265,20 @@ def augment(
     how: Augmentation = Augmentation(),  # bounds
 ) -> tuple[np.ndarray, np.ndarray | None]:  # float32 0..1, and the mask as float32 0..1
     "Disturb one prepared square and its mask: same geometry, the picture's intensities on top."
+
     def moved(image, matrix):
         image = image if image.dtype == np.uint8 else image.astype(np.float32)
         warped = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
         return warped.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else warped
+
     matrix = random_affine(picture.shape[0], size, rng, how)
     disturbed = degrade(shift_intensity(moved(picture, matrix), rng, how), rng, how)
     return disturbed, None if mask is None else moved(mask, matrix)
 
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c047
-GRAFT_MARGIN = Augmentation(rotation=15, scale=0.2, shift=0.06)  # how far a donor is moved before it is grafted
+GRAFT_MARGIN = Augmentation(
+    rotation=15, scale=0.2, shift=0.06
+)  # how far a donor is moved before it is grafted
 
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c048
 def graft_tumour(
@@ -226,12 +287,19 @@ def graft_tumour(
     donor: np.ndarray,  # size x size uint8, prepared, cut in the same plane: the head with the tumour
     donor_mask: np.ndarray,  # size x size uint8, 0/255
     rng: "np.random.Generator",  # source of chance
-) -> tuple[np.ndarray, np.ndarray] | None:  # picture and mask, uint8; None where the tumour would not lie inside the host's head
+) -> (
+    tuple[np.ndarray, np.ndarray] | None
+):  # picture and mask, uint8; None where the tumour would not lie inside the host's head
     "Put a tumour with its surroundings into another head, brightness matched, edge feathered."
     side = host.shape[0]
     matrix = random_affine(side, side, rng, GRAFT_MARGIN)
-    donor, outline = (cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR) for image in (donor, donor_mask))
-    disc = lambda share: cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(share * side) + 1,) * 2)
+    donor, outline = (
+        cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR)
+        for image in (donor, donor_mask)
+    )
+    disc = lambda share: cv2.getStructuringElement(
+        cv2.MORPH_ELLIPSE, (2 * round(share * side) + 1,) * 2
+    )
     region = cv2.dilate(outline, disc(0.03)) > 127
     ring = (cv2.dilate(outline, disc(0.06)) > 127) & ~region
     if not region.any() or (host[region] > 25).mean() < 0.9 or not ring.any():

@@ -20,19 +20,30 @@ from ..io.scan import check_spacing
 # %% ../../nbs/03_imaging/04_morphology.ipynb #516b0363
 def _binary(mask) -> np.ndarray:
     "The mask as uint8 zeros and ones, or a `BrainTumorError` that says what is wrong with it."
-    def refuse(wrong, remedy): raise BrainTumorError(f"mask: {wrong}. {remedy}")
-    try: array = np.asarray(mask)
-    except ValueError: refuse("rows of unequal length", "Give one array of rows x columns.")
+
+    def refuse(wrong, remedy):
+        raise BrainTumorError(f"mask: {wrong}. {remedy}")
+
+    try:
+        array = np.asarray(mask)
+    except ValueError:
+        refuse("rows of unequal length", "Give one array of rows x columns.")
     if array.ndim != 2 or 0 in array.shape:
         refuse(f"has shape {array.shape}", "Give one slice, rows x columns, e.g. mask[..., 0].")
-    if array.dtype == bool: array = array.view(np.uint8)
-    elif array.dtype.kind not in "uif": refuse(f"holds {array.dtype}", "Give truth values, 0 and 1, or 0 and 255.")
+    if array.dtype == bool:
+        array = array.view(np.uint8)
+    elif array.dtype.kind not in "uif":
+        refuse(f"holds {array.dtype}", "Give truth values, 0 and 1, or 0 and 255.")
     else:
         top = array.max()
         if top not in (0, 1, 255) or not ((array == 0) | (array == top)).all():
-            refuse("holds values other than 0 and 1, or 0 and 255", "Make it binary first, e.g. mask > 0.5.")
+            refuse(
+                "holds values other than 0 and 1, or 0 and 255",
+                "Make it binary first, e.g. mask > 0.5.",
+            )
         array = ((array == top) & (top > 0)).astype(np.uint8)
-    if not array.any(): refuse("is empty", "There is nothing to measure; check `mask.any()` first.")
+    if not array.any():
+        refuse("is empty", "There is nothing to measure; check `mask.any()` first.")
     return array
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #e8f876d2
@@ -41,12 +52,16 @@ THESIS_SPACING = 0.2646  # mm a pixel on the 256 x 256 mask: 25.4 / 96, a screen
 # %% ../../nbs/03_imaging/04_morphology.ipynb #5044d605
 def _spacing(spacing) -> tuple[float, float] | None:
     "The spacing as (row, column) in mm, or None for pixels."
-    if spacing is None: return None
-    if isinstance(spacing, str) and spacing == "thesis": return THESIS_SPACING, THESIS_SPACING
+    if spacing is None:
+        return None
+    if isinstance(spacing, str) and spacing == "thesis":
+        return THESIS_SPACING, THESIS_SPACING
     pair = check_spacing(spacing)
     if max(pair) > 100 * min(pair):
-        raise BrainTumorError(f"spacing={spacing!r}: pixels a hundred times as long as wide are no pixels of a scan. "
-                              "Give (row, column) in mm, or None to measure in pixels.")
+        raise BrainTumorError(
+            f"spacing={spacing!r}: pixels a hundred times as long as wide are no pixels of a scan. "
+            "Give (row, column) in mm, or None to measure in pixels."
+        )
     return pair
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #e5b576e0
@@ -69,9 +84,26 @@ def thesis_perimeter(
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #c7b79444
 _STRAIGHT, _SLANT = math.pi / 4, math.pi / (4 * math.sqrt(2))
-_CROFTON = np.array([0, math.pi / 4 * (1 + 1 / math.sqrt(2)), _SLANT, math.pi / (2 * math.sqrt(2)),
-                     0, math.pi / 4 * (1 + 1 / math.sqrt(2)), 0, _SLANT,
-                     _STRAIGHT, math.pi / 2, _SLANT, _SLANT, _STRAIGHT, math.pi / 2, 0, 0])
+_CROFTON = np.array(
+    [
+        0,
+        math.pi / 4 * (1 + 1 / math.sqrt(2)),
+        _SLANT,
+        math.pi / (2 * math.sqrt(2)),
+        0,
+        math.pi / 4 * (1 + 1 / math.sqrt(2)),
+        0,
+        _SLANT,
+        _STRAIGHT,
+        math.pi / 2,
+        _SLANT,
+        _SLANT,
+        _STRAIGHT,
+        math.pi / 2,
+        0,
+        0,
+    ]
+)
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #59257681
 def crofton_perimeter(
@@ -109,7 +141,10 @@ def _outlines(inside: np.ndarray) -> list[tuple[np.ndarray, bool]]:
     points = np.concatenate(chains)[:, 0] - 1
     points = points[:, 0] + 1j * points[:, 1]
     ends = np.cumsum([len(c) for c in chains]).tolist()
-    return [(points[end - len(c):end], parent >= 0) for c, end, parent in zip(chains, ends, tree[0][:, 3].tolist())]
+    return [
+        (points[end - len(c) : end], parent >= 0)
+        for c, end, parent in zip(chains, ends, tree[0][:, 3].tolist())
+    ]
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #6dd9a761
 def _lengths(chains: np.ndarray, holes: np.ndarray, row: float, column: float) -> float:
@@ -127,32 +162,42 @@ def _lengths(chains: np.ndarray, holes: np.ndarray, row: float, column: float) -
 # %% ../../nbs/03_imaging/04_morphology.ipynb #6585af1e
 def _short_lengths(outlines: list[tuple[np.ndarray, bool]], row: float, column: float) -> float:
     "Length of all edges too short to have a direction, added up at once: a speckled mask has thousands."
-    if not outlines: return 0.0
+    if not outlines:
+        return 0.0
     counts = np.array([len(chain) for chain, _ in outlines])
     points, ends = np.concatenate([chain for chain, _ in outlines]), np.cumsum(counts)
     after = np.arange(1, len(points) + 1)
     after[ends - 1] = ends - counts
     step = points[after] - points
     signs = sum(-1 if hole else 1 for _, hole in outlines)
-    return float(np.hypot(step.real * column, step.imag * row).sum() + 2 * math.hypot(row, column) * signs)
+    return float(
+        np.hypot(step.real * column, step.imag * row).sum() + 2 * math.hypot(row, column) * signs
+    )
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #25b860f5
-def _all_lengths(outlines: list[tuple[np.ndarray, bool]], area: float, row: float, column: float) -> float:
+def _all_lengths(
+    outlines: list[tuple[np.ndarray, bool]], area: float, row: float, column: float
+) -> float:
     "Length of all edges together, and at least that of the circle around the same area."
-    alike = defaultdict(list)  # by number of steps: a speckled mask has thousands of outlines, and few numbers
+    alike = defaultdict(
+        list
+    )  # by number of steps: a speckled mask has thousands of outlines, and few numbers
     for chain, hole in outlines:
         alike[len(chain)].append((chain, hole))
-    total = _short_lengths([o for steps, some in alike.items() if steps < 6 for o in some], row, column)
+    total = _short_lengths(
+        [o for steps, some in alike.items() if steps < 6 for o in some], row, column
+    )
     for steps, some in alike.items():
         for i in range(0, len(some) if steps >= 6 else 0, 256):
-            chains, holes = zip(*some[i:i + 256])
+            chains, holes = zip(*some[i : i + 256])
             total += _lengths(np.stack(chains), np.array(holes), row, column)
     return max(2 * math.sqrt(math.pi * area), total)
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #a0b84015
 def contour_perimeter(
     mask: np.ndarray,  # rows x columns: truth values, 0 and 1, or 0 and 255
-    spacing: float | tuple[float, float] = 1.0,  # distance of rows and columns; the answer has its unit
+    spacing: float
+    | tuple[float, float] = 1.0,  # distance of rows and columns; the answer has its unit
 ) -> float:  # length of all outlines, holes included
     "Perimeter along the outline, each step counted in the direction of the longest straight stretch through it."
     inside = _binary(mask)
@@ -205,17 +250,25 @@ def _gap(outline: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarra
     "Lowest and highest imaginary part of a closed outline at each place along the real axis."
     after, at = np.roll(outline, -1), places[:, None]
     run = after.real - outline.real
-    height = outline.imag + (at - outline.real) * (after.imag - outline.imag) / np.where(run == 0, 1, run)
-    crossed = (at >= np.minimum(outline.real, after.real)) & (at <= np.maximum(outline.real, after.real))
+    height = outline.imag + (at - outline.real) * (after.imag - outline.imag) / np.where(
+        run == 0, 1, run
+    )
+    crossed = (at >= np.minimum(outline.real, after.real)) & (
+        at <= np.maximum(outline.real, after.real)
+    )
     return np.where(crossed, height, np.inf).min(1), np.where(crossed, height, -np.inf).max(1)
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #1bced0af
-def _across(chain: np.ndarray, hull: np.ndarray, edge: np.ndarray, axis: complex) -> tuple[complex, complex]:
+def _across(
+    chain: np.ndarray, hull: np.ndarray, edge: np.ndarray, axis: complex
+) -> tuple[complex, complex]:
     "The two ends of the longest diameter at right angles to `axis`; all outlines scaled alike."
     chain, hull, edge = (z * axis.conjugate() for z in (chain, hull, edge))
     places = np.concatenate([hull.real, np.linspace(hull.real.min(), hull.real.max(), 50)[1:-1]])
     places = places.clip(hull.real.min(), hull.real.max())
-    (low, high), (hull_low, hull_high), (edge_low, edge_high) = (_gap(z, places) for z in (chain, hull, edge))
+    (low, high), (hull_low, hull_high), (edge_low, edge_high) = (
+        _gap(z, places) for z in (chain, hull, edge)
+    )
     low, high = low + edge_low - hull_low, high + edge_high - hull_high
     best = np.nan_to_num(high - low, nan=-np.inf).argmax()
     return complex(places[best], low[best]) * axis, complex(places[best], high[best]) * axis
@@ -230,16 +283,23 @@ def _box(edge: np.ndarray, sides: np.ndarray) -> tuple[float, float, float, np.n
     low, high = seen.imag.min(1), seen.imag.max(1)
     area = (right - left) * (high - low)
     best = (area > area.min() * (1 + 1e-9)).argmin()  # the first of equals: level if possible
-    corners = np.array([complex(x[best], y[best]) for x, y in ((left, low), (right, low), (right, high), (left, high))])
+    corners = np.array(
+        [
+            complex(x[best], y[best])
+            for x, y in ((left, low), (right, low), (right, high), (left, high))
+        ]
+    )
     long, short, axis = (right - left)[best], (high - low)[best], along[best]
-    if short > long: long, short, axis = short, long, 1j * axis
+    if short > long:
+        long, short, axis = short, long, 1j * axis
     turned = (90 + math.degrees(math.atan2(axis.imag, axis.real))) % 180
     return float(long), float(short), 90 - turned, corners * along[best]
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #a496aae3
 def _square_pixels(inside: np.ndarray, row: float, column: float) -> tuple[np.ndarray, float]:
     "The mask redrawn on square pixels, and their side."
-    if row == column: return inside, row
+    if row == column:
+        return inside, row
     side, padded = min(row, column), np.pad(inside, 5)
     rows, columns = (max(1, round(n * s / side)) for n, s in zip(padded.shape, (row, column)))
     repeated = cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_NEAREST)
@@ -250,57 +310,87 @@ def _square_pixels(inside: np.ndarray, row: float, column: float) -> tuple[np.nd
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #00cc4bf0
 _ROWS = (  # label, field, kind
-    ("Surface", "surface", "area"), ("Perimeter (thesis' rule)", "perimeter", "length"),
-    ("Width", "width", "length"), ("Height", "height", "length"), ("Circularity (thesis' rule)", "circularity", ""),
-    ("Longest diameter", "longest_diameter", "length"), ("Perpendicular diameter", "perpendicular_diameter", "length"),
-    ("Product of diameters", "diameter_product", "area"), ("Equivalent diameter", "equivalent_diameter", "length"),
-    ("Perimeter (along the outline)", "perimeter_contour", "length"), ("Circularity (along the outline)", "circularity_contour", ""),
-    ("Perimeter (Crofton)", "perimeter_crofton", "length"), ("Circularity (Crofton)", "circularity_crofton", ""),
-    ("Oriented box, length", "box_length", "length"), ("Oriented box, width", "box_width", "length"),
-    ("Oriented box, angle", "box_angle", "angle"), ("Solidity", "solidity", ""), ("Eccentricity", "eccentricity", ""),
-    ("Parts", "components", ""), ("Pixels", "pixels", "px"), ("Centroid (row, column)", "centroid", "px"),
-    ("Bounding box (top, left, bottom, right)", "bounding_box", "px"), ("Touches the border", "touches_border", ""))
+    ("Surface", "surface", "area"),
+    ("Perimeter (thesis' rule)", "perimeter", "length"),
+    ("Width", "width", "length"),
+    ("Height", "height", "length"),
+    ("Circularity (thesis' rule)", "circularity", ""),
+    ("Longest diameter", "longest_diameter", "length"),
+    ("Perpendicular diameter", "perpendicular_diameter", "length"),
+    ("Product of diameters", "diameter_product", "area"),
+    ("Equivalent diameter", "equivalent_diameter", "length"),
+    ("Perimeter (along the outline)", "perimeter_contour", "length"),
+    ("Circularity (along the outline)", "circularity_contour", ""),
+    ("Perimeter (Crofton)", "perimeter_crofton", "length"),
+    ("Circularity (Crofton)", "circularity_crofton", ""),
+    ("Oriented box, length", "box_length", "length"),
+    ("Oriented box, width", "box_width", "length"),
+    ("Oriented box, angle", "box_angle", "angle"),
+    ("Solidity", "solidity", ""),
+    ("Eccentricity", "eccentricity", ""),
+    ("Parts", "components", ""),
+    ("Pixels", "pixels", "px"),
+    ("Centroid (row, column)", "centroid", "px"),
+    ("Bounding box (top, left, bottom, right)", "bounding_box", "px"),
+    ("Touches the border", "touches_border", ""),
+)
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #5a3a6d52
 @dataclass(frozen=True)
 class Features:
     "Sizes and shape of one mask; lengths in `unit`, areas in its square, positions in pixels."
-    surface: float                 # area
-    perimeter: float               # thesis' rule
-    width: float                   # columns of the bounding box
-    height: float                  # rows of the bounding box
-    circularity: float             # 4 pi area / perimeter² by the thesis' rule; above 1 for small masks, 0 where the rule finds no perimeter (one pixel)
-    longest_diameter: float        # RANO: longest diameter of the (largest) part
+
+    surface: float  # area
+    perimeter: float  # thesis' rule
+    width: float  # columns of the bounding box
+    height: float  # rows of the bounding box
+    circularity: float  # 4 pi area / perimeter² by the thesis' rule; above 1 for small masks, 0 where the rule finds no perimeter (one pixel)
+    longest_diameter: float  # RANO: longest diameter of the (largest) part
     perpendicular_diameter: float  # RANO: longest one at right angles to it
-    diameter_product: float        # product of the two
-    equivalent_diameter: float     # of the disc of equal area
-    perimeter_contour: float       # along the outline: the best of the three
-    circularity_contour: float     # from it, 0 to 1
-    perimeter_crofton: float       # Crofton, four directions
-    circularity_crofton: float     # from it, 0 to 1
-    box_length: float              # smallest rectangle around the mask
-    box_width: float               # its short side
-    box_angle: float               # of the long side: degrees in (-90, 90], 0 level, counter-clockwise as displayed
-    solidity: float                # area / area of the convex hull, 0 to 1
-    eccentricity: float            # of the ellipse with the same second moments: 0 round, towards 1 long
-    components: int                # parts that touch at no side or corner
-    pixels: int                    # pixels in the mask
+    diameter_product: float  # product of the two
+    equivalent_diameter: float  # of the disc of equal area
+    perimeter_contour: float  # along the outline: the best of the three
+    circularity_contour: float  # from it, 0 to 1
+    perimeter_crofton: float  # Crofton, four directions
+    circularity_crofton: float  # from it, 0 to 1
+    box_length: float  # smallest rectangle around the mask
+    box_width: float  # its short side
+    box_angle: (
+        float  # of the long side: degrees in (-90, 90], 0 level, counter-clockwise as displayed
+    )
+    solidity: float  # area / area of the convex hull, 0 to 1
+    eccentricity: float  # of the ellipse with the same second moments: 0 round, towards 1 long
+    components: int  # parts that touch at no side or corner
+    pixels: int  # pixels in the mask
     centroid: tuple[float, float]  # (row, column), pixels
-    bounding_box: tuple[int, int, int, int]  # top, left, bottom, right (the last two just outside), pixels
-    touches_border: bool           # the mask reaches the edge of the picture: all sizes may be too small
-    unit: str                      # "cm" or "px"
-    spacing: tuple[float, float] | None      # (row, column) in mm; None: unknown
-    longest_ends: tuple[tuple[float, float], tuple[float, float]]        # (row, column) of both ends, pixels
-    perpendicular_ends: tuple[tuple[float, float], tuple[float, float]]  # the same for the perpendicular diameter
-    box_corners: tuple[tuple[float, float], ...]                         # (row, column) of the oriented box, pixels
+    bounding_box: tuple[
+        int, int, int, int
+    ]  # top, left, bottom, right (the last two just outside), pixels
+    touches_border: bool  # the mask reaches the edge of the picture: all sizes may be too small
+    unit: str  # "cm" or "px"
+    spacing: tuple[float, float] | None  # (row, column) in mm; None: unknown
+    longest_ends: tuple[
+        tuple[float, float], tuple[float, float]
+    ]  # (row, column) of both ends, pixels
+    perpendicular_ends: tuple[
+        tuple[float, float], tuple[float, float]
+    ]  # the same for the perpendicular diameter
+    box_corners: tuple[tuple[float, float], ...]  # (row, column) of the oriented box, pixels
 
     def to_thesis(self) -> dict[str, float]:
         "The five figures under the thesis' own names (figures 3.65 and 3.66); refused without a spacing."
         if self.unit != "cm":
-            raise BrainTumorError("features: measured in pixels, and the thesis' table is in centimetres. "
-                                  "Measure with spacing= in mm, or spacing=\"thesis\".")
-        return {"Surface (cm²)": self.surface, "Perimeter (cm)": self.perimeter, "Width (cm)": self.width,
-                "Height (cm)": self.height, "Circularity": self.circularity}
+            raise BrainTumorError(
+                "features: measured in pixels, and the thesis' table is in centimetres. "
+                'Measure with spacing= in mm, or spacing="thesis".'
+            )
+        return {
+            "Surface (cm²)": self.surface,
+            "Perimeter (cm)": self.perimeter,
+            "Width (cm)": self.width,
+            "Height (cm)": self.height,
+            "Circularity": self.circularity,
+        }
 
     def to_dict(self) -> dict:
         "Everything, ready for JSON."
@@ -315,32 +405,50 @@ class Features:
     def to_frame(self):
         "The same as a pandas table with the columns name, value and unit."
         import pandas as pd
-        return pd.DataFrame(self.table(), columns=["name", "value", "unit"]).astype({"value": object})
+
+        return pd.DataFrame(self.table(), columns=["name", "value", "unit"]).astype(
+            {"value": object}
+        )
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><th scope='row' style='text-align:left'>{html.escape(name)}</th>"
-                        f"<td style='text-align:right'>{_shown(value)}</td><td style='text-align:left'>{unit}</td></tr>"
-                        for name, value, unit in self.table())
-        scale = f"Spacing {self.spacing[0]:g} x {self.spacing[1]:g} mm" if self.spacing else "No spacing known: sizes in pixels"
-        return ("<table><caption style='caption-side:bottom;text-align:left'>" + scale
-                + ". Research and teaching only, no medical device.</caption><thead><tr><th scope='col'>Size or shape</th>"
-                  f"<th scope='col'>Value</th><th scope='col'>Unit</th></tr></thead><tbody>{cells}</tbody></table>")
+        cells = "".join(
+            f"<tr><th scope='row' style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:right'>{_shown(value)}</td><td style='text-align:left'>{unit}</td></tr>"
+            for name, value, unit in self.table()
+        )
+        scale = (
+            f"Spacing {self.spacing[0]:g} x {self.spacing[1]:g} mm"
+            if self.spacing
+            else "No spacing known: sizes in pixels"
+        )
+        return (
+            "<table><caption style='caption-side:bottom;text-align:left'>"
+            + scale
+            + ". Research and teaching only, no medical device.</caption><thead><tr><th scope='col'>Size or shape</th>"
+            f"<th scope='col'>Value</th><th scope='col'>Unit</th></tr></thead><tbody>{cells}</tbody></table>"
+        )
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #58ef8c93
 def _shown(value) -> str:
     "A value as a reader wants it."
-    if isinstance(value, tuple): return ", ".join(map(_shown, value))
-    if isinstance(value, bool): return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:.0f}"
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #a484fcc5
-def _diameters(chain: np.ndarray, hull: np.ndarray, edge: np.ndarray, row: float, column: float) -> tuple[tuple, tuple]:
+def _diameters(
+    chain: np.ndarray, hull: np.ndarray, edge: np.ndarray, row: float, column: float
+) -> tuple[tuple, tuple]:
     "Ends of the longest diameter of one outline and of the longest at right angles to it, in scaled coordinates."
     step = np.roll(chain, -1) - chain
     bends = chain[step != np.roll(step, 1)] if len(chain) > 1 else chain
     bends, hull, edge = (z.real * column + 1j * z.imag * row for z in (bends, hull, edge))
     longest = _longest(edge)
-    return longest, _across(bends, hull, edge, (longest[1] - longest[0]) / abs(longest[1] - longest[0]))
+    return longest, _across(
+        bends, hull, edge, (longest[1] - longest[0]) / abs(longest[1] - longest[0])
+    )
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #29ea4f81
 def _largest(inside: np.ndarray) -> np.ndarray:
@@ -358,7 +466,11 @@ def _solidity(edge: np.ndarray, pixels: int) -> float:
 # %% ../../nbs/03_imaging/04_morphology.ipynb #fd1258cf
 def _eccentricity(moments: dict, row: float, column: float) -> float:
     "Eccentricity of the ellipse with the mask's second moments."
-    xx, xy, yy = moments["mu20"] * column**2, moments["mu11"] * row * column, moments["mu02"] * row**2
+    xx, xy, yy = (
+        moments["mu20"] * column**2,
+        moments["mu11"] * row * column,
+        moments["mu02"] * row**2,
+    )
     spread = math.hypot(xx - yy, 2 * xy)
     return math.sqrt(min(1.0, 2 * spread / (xx + yy + spread))) if xx + yy > 0 else 0.0
 
@@ -369,20 +481,34 @@ def _thesis_five(inside: np.ndarray, pixels: int, row: float, column: float) -> 
     drawn = drawn.view(bool)
     border = thesis_perimeter(drawn)
     surface = pixels * side**2 if row == column else pixels * row * column
-    ratio = 4 * math.pi * (pixels if row == column else surface / side**2) / border**2 if border else 0.0
+    ratio = (
+        4 * math.pi * (pixels if row == column else surface / side**2) / border**2
+        if border
+        else 0.0
+    )
     height, width = inside.shape
-    return surface, border * side, width * column, height * row, ratio, crofton_perimeter(drawn) * side
+    return (
+        surface,
+        border * side,
+        width * column,
+        height * row,
+        ratio,
+        crofton_perimeter(drawn) * side,
+    )
 
 # %% ../../nbs/03_imaging/04_morphology.ipynb #2f5a8b86
 def measure(
     mask: np.ndarray,  # rows x columns: truth values, 0 and 1, or 0 and 255
-    spacing: float | tuple[float, float] | str | None = None,  # mm: a number, (row, column), "thesis" (0.2646 mm), or None for pixels
+    spacing: float
+    | tuple[float, float]
+    | str
+    | None = None,  # mm: a number, (row, column), "thesis" (0.2646 mm), or None for pixels
 ) -> Features:  # sizes in cm with a spacing, else in pixels
     "Sizes and shape of a mask, as in the thesis (section 3.1, figures 3.65 and 3.66) and beyond; `BrainTumorError` for an empty mask or a wrong spacing."
     whole, mm = _binary(mask), _spacing(spacing)
     row, column = (mm[0] / 10, mm[1] / 10) if mm else (1.0, 1.0)
     left, top, width, height = cv2.boundingRect(whole)
-    inside = np.ascontiguousarray(whole[top:top + height, left:left + width])
+    inside = np.ascontiguousarray(whole[top : top + height, left : left + width])
     moments = cv2.moments(inside, binaryImage=True)
     pixels = round(moments["m00"])
     outlines = _outlines(inside)
@@ -398,18 +524,40 @@ def measure(
     box = _box(scaled(edge), scaled(np.roll(hull, -1) - hull))
     surface, border, w, h, ratio, crofton = _thesis_five(inside, pixels, row, column)
     contour = _all_lengths(outlines, surface, row, column)
-    place = lambda points: tuple((float(z.imag / row + top), float(z.real / column + left)) for z in points)
+    place = lambda points: tuple(
+        (float(z.imag / row + top), float(z.real / column + left)) for z in points
+    )
     diameters = abs(longest[1] - longest[0]), abs(across[1] - across[0])
     return Features(
-        surface=surface, perimeter=border, width=w, height=h, circularity=ratio,
-        longest_diameter=diameters[0], perpendicular_diameter=diameters[1], diameter_product=diameters[0] * diameters[1],
+        surface=surface,
+        perimeter=border,
+        width=w,
+        height=h,
+        circularity=ratio,
+        longest_diameter=diameters[0],
+        perpendicular_diameter=diameters[1],
+        diameter_product=diameters[0] * diameters[1],
         equivalent_diameter=math.sqrt(4 * surface / math.pi),
-        perimeter_contour=contour, circularity_contour=min(1.0, 4 * math.pi * surface / contour**2),
-        perimeter_crofton=crofton, circularity_crofton=min(1.0, 4 * math.pi * surface / crofton**2),
-        box_length=box[0], box_width=box[1], box_angle=box[2],
-        solidity=_solidity(edge, pixels), eccentricity=_eccentricity(moments, row, column), components=len(outer), pixels=pixels,
+        perimeter_contour=contour,
+        circularity_contour=min(1.0, 4 * math.pi * surface / contour**2),
+        perimeter_crofton=crofton,
+        circularity_crofton=min(1.0, 4 * math.pi * surface / crofton**2),
+        box_length=box[0],
+        box_width=box[1],
+        box_angle=box[2],
+        solidity=_solidity(edge, pixels),
+        eccentricity=_eccentricity(moments, row, column),
+        components=len(outer),
+        pixels=pixels,
         centroid=(moments["m01"] / pixels + top, moments["m10"] / pixels + left),
         bounding_box=(top, left, top + height, left + width),
-        touches_border=top == 0 or left == 0 or top + height == whole.shape[0] or left + width == whole.shape[1],
-        unit="cm" if mm else "px", spacing=mm,
-        longest_ends=place(longest), perpendicular_ends=place(across), box_corners=place(box[3]))
+        touches_border=top == 0
+        or left == 0
+        or top + height == whole.shape[0]
+        or left + width == whole.shape[1],
+        unit="cm" if mm else "px",
+        spacing=mm,
+        longest_ends=place(longest),
+        perpendicular_ends=place(across),
+        box_corners=place(box[3]),
+    )

@@ -17,12 +17,15 @@ from ..io.errors import BrainTumorError
 def mask_rings(
     mask: np.ndarray,  # bool, H x W
     width: int = 1,  # of each ring, in pixels
-) -> tuple[np.ndarray, np.ndarray]:  # white ring around the mask, black ring around that; bool, H x W
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # white ring around the mask, black ring around that; bool, H x W
     "Two rings around a mask."
     box = np.ones((3, 3), np.uint8)
     white = cv2.dilate(mask.astype(np.uint8), box, iterations=width)
     black = cv2.dilate(white, box, iterations=width)
     return (white > 0) & ~mask, black > white
+
 
 def ring_width(
     shape: tuple[int, int],  # of the picture
@@ -30,12 +33,15 @@ def ring_width(
     "As wide as the picture needs its rings to be seen."
     return max(1, round(min(shape) / 320))
 
+
 def check_alpha(
     alpha: float,  # how strongly a colour covers
 ) -> None:
     "Refuse what is no share."
     if not 0 <= alpha <= 1:
-        raise BrainTumorError(f"alpha {alpha}: must lie between 0 (no colour) and 1 (colour only). Try 0.4.")
+        raise BrainTumorError(
+            f"alpha {alpha}: must lie between 0 (no colour) and 1 (colour only). Try 0.4."
+        )
 
 # %% ../../nbs/03_imaging/overlay.ipynb #c020
 def overlay(
@@ -50,7 +56,10 @@ def overlay(
     left, top, columns, rows = cv2.boundingRect(mask.astype(np.uint8))
     width = ring_width(mask.shape)
     edge = 2 * width
-    window = slice(max(top - edge, 0), top + rows + edge), slice(max(left - edge, 0), left + columns + edge)
+    window = (
+        slice(max(top - edge, 0), top + rows + edge),
+        slice(max(left - edge, 0), left + columns + edge),
+    )
     part, inside = picture[window], mask[window]
     part[inside] = np.rint((1 - alpha) * part[inside] + alpha * np.array(color, float))
     white, black = mask_rings(inside, width)
@@ -68,7 +77,9 @@ def heat_overlay(
     check_alpha(alpha)
     shade = cv2.applyColorMap(cv2.convertScaleAbs(heat, alpha=255), cv2.COLORMAP_INFERNO)[..., ::-1]
     weight = (alpha * heat)[..., None]
-    picture = np.rint((1 - weight) * cv2.convertScaleAbs(pixels, alpha=255)[..., None] + weight * shade).astype(np.uint8)
+    picture = np.rint(
+        (1 - weight) * cv2.convertScaleAbs(pixels, alpha=255)[..., None] + weight * shade
+    ).astype(np.uint8)
     white, black = mask_rings(heat > level, ring_width(heat.shape))
     picture[white], picture[black] = 255, 0
     return picture
@@ -92,7 +103,9 @@ def probability_bars(
     "Probabilities as bars, likeliest first, with the number beside each."
     lines = []
     for name, value in sorted(probabilities.items(), key=lambda pair: -pair[1]):
-        bar = "\u2588" * round(16 * value) or "\u258f"  # block characters: they survive where a notebook is not trusted with styles
+        bar = (
+            "\u2588" * round(16 * value) or "\u258f"
+        )  # block characters: they survive where a notebook is not trusted with styles
         lines.append(
             f'<tr><th scope="row" style="text-align:left;font-weight:normal">{escape(name.replace("_", " "))}</th>'
             f'<td style="min-width:9em;text-align:left" aria-hidden="true">{bar}</td><td style="text-align:right">{value:.1%}</td></tr>'

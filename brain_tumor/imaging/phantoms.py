@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 
 from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES
 from ..io.files import write_whole
+from ..io.scan import CLASSES
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #f09a225b
 PLANES = ("axial", "coronal", "sagittal")
@@ -27,10 +27,13 @@ PLANES = ("axial", "coronal", "sagittal")
 @lru_cache(maxsize=1)
 def _template() -> tuple[np.ndarray, np.ndarray]:
     "The template's T1 intensities (0 to 1, 1 mm grid; 0 outside the brain) and the position of its first voxel in mm."
-    try: from nilearn.datasets import load_mni152_template
+    try:
+        from nilearn.datasets import load_mni152_template
     except ImportError as e:
-        raise BrainTumorError("phantom: the MNI152 template it is drawn on comes with nilearn, which is not installed. "
-                              'Install it with: pip install "brain_tumor[workbook]"') from e
+        raise BrainTumorError(
+            "phantom: the MNI152 template it is drawn on comes with nilearn, which is not installed. "
+            'Install it with: pip install "brain_tumor[workbook]"'
+        ) from e
     image = load_mni152_template(resolution=1)
     return np.asarray(image.dataobj, np.float32), image.affine[:3, 3].astype(np.float32)
 
@@ -38,6 +41,7 @@ def _template() -> tuple[np.ndarray, np.ndarray]:
 def _sample(volume: np.ndarray, first: np.ndarray, step: float, q: np.ndarray) -> np.ndarray:
     "The volume's values at positions `q` (..., 3) in mm, by trilinear interpolation."
     from scipy.ndimage import map_coordinates
+
     at = ((q - first) / step).reshape(-1, 3).T
     return map_coordinates(volume, at, order=1, mode="nearest").reshape(q.shape[:-1])
 
@@ -45,7 +49,9 @@ def _sample(volume: np.ndarray, first: np.ndarray, step: float, q: np.ndarray) -
 @lru_cache(maxsize=1)
 def _dura() -> tuple[np.ndarray, np.ndarray]:
     "Signed distance to the dura in mm on a 2 mm grid that reaches down to the neck, and that grid's first position."
-    from scipy.ndimage import distance_transform_edt as distance, gaussian_filter
+    from scipy.ndimage import distance_transform_edt as distance
+    from scipy.ndimage import gaussian_filter
+
     t1, first = _template()
     brain = np.pad(t1[::2, ::2, ::2] > 0, ((6, 6), (6, 20), (44, 6)))
     filled = distance(distance(~brain) <= 8) > 8
@@ -58,14 +64,20 @@ def _t1_at(q: np.ndarray) -> np.ndarray:
     t1, first = _template()
     return _sample(t1, first, 1, q)
 
+
 def _dura_at(q: np.ndarray) -> np.ndarray:
     "The signed distance to the dura at positions `q` (..., 3), template mm."
     signed, first = _dura()
     return _sample(signed, first, 2, q)
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #e343dab3
-def _waves(rng: np.random.Generator, wavelength: float, n: int = 12, octaves: float = 1.0,
-           stretch: tuple = (1, 1, 1)) -> Callable[[np.ndarray], np.ndarray]:
+def _waves(
+    rng: np.random.Generator,
+    wavelength: float,
+    n: int = 12,
+    octaves: float = 1.0,
+    stretch: tuple = (1, 1, 1),
+) -> Callable[[np.ndarray], np.ndarray]:
     "A random field about 0 with standard deviation about 1, as a function of positions in mm."
     length = np.exp2(rng.uniform(-octaves, octaves / 2, (n, 1)))
     k = rng.standard_normal((n, 3))
@@ -79,16 +91,23 @@ def _waves(rng: np.random.Generator, wavelength: float, n: int = 12, octaves: fl
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #31635619
 _CENTRE = {"axial": (0, -16, 0), "coronal": (0, -16, -22), "sagittal": (0, 0, -26)}
 
+
 def _turn(angles: np.ndarray) -> np.ndarray:
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    return (np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-            @ np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]))
+    return (
+        np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+        @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+        @ np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #e9b3d3d4
 class _Head:
     "One person's pose, shape and contrast."
+
     def __init__(self, rng: np.random.Generator, plane: str):
-        angles = rng.normal(0, (3, 2.5, 3)) + ((rng.uniform(-10, 6), 0, 0) if plane == "axial" else 0)
+        angles = rng.normal(0, (3, 2.5, 3)) + (
+            (rng.uniform(-10, 6), 0, 0) if plane == "axial" else 0
+        )
         scale = rng.uniform(0.87, 0.98) * rng.uniform(0.97, 1.03, 3)
         self.matrix = (_turn(np.deg2rad(angles)) / scale).T.astype(np.float32)
         self.back = np.linalg.inv(self.matrix)
@@ -102,19 +121,34 @@ class _Head:
         self.white = self.grey + rng.uniform(0.02, 0.08)
         self.uneven = rng.uniform(0.06, 0.2)
 
-    def bend(self, p): return 2.5 * np.stack([w(p) for w in self.bends], -1)      # mm, the whole head
-    def fold(self, p): return 1.3 * np.stack([w(p) for w in self.folds], -1)      # mm, the brain alone
+    def bend(self, p):
+        return 2.5 * np.stack([w(p) for w in self.bends], -1)  # mm, the whole head
+
+    def fold(self, p):
+        return 1.3 * np.stack([w(p) for w in self.folds], -1)  # mm, the brain alone
+
     def to_template(self, p, bend=None):
-        return (p - self.shift) @ self.matrix + self.centre + (self.bend(p) if bend is None else bend)
+        return (
+            (p - self.shift) @ self.matrix + self.centre + (self.bend(p) if bend is None else bend)
+        )
+
     def to_scanner(self, q):
         p = q = np.float32(q)
-        for _ in range(12): p = p - (self.to_template(p) - q) @ self.back
+        for _ in range(12):
+            p = p - (self.to_template(p) - q) @ self.back
         return p
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #147763af
-_AXES = {"axial": ((0, -1, 0), (-1, 0, 0), (0, 0, 1)),          # rows run to the back, columns to the left, slices upwards
-         "coronal": ((0, 0, -1), (-1, 0, 0), (0, 1, 0)),
-         "sagittal": ((0, 0, -1), (0, -1, 0), (1, 0, 0))}
+_AXES = {
+    "axial": (
+        (0, -1, 0),
+        (-1, 0, 0),
+        (0, 0, 1),
+    ),  # rows run to the back, columns to the left, slices upwards
+    "coronal": ((0, 0, -1), (-1, 0, 0), (0, 1, 0)),
+    "sagittal": ((0, 0, -1), (0, -1, 0), (1, 0, 0)),
+}
+
 
 def _grid(plane: str, size: int, spacing: float, depth: float) -> np.ndarray:
     "The positions (size, size, 3) in mm of a slice's pixels."
@@ -123,36 +157,69 @@ def _grid(plane: str, size: int, spacing: float, depth: float) -> np.ndarray:
     return at[:, None, None] * row + at[None, :, None] * column + np.float32(depth) * normal
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #36e40b38
-def _paint(picture: np.ndarray, distance: np.ndarray, value, edge: float = 1.2, opacity: float = 1.0) -> None:
+def _paint(
+    picture: np.ndarray, distance: np.ndarray, value, edge: float = 1.2, opacity: float = 1.0
+) -> None:
     cover = np.clip(0.5 - distance / edge, 0, 1) * opacity
     picture += cover * (value - picture)
 
+
 def _ellipsoid(q: np.ndarray, centre: tuple, radii: tuple) -> np.ndarray:
     v = (q - np.float32(centre)) / np.float32(radii)
-    return (np.sqrt(v[..., 0]**2 + v[..., 1]**2 + v[..., 2]**2) - 1) * min(radii)
+    return (np.sqrt(v[..., 0] ** 2 + v[..., 1] ** 2 + v[..., 2] ** 2) - 1) * min(radii)
+
 
 def _tube(q: np.ndarray, a: tuple, b: tuple, radius: float) -> np.ndarray:
     a, b = np.float32(a), np.float32(b)
     along = np.clip((q - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
     v = q - a - along[..., None] * (b - a)
-    return np.sqrt(v[..., 0]**2 + v[..., 1]**2 + v[..., 2]**2) - radius
+    return np.sqrt(v[..., 0] ** 2 + v[..., 1] ** 2 + v[..., 2] ** 2) - radius
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #18f523a8
 _THINGS = (  # centre, radii, brightness
-    ((62, 22, -42), (11, 26, 36), 0.26), ((58, 4, -72), (7, 12, 22), 0.5),                                     # chewing muscle, parotid
-    ((33, 50, -38), (17, 28, 16), 0.5), ((34, 64, -38), (12, 12, 12), 0.13), ((27, 42, -37), (3, 16, 3), 0.28), ((43, 48, -38), (3, 18, 8), 0.3),
-    ((28, 55, -66), (13, 15, 15), 0.03), ((0, 52, -58), (13, 34, 19), 0.04), ((8, 56, -62), (3.5, 22, 4), 0.5),   # sinuses, nose, turbinates
-    ((7, 54, -50), (2.5, 18, 3), 0.45), ((0, 54, -58), (1.3, 32, 20), 0.4), ((6, 50, -36), (4, 20, 9), 0.06), ((9, 81, -10), (10, 4, 10), 0.03),
-    ((0, 54, -80), (22, 28, 3), 0.12), ((0, 52, -100), (24, 34, 18), 0.36), ((0, 80, -108), (9, 6, 9), 0.55),   # palate, tongue, chin
-    ((28, 8, -70), (9, 11, 15), 0.42), ((0, 13, -88), (10, 11, 36), 0.02), ((46, 18, -92), (8, 14, 30), 0.05), ((46, 18, -92), (5, 11, 27), 0.5),
-    ((0, -4, -46), (12, 9, 9), 0.36), ((0, -10, -56), (11, 6, 10), 0.38), ((0, 18, -45), (14, 15, 9), 0.02),    # clivus, sphenoid sinus
-    ((48, -25, -46), (22, 12, 9), 0.05), ((34, -12, -44), (14, 6, 6), 0.2),                                    # petrous bone
-    ((0, -24, -97), (16, 10, 13), 0.36), ((0, -22, -124), (16, 10, 11), 0.36),                                 # vertebrae
-    ((0, -47, -118), (11, 9, 52), 0.1), ((0, -47, -120), (7, 5.5, 56), 0.3),                                   # spinal canal, cord
-    ((0, 2, -22), (15, 15, 6.5), 0.11), ((0, 4, -34), (9, 7, 6), 0.12), ((13, 2, -35), (5, 10, 7), 0.45),      # cistern, sella, cavernous sinus
-    ((14, 6, -34), (2.6, 2.6, 6), 0.03), ((0, 3, -34.5), (6.5, 5, 3.8), 0.55))                                 # carotid, pituitary gland
-_SKIN = (((0, -17, -8), (80, 99, 96)), ((0, 34, -64), (60, 52, 66)), ((0, 82, -63), (11, 18, 13)),             # skull, face, nose,
-         ((0, 72, -112), (26, 18, 18)), ((0, -2, -84), (66, 50, 62)), ((0, -32, -160), (60, 60, 110)))         # chin, jaws, neck
+    ((62, 22, -42), (11, 26, 36), 0.26),
+    ((58, 4, -72), (7, 12, 22), 0.5),  # chewing muscle, parotid
+    ((33, 50, -38), (17, 28, 16), 0.5),
+    ((34, 64, -38), (12, 12, 12), 0.13),
+    ((27, 42, -37), (3, 16, 3), 0.28),
+    ((43, 48, -38), (3, 18, 8), 0.3),
+    ((28, 55, -66), (13, 15, 15), 0.03),
+    ((0, 52, -58), (13, 34, 19), 0.04),
+    ((8, 56, -62), (3.5, 22, 4), 0.5),  # sinuses, nose, turbinates
+    ((7, 54, -50), (2.5, 18, 3), 0.45),
+    ((0, 54, -58), (1.3, 32, 20), 0.4),
+    ((6, 50, -36), (4, 20, 9), 0.06),
+    ((9, 81, -10), (10, 4, 10), 0.03),
+    ((0, 54, -80), (22, 28, 3), 0.12),
+    ((0, 52, -100), (24, 34, 18), 0.36),
+    ((0, 80, -108), (9, 6, 9), 0.55),  # palate, tongue, chin
+    ((28, 8, -70), (9, 11, 15), 0.42),
+    ((0, 13, -88), (10, 11, 36), 0.02),
+    ((46, 18, -92), (8, 14, 30), 0.05),
+    ((46, 18, -92), (5, 11, 27), 0.5),
+    ((0, -4, -46), (12, 9, 9), 0.36),
+    ((0, -10, -56), (11, 6, 10), 0.38),
+    ((0, 18, -45), (14, 15, 9), 0.02),  # clivus, sphenoid sinus
+    ((48, -25, -46), (22, 12, 9), 0.05),
+    ((34, -12, -44), (14, 6, 6), 0.2),  # petrous bone
+    ((0, -24, -97), (16, 10, 13), 0.36),
+    ((0, -22, -124), (16, 10, 11), 0.36),  # vertebrae
+    ((0, -47, -118), (11, 9, 52), 0.1),
+    ((0, -47, -120), (7, 5.5, 56), 0.3),  # spinal canal, cord
+    ((0, 2, -22), (15, 15, 6.5), 0.11),
+    ((0, 4, -34), (9, 7, 6), 0.12),
+    ((13, 2, -35), (5, 10, 7), 0.45),  # cistern, sella, cavernous sinus
+    ((14, 6, -34), (2.6, 2.6, 6), 0.03),
+    ((0, 3, -34.5), (6.5, 5, 3.8), 0.55),
+)  # carotid, pituitary gland
+_SKIN = (
+    ((0, -17, -8), (80, 99, 96)),
+    ((0, 34, -64), (60, 52, 66)),
+    ((0, 82, -63), (11, 18, 13)),  # skull, face, nose,
+    ((0, 72, -112), (26, 18, 18)),
+    ((0, -2, -84), (66, 50, 62)),
+    ((0, -32, -160), (60, 60, 110)),
+)  # chin, jaws, neck
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #6fb4a6f4
 def _skin(head: _Head, q: np.ndarray, dura: np.ndarray, melt: float = 6) -> np.ndarray:
@@ -163,7 +230,11 @@ def _skin(head: _Head, q: np.ndarray, dura: np.ndarray, melt: float = 6) -> np.n
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #9780d38c
 def _in_view(q: np.ndarray, things: tuple, reach: Callable) -> list:
     lowest, highest = q.min((0, 1)), q.max((0, 1))
-    return [t for t in things if all((np.maximum(*(b := reach(t))) >= lowest) & (np.minimum(*b) <= highest))]
+    return [
+        t
+        for t in things
+        if all((np.maximum(*(b := reach(t))) >= lowest) & (np.minimum(*b) <= highest))
+    ]
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #3ab2bfac
 def _surroundings(head: _Head, q: np.ndarray, dura: np.ndarray) -> np.ndarray:
@@ -173,7 +244,9 @@ def _surroundings(head: _Head, q: np.ndarray, dura: np.ndarray) -> np.ndarray:
     picture = head.muscle * (1 + 0.2 * t)
     _paint(picture, np.abs(t + 0.2) * 4 - 0.7, 0.6 * head.fat, 1.6, 0.75)
     _paint(picture, -skin - 5.5 - 1.2 * t, head.fat * (0.92 + 0.1 * t), 2)
-    for centre, radii, value in _in_view(both, _THINGS, lambda x: (np.add(x[0], x[1]), np.subtract(x[0], x[1]))):
+    for centre, radii, value in _in_view(
+        both, _THINGS, lambda x: (np.add(x[0], x[1]), np.subtract(x[0], x[1]))
+    ):
         _paint(picture, _ellipsoid(both, centre, radii) + 0.9 * t, value * (1 + 0.06 * t))
     thick = 1.2 + 2 * np.clip((z + 50) / 25, 0, 1)
     opening = (both[..., 0] < 14) & (z < -14) & (q[..., 1] > -20)
@@ -184,62 +257,120 @@ def _surroundings(head: _Head, q: np.ndarray, dura: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #843ea7d6
 _VESSELS = (  # from, to, radius
-    ((0, -44, 4), (0, -92, -10), 2.0), ((2, -6, 13), (1, -42, 8), 1.0), ((0, -13, -50), (0, -11, -26), 1.6),       # straight sinus, deep vein, basilar artery
-    ((7, 6, -20), (38, 6, -15), 1.3), ((42, 5, -14), (40, -18, 10), 1.0),                                          # middle cerebral artery
-    ((1.5, 28, -12), (1.5, 42, 8), 1.1), ((1.5, 42, 10), (1.5, 2, 35), 1.0),                                       # anterior cerebral artery
-    ((18, -36, 12), (24, -38, 2), 2.0), ((10, 0, 16), (16, -30, 18), 1.2),                                         # choroid plexus
-    ((0, 2, -21), (0, 3, -31), 1.0), ((12, -16, -22), (30, -34, -10), 1.1), ((62, -52, -30), (48, -46, -62), 3.5)) # stalk, posterior cerebral artery, sigmoid sinus
+    ((0, -44, 4), (0, -92, -10), 2.0),
+    ((2, -6, 13), (1, -42, 8), 1.0),
+    ((0, -13, -50), (0, -11, -26), 1.6),  # straight sinus, deep vein, basilar artery
+    ((7, 6, -20), (38, 6, -15), 1.3),
+    ((42, 5, -14), (40, -18, 10), 1.0),  # middle cerebral artery
+    ((1.5, 28, -12), (1.5, 42, 8), 1.1),
+    ((1.5, 42, 10), (1.5, 2, 35), 1.0),  # anterior cerebral artery
+    ((18, -36, 12), (24, -38, 2), 2.0),
+    ((10, 0, 16), (16, -30, 18), 1.2),  # choroid plexus
+    ((0, 2, -21), (0, 3, -31), 1.0),
+    ((12, -16, -22), (30, -34, -10), 1.1),
+    ((62, -52, -30), (48, -46, -62), 3.5),
+)  # stalk, posterior cerebral artery, sigmoid sinus
+
 
 def _vessels(picture: np.ndarray, head: _Head, q: np.ndarray, dura: np.ndarray) -> None:
     "Paint falx, dura, sinuses and vessels over a slice, in place."
     x, y, z = np.moveaxis(q, -1, 0)
     both, glow = np.stack([np.abs(x), y, z], -1), head.vessel
-    falx = (dura < 0) & (dura > -26 - 10 * (y < -20)) & ((z > 22) | (z > -5) & ((y > 45) | (y < -62)))
+    falx = (
+        (dura < 0) & (dura > -26 - 10 * (y < -20)) & ((z > 22) | (z > -5) & ((y > 45) | (y < -62)))
+    )
     _paint(picture, np.where(falx, np.abs(x) - 0.6, 9), 0.8 * glow, 1.6, 0.5)
-    _paint(picture, np.where(np.abs(dura - 0.5) < 1.5, np.abs(dura - 1) - 0.5, 9), 0.7 * glow, 1.5, 0.35)
-    _paint(picture, np.where((z > 8) | (y < -70) & (z > -22), 3 * np.hypot(x / 4, (dura - 0.5) / 3) - 3, 9), glow)
+    _paint(
+        picture,
+        np.where(np.abs(dura - 0.5) < 1.5, np.abs(dura - 1) - 0.5, 9),
+        0.7 * glow,
+        1.5,
+        0.35,
+    )
+    _paint(
+        picture,
+        np.where((z > 8) | (y < -70) & (z > -22), 3 * np.hypot(x / 4, (dura - 0.5) / 3) - 3, 9),
+        glow,
+    )
     _paint(picture, np.where(y < -50, 3.5 * np.hypot((z + 20) / 4, dura / 3.5) - 3.5, 9), glow, 1.5)
-    for a, b, radius in _in_view(both, _VESSELS, lambda v: (np.maximum(v[0], v[1]) + 4, np.minimum(v[0], v[1]) - 4)):
+    for a, b, radius in _in_view(
+        both, _VESSELS, lambda v: (np.maximum(v[0], v[1]) + 4, np.minimum(v[0], v[1]) - 4)
+    ):
         _paint(picture, _tube(both, a, b, radius), 0.9 * glow, 1, 0.9)
     line = 5 * np.maximum(np.abs(head.veins[0](q)) - 0.12, np.abs(head.veins[1](q)) - 0.45)
-    _paint(picture, np.where((dura < 1) & (dura > -22), line + 0.06 * np.maximum(-dura - 6, 0), 9), 0.85 * glow, 1, 0.75)
+    _paint(
+        picture,
+        np.where((dura < 1) & (dura > -22), line + 0.06 * np.maximum(-dura - 6, 0), 9),
+        0.85 * glow,
+        1,
+        0.75,
+    )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #f56ba161
 def _tissue(head: _Head, q: np.ndarray) -> np.ndarray:
     "The brain's brightness at template positions."
-    return np.interp(_t1_at(q), (0.28, 0.62, 0.88), (head.csf, head.grey, head.white)).astype(np.float32)
+    return np.interp(_t1_at(q), (0.28, 0.62, 0.88), (head.csf, head.grey, head.white)).astype(
+        np.float32
+    )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #689e10d2
 @dataclass
 class _Lesion:
-    tumor: str                       # the class
-    pattern: str                     # the variety within the class
-    centre: np.ndarray               # mm in the scanner
-    radius: float                    # mm
-    reach: Callable                  # positions in mm -> 0 at the centre, 1 on the surface
-    texture: Callable                # positions in mm -> about 0 +- 1
-    brightness: float                # of what enhances
-    push: float                      # share of its volume by which it displaces the brain
-    oedema: float = 0.0              # 0 to 1
-    core: float = 0.0                # where the rim begins, as a share of the radius
-    side: int = 0                    # of the falx, for a tumour on it: -1 left, 1 right
+    tumor: str  # the class
+    pattern: str  # the variety within the class
+    centre: np.ndarray  # mm in the scanner
+    radius: float  # mm
+    reach: Callable  # positions in mm -> 0 at the centre, 1 on the surface
+    texture: Callable  # positions in mm -> about 0 +- 1
+    brightness: float  # of what enhances
+    push: float  # share of its volume by which it displaces the brain
+    oedema: float = 0.0  # 0 to 1
+    core: float = 0.0  # where the rim begins, as a share of the radius
+    side: int = 0  # of the falx, for a tumour on it: -1 left, 1 right
 
-PATTERNS = {"glioma": ("ring", "patchy", "faint"), "meningioma": ("convexity", "falx", "base"),
-            "pituitary": ("round", "snowman"), "no_tumor": ("none",)}
+
+PATTERNS = {
+    "glioma": ("ring", "patchy", "faint"),
+    "meningioma": ("convexity", "falx", "base"),
+    "pituitary": ("round", "snowman"),
+    "no_tumor": ("none",),
+}
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #b7aeb844
-def _glioma(rng: np.random.Generator, head: _Head, plane: str, radius: float | None, pattern: str | None) -> _Lesion:
+def _glioma(
+    rng: np.random.Generator, head: _Head, plane: str, radius: float | None, pattern: str | None
+) -> _Lesion:
     r = radius or rng.uniform(9, 27)
     while True:
-        q = np.float32([rng.choice((-1, 1)) * rng.uniform(14, 52), rng.uniform(-75, 48), rng.uniform(-32, 48)])
-        if -45 < _dura_at(q) < -10 and _t1_at(q) > 0.8: break
+        q = np.float32(
+            [rng.choice((-1, 1)) * rng.uniform(14, 52), rng.uniform(-75, 48), rng.uniform(-32, 48)]
+        )
+        if -45 < _dura_at(q) < -10 and _t1_at(q) > 0.8:
+            break
     pattern = pattern or str(rng.choice(("ring", "ring", "ring", "patchy", "faint")))
-    wide, fine, rough = _waves(rng, 1.6 * r + 4, 16), _waves(rng, 0.5 * r + 3, 24, 1.5), rng.uniform(0.10, 0.18)
+    wide, fine, rough = (
+        _waves(rng, 1.6 * r + 4, 16),
+        _waves(rng, 0.5 * r + 3, 24, 1.5),
+        rng.uniform(0.10, 0.18),
+    )
     oval = rng.uniform(0.8, 1.2, 3)
     oval, centre = (oval / np.cbrt(oval.prod())).astype(np.float32), head.to_scanner(q)
-    def reach(p): return np.linalg.norm((p - centre) * oval, axis=-1) / r + rough * (wide(p) + 0.5 * fine(p))
-    return _Lesion("glioma", pattern, centre, r, reach, _waves(rng, 0.6 * r + 3, 32, 2), rng.uniform(0.48, 0.72),
-                   0.2 if pattern == "faint" else 0.5, rng.uniform(0.3, 0.8), rng.uniform(0.5, 0.8))
+
+    def reach(p):
+        return np.linalg.norm((p - centre) * oval, axis=-1) / r + rough * (wide(p) + 0.5 * fine(p))
+
+    return _Lesion(
+        "glioma",
+        pattern,
+        centre,
+        r,
+        reach,
+        _waves(rng, 0.6 * r + 3, 32, 2),
+        rng.uniform(0.48, 0.72),
+        0.2 if pattern == "faint" else 0.5,
+        rng.uniform(0.3, 0.8),
+        rng.uniform(0.5, 0.8),
+    )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #894258a4
 def _seat(rng: np.random.Generator, plane: str, base: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -247,11 +378,24 @@ def _seat(rng: np.random.Generator, plane: str, base: bool) -> tuple[np.ndarray,
     while True:
         u = rng.standard_normal(3)
         u = (u / np.linalg.norm(u)).astype(np.float32)
-        if not ((-0.75 < u[2] < -0.05) if base else (0.05 < u[2] < (0.85 if plane == "axial" else 1))): continue
+        if not (
+            (-0.75 < u[2] < -0.05) if base else (0.05 < u[2] < (0.85 if plane == "axial" else 1))
+        ):
+            continue
         q = np.float32([0, -18, 8])
-        for _ in range(60): q = q - 0.7 * u * _dura_at(q)
-        if q[2] < -62 or plane == "sagittal" and abs(q[0]) > 50 or plane == "coronal" and not -85 < q[1] < 62: continue
-        normal = np.array([_dura_at(q + e) - _dura_at(q - e) for e in 4 * np.eye(3, dtype=np.float32)])
+        for _ in range(60):
+            q = q - 0.7 * u * _dura_at(q)
+        if (
+            q[2] < -62
+            or plane == "sagittal"
+            and abs(q[0]) > 50
+            or plane == "coronal"
+            and not -85 < q[1] < 62
+        ):
+            continue
+        normal = np.array(
+            [_dura_at(q + e) - _dura_at(q - e) for e in 4 * np.eye(3, dtype=np.float32)]
+        )
         return q, normal / np.linalg.norm(normal)
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #d8c19436
@@ -259,56 +403,92 @@ def _falx_seat(rng: np.random.Generator, radius: float) -> tuple[np.ndarray, int
     "A random place on the falx, deep enough for the radius, and the side to grow to."
     while True:
         q = np.float32([0, rng.uniform(-75, 55), rng.uniform(20, 68)])
-        if -24 < _dura_at(q) < -0.5 * min(radius, 30): return q, int(rng.choice((-1, 1)))
+        if -24 < _dura_at(q) < -0.5 * min(radius, 30):
+            return q, int(rng.choice((-1, 1)))
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #b60c0b16
-def _meningioma(rng: np.random.Generator, head: _Head, plane: str, radius: float | None, pattern: str | None) -> _Lesion:
+def _meningioma(
+    rng: np.random.Generator, head: _Head, plane: str, radius: float | None, pattern: str | None
+) -> _Lesion:
     r, side = radius or rng.uniform(8, 26), 0
     pattern = pattern or str(rng.choice(("convexity", "convexity", "falx", "base")))
     if pattern == "falx":
         q, side = _falx_seat(rng, r)
         normal = np.float32([-side, 0, 0])
-    else: q, normal = _seat(rng, plane, pattern == "base")
-    centre, lumps = head.to_scanner(q - normal * r * rng.uniform(0.45, 0.7)), _waves(rng, 1.4 * r + 4, 8)
-    def reach(p): return np.linalg.norm(p - centre, axis=-1) / r + 0.05 * lumps(p)
-    return _Lesion("meningioma", pattern, centre, r, reach, _waves(rng, 9, 32, 2), rng.uniform(0.42, 0.65), 0.8,
-                   float(rng.choice((0, 0, 0.6))), side=side)
+    else:
+        q, normal = _seat(rng, plane, pattern == "base")
+    centre, lumps = (
+        head.to_scanner(q - normal * r * rng.uniform(0.45, 0.7)),
+        _waves(rng, 1.4 * r + 4, 8),
+    )
+
+    def reach(p):
+        return np.linalg.norm(p - centre, axis=-1) / r + 0.05 * lumps(p)
+
+    return _Lesion(
+        "meningioma",
+        pattern,
+        centre,
+        r,
+        reach,
+        _waves(rng, 9, 32, 2),
+        rng.uniform(0.42, 0.65),
+        0.8,
+        float(rng.choice((0, 0, 0.6))),
+        side=side,
+    )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #14b8b937
-def _pituitary(rng: np.random.Generator, head: _Head, plane: str, radius: float | None, pattern: str | None) -> _Lesion:
+def _pituitary(
+    rng: np.random.Generator, head: _Head, plane: str, radius: float | None, pattern: str | None
+) -> _Lesion:
     r = radius or rng.uniform(5.5, 15)
     pattern = pattern or str(rng.choice(("round", "snowman") if r > 8 else ("round",)))
     body = head.to_scanner((rng.normal(0, 1), 4, -36 + 0.55 * max(r - 6, 0)))
     upper, lumps = body + np.float32([rng.normal(0, 1), 0, 1.1 * r]), _waves(rng, 1.6 * r + 3, 8)
+
     def reach(p):
         f = np.linalg.norm((p - body) * np.float32([0.92, 1, 1.08]), axis=-1) / r
         if pattern == "snowman":
-            f = -0.12 * np.logaddexp(-f / 0.12, -np.linalg.norm(p - upper, axis=-1) / (0.72 * r) / 0.12)
+            f = -0.12 * np.logaddexp(
+                -f / 0.12, -np.linalg.norm(p - upper, axis=-1) / (0.72 * r) / 0.12
+            )
         return f + 0.05 * lumps(p)
-    return _Lesion("pituitary", pattern, body, r, reach, _waves(rng, 8, 32, 2), rng.uniform(0.42, 0.62), 0.9)
+
+    return _Lesion(
+        "pituitary", pattern, body, r, reach, _waves(rng, 8, 32, 2), rng.uniform(0.42, 0.62), 0.9
+    )
+
 
 _LESIONS = {"glioma": _glioma, "meningioma": _meningioma, "pituitary": _pituitary}
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #0f2c29a6
-def _inside(lesion: _Lesion, p: np.ndarray, q: np.ndarray, dura: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _inside(
+    lesion: _Lesion, p: np.ndarray, q: np.ndarray, dura: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     "How far out a point lies (1: the surface), and the signed distance to the outline in mm, negative inside."
     f = lesion.reach(p)
     distance = (f - 1) * lesion.radius
-    if lesion.tumor == "glioma": distance = np.maximum(distance, dura + 1.5)
-    if lesion.tumor == "meningioma": distance = np.maximum(distance, dura - 0.3)
-    if lesion.side: distance = np.maximum(distance, 0.6 - lesion.side * q[..., 0])
+    if lesion.tumor == "glioma":
+        distance = np.maximum(distance, dura + 1.5)
+    if lesion.tumor == "meningioma":
+        distance = np.maximum(distance, dura - 0.3)
+    if lesion.side:
+        distance = np.maximum(distance, 0.6 - lesion.side * q[..., 0])
     return f, distance
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #ce73333c
 def _glow(lesion: _Lesion, head: _Head, f: np.ndarray, w: np.ndarray) -> np.ndarray:
     "The tumour's own brightness; `f`: how far out, `w`: its texture."
     bright = lesion.brightness
-    if lesion.tumor != "glioma": return bright * (1 + (0.09 if lesion.tumor == "pituitary" else 0.05) * w)
-    if lesion.pattern == "faint": return 0.72 * head.grey + 0.02 * w + 0.12 * np.clip(w - 1, 0, 1)
+    if lesion.tumor != "glioma":
+        return bright * (1 + (0.09 if lesion.tumor == "pituitary" else 0.05) * w)
+    if lesion.pattern == "faint":
+        return 0.72 * head.grey + 0.02 * w + 0.12 * np.clip(w - 1, 0, 1)
     if lesion.pattern == "patchy":
         return 0.75 * head.grey + (bright - 0.75 * head.grey) * np.clip(0.35 + 0.45 * w, 0, 1)
     dead = head.csf + 0.06 + 0.03 * w
-    rim = np.exp(-((f + 0.1 * w - 0.5 - 0.5 * lesion.core) / (0.6 * (1 - lesion.core)))**2)
+    rim = np.exp(-(((f + 0.1 * w - 0.5 - 0.5 * lesion.core) / (0.6 * (1 - lesion.core))) ** 2))
     return dead + (bright * (1 + 0.22 * w) - dead) * rim
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #4458c2d4
@@ -317,7 +497,12 @@ def _add_lesion(picture: np.ndarray, head: _Head, lesion: _Lesion, p, q, dura, b
     (f, distance), w = _inside(lesion, p, q, dura), lesion.texture(p)
     if lesion.oedema:
         white = np.clip((brain - head.grey) / (head.white - head.grey), 0, 1)
-        wet = np.clip((1.45 + 0.15 * w - f) / 0.25, 0, 1) * (0.25 + 0.75 * white) * lesion.oedema * (dura < -1.5)
+        wet = (
+            np.clip((1.45 + 0.15 * w - f) / 0.25, 0, 1)
+            * (0.25 + 0.75 * white)
+            * lesion.oedema
+            * (dura < -1.5)
+        )
         picture += wet * (0.55 * head.grey + 0.45 * head.csf - picture)
     if lesion.tumor == "meningioma":
         sheet = np.abs(q[..., 0]) + 0.1 if lesion.side else np.abs(dura + 0.3)
@@ -337,7 +522,9 @@ def _pushed(lesion: _Lesion, head: _Head, p: np.ndarray, q: np.ndarray) -> np.nd
     return q - (v * ((1 - near) * fade)) @ head.matrix
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #aeb59d92
-def _thin_slice(head: _Head, lesion: _Lesion | None, p, bend, fold) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _thin_slice(
+    head: _Head, lesion: _Lesion | None, p, bend, fold
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Brightness, signed distance to the tumour's outline and to the dura, at positions `p`."
     q = head.to_template(p, bend)
     dura = _dura_at(q)
@@ -346,40 +533,54 @@ def _thin_slice(head: _Head, lesion: _Lesion | None, p, bend, fold) -> tuple[np.
     _paint(picture, dura, brain)
     _vessels(picture, head, inner, dura)
     distance = np.full(picture.shape, 9, np.float32)
-    if lesion is not None: distance = _add_lesion(picture, head, lesion, p, q, dura, brain)
+    if lesion is not None:
+        distance = _add_lesion(picture, head, lesion, p, q, dura, brain)
     return picture, distance, dura
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #b0f02d24
 _MATRIX = 256
 
-def _scan(picture: np.ndarray, head: _Head, rng: np.random.Generator, p: np.ndarray, size: int) -> np.ndarray:
+
+def _scan(
+    picture: np.ndarray, head: _Head, rng: np.random.Generator, p: np.ndarray, size: int
+) -> np.ndarray:
     "What the scanner makes of a brightness map: uint8, size x size."
     picture = (picture * np.exp(head.uneven * head.bias(p))).astype(np.float32)
     picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 0.7))
-    noise = rng.standard_normal((2, *picture.shape)).astype(np.float32) * np.float32(rng.uniform(0.005, 0.016))
+    noise = rng.standard_normal((2, *picture.shape)).astype(np.float32) * np.float32(
+        rng.uniform(0.005, 0.016)
+    )
     picture = _resize(np.hypot(picture + noise[0], noise[1]), size)
     top = np.percentile(picture, 99.9) / rng.uniform(0.8, 1.0)
     return np.clip(picture / top * 255, 0, 255).round().astype(np.uint8)
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #4a1bd6fe
 def _resize(values: np.ndarray, size: int) -> np.ndarray:
-    if size == len(values): return values
-    return cv2.resize(values, (size, size), interpolation=cv2.INTER_CUBIC if size > len(values) else cv2.INTER_AREA)
+    if size == len(values):
+        return values
+    return cv2.resize(
+        values,
+        (size, size),
+        interpolation=cv2.INTER_CUBIC if size > len(values) else cv2.INTER_AREA,
+    )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #e0ef8894
 @dataclass(frozen=True, eq=False)
 class Phantom:
     "A drawn slice and the truth about it. Research and teaching only."
-    pixels: np.ndarray                  # uint8, H x W, as displayed: the patient's right on the left, or the face to the left
-    mask: np.ndarray                    # bool, H x W: the tumour without oedema; empty for "no_tumor"
-    tumor: str                          # one of CLASSES
-    plane: str                          # one of PLANES
-    spacing: tuple[float, float]        # (row, column) mm
-    seed: int                           # what it was drawn from
-    pattern: str = "none"               # the variety within the class, see PATTERNS
-    brain: np.ndarray | None = None     # bool, H x W: what lies inside the dura
-    affine: np.ndarray | None = None    # 4x4: (row, column, slice) to mm (RAS+)
-    thickness: float = 5.0              # mm
+
+    pixels: (
+        np.ndarray
+    )  # uint8, H x W, as displayed: the patient's right on the left, or the face to the left
+    mask: np.ndarray  # bool, H x W: the tumour without oedema; empty for "no_tumor"
+    tumor: str  # one of CLASSES
+    plane: str  # one of PLANES
+    spacing: tuple[float, float]  # (row, column) mm
+    seed: int  # what it was drawn from
+    pattern: str = "none"  # the variety within the class, see PATTERNS
+    brain: np.ndarray | None = None  # bool, H x W: what lies inside the dura
+    affine: np.ndarray | None = None  # 4x4: (row, column, slice) to mm (RAS+)
+    thickness: float = 5.0  # mm
 
     @property
     def area(self) -> float:
@@ -389,13 +590,19 @@ class Phantom:
     @property
     def alt(self) -> str:
         "The picture in words."
-        what = "no tumour" if self.tumor == "no_tumor" else f"{self.tumor} ({self.pattern}) of {self.area / 100:.1f} cm²"
+        what = (
+            "no tumour"
+            if self.tumor == "no_tumor"
+            else f"{self.tumor} ({self.pattern}) of {self.area / 100:.1f} cm²"
+        )
         return f"Phantom, {self.plane} head slice, {what}"
 
     def outlined(self) -> np.ndarray:
         "The picture (uint8, H x W) with the outline as a white line between black ones."
         picture = self.pixels.copy()
-        lines, _ = cv2.findContours(self.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        lines, _ = cv2.findContours(
+            self.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        )
         cv2.drawContours(picture, lines, -1, 0, 3)
         return cv2.drawContours(picture, lines, -1, 255, 1)
 
@@ -403,31 +610,54 @@ class Phantom:
         return f"Phantom({self.alt.removeprefix('Phantom, ')}, {self.pixels.shape[0]} x {self.pixels.shape[1]}, {self.spacing[0]:.3f} mm, seed {self.seed})"
 
     def _repr_html_(self) -> str:
-        return _figure(np.hstack([self.pixels, self.outlined()]), self.alt + "; beside it the same with the tumour's outline")
+        return _figure(
+            np.hstack([self.pixels, self.outlined()]),
+            self.alt + "; beside it the same with the tumour's outline",
+        )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #4967bb19
 def _figure(picture: np.ndarray, alt: str) -> str:
-    data = base64.b64encode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1]).decode()
+    data = base64.b64encode(
+        cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+    ).decode()
     return f'<img alt="{alt}" src="data:image/jpeg;base64,{data}"/>'
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #35f068f4
 def _one_of(name: str, value, known: tuple) -> str:
-    if isinstance(value, str) and value in known: return str(value)
+    if isinstance(value, str) and value in known:
+        return str(value)
     raise BrainTumorError(f"{name}={value!r}: not known. Choose one of {', '.join(known)}.")
 
+
 def _number(name: str, value, low: float, high: float, kind: type = float):
-    whole = isinstance(value, (int, np.integer)) or kind is float and isinstance(value, (float, np.floating))
-    if whole and not isinstance(value, bool) and low <= value <= high: return kind(value)
-    raise BrainTumorError(f"{name}={value!r}: it must be a {'whole ' if kind is int else ''}number from {low} to {high}.")
+    whole = (
+        isinstance(value, (int, np.integer))
+        or kind is float
+        and isinstance(value, (float, np.floating))
+    )
+    if whole and not isinstance(value, bool) and low <= value <= high:
+        return kind(value)
+    raise BrainTumorError(
+        f"{name}={value!r}: it must be a {'whole ' if kind is int else ''}number from {low} to {high}."
+    )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #7aeb468a
-_DEPTHS = {"axial": (-45, 60), "coronal": (-70, 50), "sagittal": (-50, 50)}     # template mm, where no tumour says where to cut
+_DEPTHS = {
+    "axial": (-45, 60),
+    "coronal": (-70, 50),
+    "sagittal": (-50, 50),
+}  # template mm, where no tumour says where to cut
+
 
 def _depth(rng: np.random.Generator, head: _Head, plane: str, lesion: _Lesion | None) -> float:
     "Where the slice lies along its normal, in mm."
     normal = np.float32(_AXES[plane][2])
-    if lesion is not None: return float(lesion.centre @ normal + rng.uniform(-0.3, 0.3) * lesion.radius)
-    return float(head.to_scanner(np.float32([0, -16, 0]) + normal * np.float32(rng.uniform(*_DEPTHS[plane]))) @ normal)
+    if lesion is not None:
+        return float(lesion.centre @ normal + rng.uniform(-0.3, 0.3) * lesion.radius)
+    return float(
+        head.to_scanner(np.float32([0, -16, 0]) + normal * np.float32(rng.uniform(*_DEPTHS[plane])))
+        @ normal
+    )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #186e42bb
 def _affine(plane: str, size: int, spacing: float, depth: float, thickness: float) -> np.ndarray:
@@ -439,22 +669,26 @@ def _affine(plane: str, size: int, spacing: float, depth: float, thickness: floa
     return affine
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #d6e82a13
-def phantom(tumor: str = "glioma",          # one of CLASSES: glioma, meningioma, no_tumor, pituitary
-            plane: str = "axial",           # one of PLANES: axial, coronal, sagittal
-            seed: int = 0,                  # 0 or more; the same seed gives the same bytes
-            size: int = 512,                # rows and columns of the picture, 64 to 2048
-            *,
-            pattern: str | None = None,     # the variety, one of PATTERNS[tumor]; None: drawn by lot
-            diameter: float | None = None,  # of the tumour before roughness, 4 to 80 mm; None: drawn by lot
-            fov: float | None = None,       # width of the picture in mm, 100 to 500; None: drawn by lot between 220 and 262
-            thickness: float = 5.0,         # of the slice, 0 to 20 mm
-            offset: float = 0.0,            # mm along the plane's normal: a neighbouring slice of the same head
-            ) -> Phantom:
+def phantom(
+    tumor: str = "glioma",  # one of CLASSES: glioma, meningioma, no_tumor, pituitary
+    plane: str = "axial",  # one of PLANES: axial, coronal, sagittal
+    seed: int = 0,  # 0 or more; the same seed gives the same bytes
+    size: int = 512,  # rows and columns of the picture, 64 to 2048
+    *,
+    pattern: str | None = None,  # the variety, one of PATTERNS[tumor]; None: drawn by lot
+    diameter: float | None = None,  # of the tumour before roughness, 4 to 80 mm; None: drawn by lot
+    fov: float
+    | None = None,  # width of the picture in mm, 100 to 500; None: drawn by lot between 220 and 262
+    thickness: float = 5.0,  # of the slice, 0 to 20 mm
+    offset: float = 0.0,  # mm along the plane's normal: a neighbouring slice of the same head
+) -> Phantom:
     "Draw a head slice as of T1 after contrast, with a tumour of known class, outline and spacing."
     _one_of("tumor", tumor, CLASSES), _one_of("plane", plane, PLANES)
-    if pattern is not None: _one_of(f"pattern of {tumor}", pattern, PATTERNS[tumor])
+    if pattern is not None:
+        _one_of(f"pattern of {tumor}", pattern, PATTERNS[tumor])
     seed, size = _number("seed", seed, 0, 2**63, int), _number("size", size, 64, 2048, int)
-    if diameter is not None: diameter = _number("diameter", diameter, 4, 80)
+    if diameter is not None:
+        diameter = _number("diameter", diameter, 4, 80)
     thickness, offset = _number("thickness", thickness, 0, 20), _number("offset", offset, -300, 300)
     key = [seed, PLANES.index(plane)]
     body, rng = np.random.default_rng(key), np.random.default_rng([*key, 1 + CLASSES.index(tumor)])
@@ -462,62 +696,105 @@ def phantom(tumor: str = "glioma",          # one of CLASSES: glioma, meningioma
     width = width if fov is None else _number("fov", fov, 100, 500)
     make = _LESIONS.get(tumor)
     lesion = make and make(rng, head, plane, diameter and diameter / 2, pattern)
-    depth, noise = _depth(rng, head, plane, lesion) + offset, np.random.default_rng([*key, 9, round(1000 * offset) + 10**6])
+    depth, noise = (
+        _depth(rng, head, plane, lesion) + offset,
+        np.random.default_rng([*key, 9, round(1000 * offset) + 10**6]),
+    )
     return _acquire(head, lesion, noise, plane, size, width / size, depth, thickness, tumor, seed)
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #a5f2d891
 def _acquire(head, lesion, rng, plane, size, spacing, depth, thickness, tumor, seed) -> Phantom:
     "One thick slice through a head, as the scanner sees it, with its truth."
-    middle, normal = _grid(plane, _MATRIX, spacing * size / _MATRIX, depth), np.float32(_AXES[plane][2])
+    middle, normal = (
+        _grid(plane, _MATRIX, spacing * size / _MATRIX, depth),
+        np.float32(_AXES[plane][2]),
+    )
     bend, fold = head.bend(middle), head.fold(middle)
-    thin = [_thin_slice(head, lesion, middle + normal * np.float32(z * thickness / 3), bend, fold) for z in (-1, 0, 1)]
+    thin = [
+        _thin_slice(head, lesion, middle + normal * np.float32(z * thickness / 3), bend, fold)
+        for z in (-1, 0, 1)
+    ]
     pixels = _scan(np.mean([t[0] for t in thin], 0), head, rng, middle, size)
     mask, brain = (_resize(distance.astype(np.float32), size) < 0 for distance in thin[1][1:])
-    return Phantom(pixels, mask, tumor, plane, (spacing, spacing), seed, lesion.pattern if lesion else "none",
-                   brain, _affine(plane, size, spacing, depth, thickness), thickness)
+    return Phantom(
+        pixels,
+        mask,
+        tumor,
+        plane,
+        (spacing, spacing),
+        seed,
+        lesion.pattern if lesion else "none",
+        brain,
+        _affine(plane, size, spacing, depth, thickness),
+        thickness,
+    )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #1ed54bac
-def phantoms(n: int,            # how many
-             seed: int = 0,     # of the whole set
-             size: int = 256,   # rows and columns
-             ) -> Iterator[Phantom]:
+def phantoms(
+    n: int,  # how many
+    seed: int = 0,  # of the whole set
+    size: int = 256,  # rows and columns
+) -> Iterator[Phantom]:
     "A varied set, one after the other: classes and planes in turn, every phantom from a seed of its own."
     n, seed = _number("n", n, 0, 10**7, int), _number("seed", seed, 0, 2**63, int)
+
     def draw():
         for i in range(n):
             own = int(np.random.default_rng([seed, i]).integers(10_000, 2**31))
             yield phantom(CLASSES[i % 4], PLANES[(i // 4 + i // 12) % 3], own, size)
+
     return draw()
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #138eae5a
 class _Sheet:
     "A picture that shows itself, with its alternative text."
-    def __init__(self, picture: np.ndarray, alt: str): self.picture, self.alt = picture, alt
-    def _repr_html_(self) -> str: return _figure(self.picture, self.alt)
+
+    def __init__(self, picture: np.ndarray, alt: str):
+        self.picture, self.alt = picture, alt
+
+    def _repr_html_(self) -> str:
+        return _figure(self.picture, self.alt)
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #d8890233
-def contact_sheet(items: list[Phantom],     # what to show, row by row
-                  columns: int = 4,         # pictures in a row
-                  size: int = 176,          # pixels of each
-                  outline: bool = False,    # draw the tumours' outlines
-                  ) -> _Sheet:              # shows itself in a notebook; `.picture` is the uint8 array
+def contact_sheet(
+    items: list[Phantom],  # what to show, row by row
+    columns: int = 4,  # pictures in a row
+    size: int = 176,  # pixels of each
+    outline: bool = False,  # draw the tumours' outlines
+) -> _Sheet:  # shows itself in a notebook; `.picture` is the uint8 array
     "Several phantoms on one sheet."
-    small = [cv2.resize(p.outlined() if outline else p.pixels, (size, size), interpolation=cv2.INTER_AREA) for p in items]
+    small = [
+        cv2.resize(
+            p.outlined() if outline else p.pixels, (size, size), interpolation=cv2.INTER_AREA
+        )
+        for p in items
+    ]
     small += [np.zeros((size, size), np.uint8)] * (-len(small) % columns)
-    rows = [np.hstack(small[i:i + columns]) for i in range(0, len(small), columns)]
-    return _Sheet(np.vstack(rows), f"{len(items)} phantoms, {columns} a row" + ", outlined" * outline + ": "
-                  + "; ".join(f"{p.plane} {p.tumor.replace('_', ' ')}" + f" ({p.pattern})" * (p.tumor != "no_tumor") for p in items))
+    rows = [np.hstack(small[i : i + columns]) for i in range(0, len(small), columns)]
+    return _Sheet(
+        np.vstack(rows),
+        f"{len(items)} phantoms, {columns} a row"
+        + ", outlined" * outline
+        + ": "
+        + "; ".join(
+            f"{p.plane} {p.tumor.replace('_', ' ')}" + f" ({p.pattern})" * (p.tumor != "no_tumor")
+            for p in items
+        ),
+    )
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #6cc45da1
 def _png(picture: np.ndarray) -> bytes:
     "A PNG file's bytes: 8-bit grey, or 1-bit for bool."
     from PIL import Image
+
     stream = BytesIO()
     Image.fromarray(picture).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
+
 def _write(path: Path, data: bytes) -> None:
-    with write_whole(path) as beside: Path(beside).write_bytes(data)
+    with write_whole(path) as beside:
+        Path(beside).write_bytes(data)
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #385d9d53
 def _roles(n: int, rng: np.random.Generator) -> list[str]:
@@ -526,22 +803,53 @@ def _roles(n: int, rng: np.random.Generator) -> list[str]:
     return [roles[i] for i in rng.permutation(n)]
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #3d5a65ac
-def write_phantoms(folder: str | Path,    # made if it is missing
-                   n: int,                # how many, 12 or more
-                   seed: int = 0,         # of the whole set
-                   size: int = 256,       # rows and columns
-                   ) -> Path:             # the manifest: image, mask, class, group, plane, width, height, spacing_mm, role, seed
+def write_phantoms(
+    folder: str | Path,  # made if it is missing
+    n: int,  # how many, 12 or more
+    seed: int = 0,  # of the whole set
+    size: int = 256,  # rows and columns
+) -> Path:  # the manifest: image, mask, class, group, plane, width, height, spacing_mm, role, seed
     "Write a set of phantoms to train or measure on: images/, masks/ and manifest.csv."
     import pandas as pd
     from tqdm.auto import tqdm
+
     folder, n, rows = Path(folder), _number("n", n, 12, 10**6, int), []
-    roles = {c: iter(_roles(len(range(i, n, 4)), np.random.default_rng([seed, 77, i]))) for i, c in enumerate(CLASSES)}
+    roles = {
+        c: iter(_roles(len(range(i, n, 4)), np.random.default_rng([seed, 77, i])))
+        for i, c in enumerate(CLASSES)
+    }
     for i, p in enumerate(tqdm(phantoms(n, seed, size), total=n, desc="phantoms", disable=n < 24)):
         image, mask = f"images/{i:05d}.png", f"masks/{i:05d}.png"
         _write(folder / image, _png(p.pixels))
         _write(folder / mask, _png(p.mask))
-        rows.append(dict(image=image, mask=mask, group=f"phantom{p.seed}", plane=p.plane, width=size, height=size,
-                         spacing_mm=round(p.spacing[0], 6), role=next(roles[p.tumor]), seed=p.seed) | {"class": p.tumor})
-    columns = ["image", "mask", "class", "group", "plane", "width", "height", "spacing_mm", "role", "seed"]
-    _write(folder / "manifest.csv", pd.DataFrame(rows)[columns].to_csv(index=False, lineterminator="\n").encode())
+        rows.append(
+            dict(
+                image=image,
+                mask=mask,
+                group=f"phantom{p.seed}",
+                plane=p.plane,
+                width=size,
+                height=size,
+                spacing_mm=round(p.spacing[0], 6),
+                role=next(roles[p.tumor]),
+                seed=p.seed,
+            )
+            | {"class": p.tumor}
+        )
+    columns = [
+        "image",
+        "mask",
+        "class",
+        "group",
+        "plane",
+        "width",
+        "height",
+        "spacing_mm",
+        "role",
+        "seed",
+    ]
+    _write(
+        folder / "manifest.csv",
+        pd.DataFrame(rows)[columns].to_csv(index=False, lineterminator="\n").encode(),
+    )
     return folder / "manifest.csv"

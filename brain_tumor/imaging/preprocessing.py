@@ -31,26 +31,41 @@ def head_box(
     if len(rows) < 16 or len(columns) < 16:
         return 0, height, 0, width
     edge = round(margin * float(max(np.ptp(rows), np.ptp(columns))))
-    top, bottom, left, right = (int(i) for i in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
-    return max(top - edge, 0), min(bottom + edge, height), max(left - edge, 0), min(right + edge, width)
+    top, bottom, left, right = (
+        int(i) for i in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
+    )
+    return (
+        max(top - edge, 0),
+        min(bottom + edge, height),
+        max(left - edge, 0),
+        min(right + edge, width),
+    )
 
 # %% ../../nbs/03_imaging/02_preprocessing.ipynb #c012b
 def largest_component_box(
     pixels: np.ndarray,  # H x W, 0..1
     level: float = 0.1,  # a pixel is bright above this share of `brightest`
     margin: float = 0.02,  # border left around the piece, as a share of its longer side
-    brightest: float | None = None,  # 1: `level` is an absolute threshold; None: the 99th percentile
+    brightest: float
+    | None = None,  # 1: `level` is an absolute threshold; None: the 99th percentile
 ) -> tuple[int, int, int, int]:  # top, bottom, left, right; bottom and right exclusive
     "Find the rectangle around the largest bright piece (thesis, section 3.2); the whole picture where nothing stands out."
     height, width = pixels.shape
     smooth = cv2.GaussianBlur(pixels.astype(np.float32), (3, 3), 0)
     bright = smooth > level * (brightest or max(np.percentile(smooth, 99), 1e-6))
-    _, _, pieces, _ = cv2.connectedComponentsWithStats(cv2.morphologyEx(bright.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)))
+    _, _, pieces, _ = cv2.connectedComponentsWithStats(
+        cv2.morphologyEx(bright.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    )
     if len(pieces) < 2:
         return 0, height, 0, width
     x, y, across, down, _ = pieces[1 + pieces[1:, cv2.CC_STAT_AREA].argmax()].tolist()
     edge = round(margin * max(across, down))
-    return max(y - edge, 0), min(y + down + edge, height), max(x - edge, 0), min(x + across + edge, width)
+    return (
+        max(y - edge, 0),
+        min(y + down + edge, height),
+        max(x - edge, 0),
+        min(x + across + edge, width),
+    )
 
 # %% ../../nbs/03_imaging/02_preprocessing.ipynb #c014
 def stretch_intensity(
@@ -70,6 +85,7 @@ def stretch_intensity(
 @dataclass(frozen=True)
 class SquareFrame:
     "Where a prepared square came from: the head's box and the padding around it."
+
     shape: tuple[int, int]  # H, W of the scan
     box: tuple[int, int, int, int]  # head in the scan: top, bottom, left, right
     inner: tuple[int, int, int, int]  # head in the square: top, bottom, left, right
@@ -85,7 +101,9 @@ def plan_square(
     scale = size / max(bottom - top, right - left)
     height, width = max(round((bottom - top) * scale), 1), max(round((right - left) * scale), 1)
     y, x = (size - height) // 2, (size - width) // 2
-    return SquareFrame(pixels.shape, (top, bottom, left, right), (y, y + height, x, x + width), size)
+    return SquareFrame(
+        pixels.shape, (top, bottom, left, right), (y, y + height, x, x + width), size
+    )
 
 # %% ../../nbs/03_imaging/02_preprocessing.ipynb #c019
 def to_square(
@@ -98,7 +116,9 @@ def to_square(
     head = np.ascontiguousarray(pixels[top:bottom, left:right], np.float32)
     shrinks = head.shape[0] > y1 - y0
     square = np.zeros((frame.size, frame.size), np.float32)
-    square[y0:y1, x0:x1] = cv2.resize(head, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    square[y0:y1, x0:x1] = cv2.resize(
+        head, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
     return square
 
 # %% ../../nbs/03_imaging/02_preprocessing.ipynb #c020
@@ -108,7 +128,9 @@ def prepare(
 ) -> tuple[np.ndarray, SquareFrame]:  # size x size float32 0..1, and the way back
     "Cut out the head, pad it to a square, scale it to `size` and stretch its intensities."
     if pixels.ndim != 2:
-        raise BrainTumorError(f"a picture of shape {pixels.shape} cannot be prepared: give one grey slice of shape (height, width)")
+        raise BrainTumorError(
+            f"a picture of shape {pixels.shape} cannot be prepared: give one grey slice of shape (height, width)"
+        )
     plan = plan_square(pixels, size)
     return stretch_intensity(to_square(pixels, plan)), plan
 
@@ -122,7 +144,9 @@ def restore(
     y0, y1, x0, x1 = frame.inner
     whole = np.zeros(frame.shape, np.float32)
     inner = np.ascontiguousarray(prediction[y0:y1, x0:x1], np.float32)
-    whole[top:bottom, left:right] = cv2.resize(inner, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    whole[top:bottom, left:right] = cv2.resize(
+        inner, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR
+    )
     return whole
 
 # %% ../../nbs/03_imaging/02_preprocessing.ipynb #c026e1
@@ -140,10 +164,14 @@ def mask_into_square(
 ) -> np.ndarray:  # size x size, same type; zero in the padding
     "Lay an outline into the square its scan was laid into; values stay what they are."
     if mask.shape != tuple(frame.shape):
-        raise BrainTumorError(f"a mask of {mask.shape} for a scan of {tuple(frame.shape)}: give both the same size")
+        raise BrainTumorError(
+            f"a mask of {mask.shape} for a scan of {tuple(frame.shape)}: give both the same size"
+        )
     (top, bottom, left, right), (y0, y1, x0, x1) = frame.box, frame.inner
     square = np.zeros((frame.size, frame.size), mask.dtype)
-    square[y0:y1, x0:x1] = mask[top:bottom, left:right][np.ix_(nearest_indices(bottom - top, y1 - y0), nearest_indices(right - left, x1 - x0))]
+    square[y0:y1, x0:x1] = mask[top:bottom, left:right][
+        np.ix_(nearest_indices(bottom - top, y1 - y0), nearest_indices(right - left, x1 - x0))
+    ]
     return square
 
 # %% ../../nbs/03_imaging/02_preprocessing.ipynb #c026e3
@@ -153,21 +181,36 @@ def restore_mask(
 ) -> np.ndarray:  # H x W, same type; zero outside the head's box
     "Lay an outline from the square back onto the scan, to the pixel."
     if mask.shape != (frame.size, frame.size):
-        raise BrainTumorError(f"a mask of {mask.shape} for a square of {(frame.size, frame.size)}: give the network's own outline, unscaled")
+        raise BrainTumorError(
+            f"a mask of {mask.shape} for a square of {(frame.size, frame.size)}: give the network's own outline, unscaled"
+        )
     (top, bottom, left, right), (y0, y1, x0, x1) = frame.box, frame.inner
     whole = np.zeros(frame.shape, mask.dtype)
-    whole[top:bottom, left:right] = mask[y0:y1, x0:x1][np.ix_(nearest_indices(y1 - y0, bottom - top), nearest_indices(x1 - x0, right - left))]
+    whole[top:bottom, left:right] = mask[y0:y1, x0:x1][
+        np.ix_(nearest_indices(y1 - y0, bottom - top), nearest_indices(x1 - x0, right - left))
+    ]
     return whole
 
 # %% ../../nbs/03_imaging/02_preprocessing.ipynb #c026f1
-INPUT_SIDES = {"Xception": 299, "InceptionV3": 299, "VGG19": 224, "ResNet50": 224, "MobileNetV2": 224, "ResNet50V2": 224, "segmentation": 256}  # pixels
+INPUT_SIDES = {
+    "Xception": 299,
+    "InceptionV3": 299,
+    "VGG19": 224,
+    "ResNet50": 224,
+    "MobileNetV2": 224,
+    "ResNet50V2": 224,
+    "segmentation": 256,
+}  # pixels
+
 
 def input_side(
     network: str,  # one of SIDES
 ) -> int:  # pixels
     "The side of the square that a network takes (thesis, table 3.2)."
     if network not in INPUT_SIDES:
-        raise BrainTumorError(f"network {network!r} is not known here; known are {', '.join(INPUT_SIDES)}")
+        raise BrainTumorError(
+            f"network {network!r} is not known here; known are {', '.join(INPUT_SIDES)}"
+        )
     return INPUT_SIDES[network]
 
 # %% ../../nbs/03_imaging/02_preprocessing.ipynb #c026f2
@@ -178,13 +221,16 @@ def squeeze_square(
 ) -> tuple[np.ndarray, SquareFrame]:  # size x size float32 0..1, and the way back
     "Cut out the head and squeeze it into a square, as the thesis does (section 3.2); intensities stay as they are."
     if pixels.ndim != 2:
-        raise BrainTumorError(f"a picture of shape {pixels.shape} cannot be prepared: give one grey slice of shape (height, width)")
+        raise BrainTumorError(
+            f"a picture of shape {pixels.shape} cannot be prepared: give one grey slice of shape (height, width)"
+        )
     box = largest_component_box(pixels) if crop else (0, pixels.shape[0], 0, pixels.shape[1])
     plan = SquareFrame(pixels.shape, box, (0, size, 0, size), size)
     return to_square(pixels, plan), plan
 
 # %% ../../nbs/03_imaging/02_preprocessing.ipynb #c026f5
 CAFFE_MEANS = np.array([103.939, 116.779, 123.68], np.float32)  # blue, green, red over ImageNet
+
 
 def scale_pixels(
     pictures: np.ndarray,  # (..., S, S) grey or (..., S, S, 3) red, green, blue; 0..255
@@ -193,9 +239,17 @@ def scale_pixels(
 ) -> np.ndarray:  # (..., S, S, 3) float32
     "Scale 8-bit pictures for a network and give them three colours."
     input_side(network)
-    if scaling not in ("thesis", "imagenet") or (scaling == "imagenet" and network == "segmentation"):
-        raise BrainTumorError(f"scaling {scaling!r} for {network}: give \"thesis\" (divide by 255)" + (
-            "; a segmentation network has no ImageNet weights" if network == "segmentation" else ", or \"imagenet\""))
+    if scaling not in ("thesis", "imagenet") or (
+        scaling == "imagenet" and network == "segmentation"
+    ):
+        raise BrainTumorError(
+            f'scaling {scaling!r} for {network}: give "thesis" (divide by 255)'
+            + (
+                "; a segmentation network has no ImageNet weights"
+                if network == "segmentation"
+                else ', or "imagenet"'
+            )
+        )
     values = np.array(pictures, np.float32)
     values = values if values.shape[-1] == 3 else values[..., None]
     if scaling == "thesis":
@@ -213,9 +267,15 @@ def prepare_8bit(
     protocol: str = "honest",  # "honest": `prepare`; "thesis": `squeeze`; "uncropped": `squeeze` all of it, as the thesis does for outlines
 ) -> tuple[np.ndarray, SquareFrame]:  # size x size uint8, and the way back
     "Lay a scan into a square as a training keeps it: 0 to 255."
-    ways = {"honest": prepare, "thesis": squeeze_square, "uncropped": partial(squeeze_square, crop=False)}
+    ways = {
+        "honest": prepare,
+        "thesis": squeeze_square,
+        "uncropped": partial(squeeze_square, crop=False),
+    }
     if protocol not in ways:
-        raise BrainTumorError(f"protocol {protocol!r}: pictures are prepared \"honest\" (aspect kept, exposure evened out), as in the \"thesis\", or \"uncropped\", as in its part on outlines")
+        raise BrainTumorError(
+            f'protocol {protocol!r}: pictures are prepared "honest" (aspect kept, exposure evened out), as in the "thesis", or "uncropped", as in its part on outlines'
+        )
     square, plan = ways[protocol](pixels, size)
     return np.round(square * 255).astype(np.uint8), plan
 

@@ -21,47 +21,101 @@ from ..io.errors import BrainTumorError
 
 # %% ../../nbs/03_imaging/samples.ipynb #235c6b8d
 _SAMPLES = (  # name, class, plane, seed, size, pattern
-    ("glioma-axial", "glioma", "axial", 107, 288, "ring"), ("glioma-sagittal", "glioma", "sagittal", 105, 288, "ring"),
+    ("glioma-axial", "glioma", "axial", 107, 288, "ring"),
+    ("glioma-sagittal", "glioma", "sagittal", 105, 288, "ring"),
     ("glioma-coronal", "glioma", "coronal", 107, 288, "patchy"),
-    ("meningioma-axial", "meningioma", "axial", 102, 288, "falx"), ("meningioma-coronal", "meningioma", "coronal", 100, 288, "convexity"),
-    ("pituitary-coronal", "pituitary", "coronal", 104, 288, "snowman"), ("pituitary-sagittal", "pituitary", "sagittal", 102, 288, "round"),
-    ("no_tumor-axial", "no_tumor", "axial", 106, 288, None))
+    ("meningioma-axial", "meningioma", "axial", 102, 288, "falx"),
+    ("meningioma-coronal", "meningioma", "coronal", 100, 288, "convexity"),
+    ("pituitary-coronal", "pituitary", "coronal", 104, 288, "snowman"),
+    ("pituitary-sagittal", "pituitary", "sagittal", 102, 288, "round"),
+    ("no_tumor-axial", "no_tumor", "axial", 106, 288, None),
+)
 _NIFTI = ("meningioma-volume", "meningioma", "axial", 104, 160, "convexity")
 SAMPLES = Path(find_spec("brain_tumor").origin).parent / "samples"
 
 # %% ../../nbs/03_imaging/samples.ipynb #9f19e5a3
-_STORAGE = "1.2.840.10008.5.1.4.1.1.4"              # MR Image Storage
+_STORAGE = "1.2.840.10008.5.1.4.1.1.4"  # MR Image Storage
 _DICOM = dict(
-    SOPClassUID=_STORAGE, Modality="MR", SeriesDescription="T1 after contrast, phantom", ImageType=["DERIVED", "SECONDARY", "OTHER"],
-    PatientName="PHANTOM", PatientID="PHANTOM", PatientBirthDate="", PatientSex="", PatientIdentityRemoved="YES",
-    DeidentificationMethod="Drawn by a computer, no patient", BurnedInAnnotation="NO", ImageComments="Synthetic. Research and teaching only.",
-    StudyDate="", StudyTime="", StudyID="", AccessionNumber="", ReferringPhysicianName="", Manufacturer="", PositionReferenceIndicator="",
-    SeriesNumber=1, InstanceNumber=1, ScanningSequence="RM", SequenceVariant="NONE", ScanOptions="", MRAcquisitionType="2D",
-    RepetitionTime=None, EchoTime=None, EchoTrainLength=None, SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2",
-    BitsAllocated=16, BitsStored=12, HighBit=11, PixelRepresentation=0, WindowCenter=2048, WindowWidth=4096)
+    SOPClassUID=_STORAGE,
+    Modality="MR",
+    SeriesDescription="T1 after contrast, phantom",
+    ImageType=["DERIVED", "SECONDARY", "OTHER"],
+    PatientName="PHANTOM",
+    PatientID="PHANTOM",
+    PatientBirthDate="",
+    PatientSex="",
+    PatientIdentityRemoved="YES",
+    DeidentificationMethod="Drawn by a computer, no patient",
+    BurnedInAnnotation="NO",
+    ImageComments="Synthetic. Research and teaching only.",
+    StudyDate="",
+    StudyTime="",
+    StudyID="",
+    AccessionNumber="",
+    ReferringPhysicianName="",
+    Manufacturer="",
+    PositionReferenceIndicator="",
+    SeriesNumber=1,
+    InstanceNumber=1,
+    ScanningSequence="RM",
+    SequenceVariant="NONE",
+    ScanOptions="",
+    MRAcquisitionType="2D",
+    RepetitionTime=None,
+    EchoTime=None,
+    EchoTrainLength=None,
+    SamplesPerPixel=1,
+    PhotometricInterpretation="MONOCHROME2",
+    BitsAllocated=16,
+    BitsStored=12,
+    HighBit=11,
+    PixelRepresentation=0,
+    WindowCenter=2048,
+    WindowWidth=4096,
+)
+
 
 def _geometry(p: Phantom) -> dict:
     "A phantom's place in space, in DICOM's words."
     to_lps = np.diag([-1.0, -1.0, 1.0])
     axes = [to_lps @ p.affine[:3, k] / np.linalg.norm(p.affine[:3, k]) + 0.0 for k in (1, 0)]
-    return dict(SliceThickness=f"{p.thickness:g}", PixelSpacing=[f"{s:.6f}" for s in p.spacing],
-                ImagePositionPatient=[f"{v:.4f}" for v in to_lps @ p.affine[:3, 3]],
-                ImageOrientationPatient=[f"{v:.6g}" for v in np.concatenate(axes)],
-                Rows=p.pixels.shape[0], Columns=p.pixels.shape[1])
+    return dict(
+        SliceThickness=f"{p.thickness:g}",
+        PixelSpacing=[f"{s:.6f}" for s in p.spacing],
+        ImagePositionPatient=[f"{v:.4f}" for v in to_lps @ p.affine[:3, 3]],
+        ImageOrientationPatient=[f"{v:.6g}" for v in np.concatenate(axes)],
+        Rows=p.pixels.shape[0],
+        Columns=p.pixels.shape[1],
+    )
 
 # %% ../../nbs/03_imaging/samples.ipynb #60d4d65f
-def _uid(data: bytes) -> str: return "2.25." + str(int(sha256(data).hexdigest()[:30], 16))
+def _uid(data: bytes) -> str:
+    return "2.25." + str(int(sha256(data).hexdigest()[:30], 16))
+
 
 def _dicom(p: Phantom) -> bytes:
     "A phantom as a minimal MR Image Storage file."
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
-    own = {name: _uid(name.encode() + p.pixels.tobytes()) for name in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")}
+
+    own = {
+        name: _uid(name.encode() + p.pixels.tobytes())
+        for name in (
+            "SOPInstanceUID",
+            "StudyInstanceUID",
+            "SeriesInstanceUID",
+            "FrameOfReferenceUID",
+        )
+    }
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = _STORAGE, own["SOPInstanceUID"]
-    meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, _uid(b"brain_tumor phantom")
+    meta.TransferSyntaxUID, meta.ImplementationClassUID = (
+        ExplicitVRLittleEndian,
+        _uid(b"brain_tumor phantom"),
+    )
     file, stream = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128), BytesIO()
-    for name, value in (_DICOM | own | _geometry(p)).items(): setattr(file, name, value)
+    for name, value in (_DICOM | own | _geometry(p)).items():
+        setattr(file, name, value)
     file.add_new("PixelData", "OW", (p.pixels.astype("<u2") * 16).tobytes())
     file.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
@@ -70,7 +124,9 @@ def _dicom(p: Phantom) -> bytes:
 def _nifti(slices: list[Phantom]) -> bytes:
     "Neighbouring slices of one head as .nii.gz; voxels run along columns, rows, slices."
     import gzip
+
     import nibabel
+
     volume = np.stack([p.pixels.T for p in slices], -1)
     image = nibabel.Nifti1Image(volume, slices[0].affine @ np.eye(4)[[1, 0, 2, 3]])
     image.header.set_xyzt_units("mm")
@@ -103,59 +159,102 @@ The template's notice:
 # %% ../../nbs/03_imaging/samples.ipynb #bcad6a27
 def _entry(name: str, p: Phantom, files: dict[str, bytes], **more) -> dict:
     "One sample's row in samples.json."
-    return dict(name=name, file=next(iter(files)), mask=f"truth/{name}.png", plane=p.plane, seed=p.seed, pattern=p.pattern,
-                size=len(p.pixels), spacing=[round(s, 6) for s in p.spacing], area_mm2=round(p.area, 2),
-                sha256={f: sha256(data).hexdigest() for f, data in files.items()}, **more) | {"class": p.tumor}
+    return dict(
+        name=name,
+        file=next(iter(files)),
+        mask=f"truth/{name}.png",
+        plane=p.plane,
+        seed=p.seed,
+        pattern=p.pattern,
+        size=len(p.pixels),
+        spacing=[round(s, 6) for s in p.spacing],
+        area_mm2=round(p.area, 2),
+        sha256={f: sha256(data).hexdigest() for f, data in files.items()},
+        **more,
+    ) | {"class": p.tumor}
 
 # %% ../../nbs/03_imaging/samples.ipynb #3ce97111
-def write_samples(folder: str | Path,   # made if it is missing
-                  ) -> Path:            # samples.json
+def write_samples(
+    folder: str | Path,  # made if it is missing
+) -> Path:  # samples.json
     "Draw the samples that this package ships, with their truth and the template's notice."
     folder, entries = Path(folder), []
-    todo = [(name, [phantom(c, plane, seed, size, pattern=kind)], "png") for name, c, plane, seed, size, kind in _SAMPLES]
+    todo = [
+        (name, [phantom(c, plane, seed, size, pattern=kind)], "png")
+        for name, c, plane, seed, size, kind in _SAMPLES
+    ]
     todo.append(("meningioma-coronal-dicom", todo[4][1], "dcm"))
     name, c, plane, seed, size, kind = _NIFTI
-    todo.append((name, [phantom(c, plane, seed, size, pattern=kind, offset=z) for z in (-10.0, -5.0, 0.0, 5.0, 10.0)], "nii.gz"))
+    todo.append(
+        (
+            name,
+            [
+                phantom(c, plane, seed, size, pattern=kind, offset=z)
+                for z in (-10.0, -5.0, 0.0, 5.0, 10.0)
+            ],
+            "nii.gz",
+        )
+    )
     for name, slices, kind in todo:
         p = slices[len(slices) // 2]
-        data = {"png": lambda: _png(p.pixels), "dcm": lambda: _dicom(p), "nii.gz": lambda: _nifti(slices)}[kind]()
+        data = {
+            "png": lambda: _png(p.pixels),
+            "dcm": lambda: _dicom(p),
+            "nii.gz": lambda: _nifti(slices),
+        }[kind]()
         files = {f"{name}.{kind}": data, f"truth/{name}.png": _png(p.mask)}
-        for file, content in files.items(): _write(folder / file, content)
-        entries.append(_entry(name, p, files, **(dict(slice=2, axis=2, slices=5) if kind == "nii.gz" else {})))
+        for file, content in files.items():
+            _write(folder / file, content)
+        entries.append(
+            _entry(name, p, files, **(dict(slice=2, axis=2, slices=5) if kind == "nii.gz" else {}))
+        )
     _write(folder / "NOTICE.txt", _NOTICE.encode())
     _write(folder / "samples.json", (json.dumps(entries, indent=1) + "\n").encode())
     return folder / "samples.json"
 
 # %% ../../nbs/03_imaging/samples.ipynb #4ee9657e
 def _entries() -> list[dict]:
-    try: return json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
+    try:
+        return json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
     except OSError as e:
-        raise BrainTumorError(f"{SAMPLES}: the samples are missing. Install the package again, or draw them with write_samples.") from e
+        raise BrainTumorError(
+            f"{SAMPLES}: the samples are missing. Install the package again, or draw them with write_samples."
+        ) from e
 
-def samples(kind: str = "png",      # "png" (eight pictures), "dcm", "nii.gz", or "all"
-            ) -> list[Path]:        # in the order of samples.json
+
+def samples(
+    kind: str = "png",  # "png" (eight pictures), "dcm", "nii.gz", or "all"
+) -> list[Path]:  # in the order of samples.json
     "The sample scans that come with this package."
     _one_of("kind", kind, ("png", "dcm", "nii.gz", "all"))
-    return [SAMPLES / e["file"] for e in _entries() if kind == "all" or e["file"].endswith("." + kind)]
+    return [
+        SAMPLES / e["file"] for e in _entries() if kind == "all" or e["file"].endswith("." + kind)
+    ]
 
 # %% ../../nbs/03_imaging/samples.ipynb #6da8435b
 @dataclass(frozen=True, eq=False)
 class SampleTruth:
     "What is known about a sample."
-    mask: np.ndarray                    # bool, H x W; of the middle slice for the volume
-    tumor: str                          # one of CLASSES
-    spacing: tuple[float, float]        # (row, column) mm
-    plane: str                          # one of PLANES
-    seed: int                           # what it was drawn from
-    slice: int | None = None            # which slice of a volume the mask is of (`axis` 2), else None
+
+    mask: np.ndarray  # bool, H x W; of the middle slice for the volume
+    tumor: str  # one of CLASSES
+    spacing: tuple[float, float]  # (row, column) mm
+    plane: str  # one of PLANES
+    seed: int  # what it was drawn from
+    slice: int | None = None  # which slice of a volume the mask is of (`axis` 2), else None
 
 # %% ../../nbs/03_imaging/samples.ipynb #a6f1ff82
-def sample_truth(name: str | Path,  # a path from `samples`, a file's name or a sample's name
-                 ) -> SampleTruth:  # mask, class, spacing and where it came from
+def sample_truth(
+    name: str | Path,  # a path from `samples`, a file's name or a sample's name
+) -> SampleTruth:  # mask, class, spacing and where it came from
     "The truth about a sample."
     wanted = Path(name).name
     for e in _entries():
         if wanted in (e["name"], e["file"]):
             mask = cv2.imread(str(SAMPLES / e["mask"]), cv2.IMREAD_GRAYSCALE) > 0
-            return SampleTruth(mask, e["class"], tuple(e["spacing"]), e["plane"], e["seed"], e.get("slice"))
-    raise BrainTumorError(f"{name}: no such sample. There are: {', '.join(e['name'] for e in _entries())}.")
+            return SampleTruth(
+                mask, e["class"], tuple(e["spacing"]), e["plane"], e["seed"], e.get("slice")
+            )
+    raise BrainTumorError(
+        f"{name}: no such sample. There are: {', '.join(e['name'] for e in _entries())}."
+    )

@@ -14,14 +14,34 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
-from .streaming import SAVED_AS_COLUMN, display_name, run_local, run_remote, skip_completed
-from .single_scan import build_result, checks_for, describe_engine, find_engine, portable_engine_name, read_scan
 from .explanation import explain
+from brain_tumor.inference.result import (
+    RESULT_COLUMNS,
+    Analysis,
+    FileNames,
+    format_number,
+    result_row,
+    save_analysis,
+)
 from .resume import Journal, input_fingerprint, run_name
-from .result import Analysis, FileNames, RESULT_COLUMNS, format_number, result_row, save_analysis
+from brain_tumor.inference.single_scan import (
+    build_result,
+    checks_for,
+    describe_engine,
+    find_engine,
+    portable_engine_name,
+    read_scan,
+)
+from brain_tumor.inference.streaming import (
+    SAVED_AS_COLUMN,
+    display_name,
+    run_local,
+    run_remote,
+    skip_completed,
+)
 from ..io.errors import BrainTumorError
-from ..io.scan import INTENDED_USE, check_spacing
 from ..io.files import expand_sources, is_batch, write_whole
+from ..io.scan import INTENDED_USE, check_spacing
 
 # %% ../../nbs/09_inference/01_analyze.ipynb #c087
 class Batch:
@@ -43,7 +63,9 @@ class Batch:
         self.progress, self.batch_size = progress, batch_size
         self.executor, self.spec = executor, spec or engine
         self.rows, self.complete, self._open, self._failed = [], False, None, None
-        self._sources, self.count = expand_sources(source)  # count: None where it cannot be known beforehand
+        self._sources, self.count = expand_sources(
+            source
+        )  # count: None where it cannot be known beforehand
         self._once = isinstance(source, Iterator)
 
     def __len__(self) -> int:
@@ -59,8 +81,12 @@ class Batch:
 
     def results(
         self,
-        save_to: str | Path | None = None,  # a folder for their files, written on the way; None: nowhere
-        resume: str | Path | None = None,  # a table's path: only those that its journal doesn't know; the table is written at the end
+        save_to: str
+        | Path
+        | None = None,  # a folder for their files, written on the way; None: nowhere
+        resume: str
+        | Path
+        | None = None,  # a table's path: only those that its journal doesn't know; the table is written at the end
         retry: bool = False,  # with `resume`: try again what was refused
     ) -> "Iterator[Analysis]":
         "The results, one by one and in order."
@@ -112,6 +138,7 @@ class Batch:
     def _repr_html_(self) -> str:
         return batch_card(self)
 
+
 def consume(
     results: Iterator,  # of a batch
 ) -> None:
@@ -130,13 +157,17 @@ def iterate(
     batch._open = running if batch._once else None
     try:
         for values, result, fingerprint in _with_progress(batch, running):
-            if names and result is not None and not result.files:  # read ahead before anybody asked for files
+            if (
+                names and result is not None and not result.files
+            ):  # read ahead before anybody asked for files
                 result = save_analysis(result, names.folder, names.pick(result.source, result.scan))
                 values = result_row(result)
             batch.rows.append(values)
             if result is not None:
                 yield result
-            if journal and fingerprint is not None:  # not before whoever got the result has done something with it
+            if (
+                journal and fingerprint is not None
+            ):  # not before whoever got the result has done something with it
                 journal.add(values, fingerprint)
         batch.complete = True
     except GeneratorExit:  # whoever asked has had enough; a generator can go on
@@ -147,6 +178,7 @@ def iterate(
     finally:
         if not batch._once:
             running.close()
+
 
 def _start_iteration(batch: Batch, names: FileNames | None, light: bool, journal: Journal | None):
     "Set a line going over a batch's scans, here or on its executor."
@@ -164,13 +196,19 @@ def _start_iteration(batch: Batch, names: FileNames | None, light: bool, journal
         return known, fingerprint
 
     run = partial(run_remote if batch.executor else run_local, batch, root, names, light)
-    return skip_completed(batch._sources if batch._once else expand_sources(batch.source)[0], find, run)
+    return skip_completed(
+        batch._sources if batch._once else expand_sources(batch.source)[0], find, run
+    )
+
 
 def _continue_generator(batch: Batch):
     "The line of a generator that was begun; nothing where none was."
     if batch._once and batch._failed:
-        raise BrainTumorError(f"this batch of a generator ended with an error ({batch._failed!r}) and can't go on; make a new one") from batch._failed
+        raise BrainTumorError(
+            f"this batch of a generator ended with an error ({batch._failed!r}) and can't go on; make a new one"
+        ) from batch._failed
     return batch._open
+
 
 def _with_progress(batch: Batch, running):
     "The same results under a bar, on standard error or in the notebook; it says nothing in the first half second."
@@ -190,8 +228,17 @@ def resume(
 ):
     "Yield the results that the table's journal doesn't know, note the row of each, and write the table at the end."
     if batch._open and not batch.complete:
-        raise BrainTumorError("this batch of a generator has been begun: to resume a table, make a new one")
-    journal, done = Journal(table, run_name(describe_engine(batch.engine), batch.reading | {"gate": batch.how["gate"]}), retry), False
+        raise BrainTumorError(
+            "this batch of a generator has been begun: to resume a table, make a new one"
+        )
+    journal, done = (
+        Journal(
+            table,
+            run_name(describe_engine(batch.engine), batch.reading | {"gate": batch.how["gate"]}),
+            retry,
+        ),
+        False,
+    )
     try:
         if names:
             _keep_saved_rows(journal, names)
@@ -202,11 +249,17 @@ def resume(
     finally:
         journal.close(done)
 
+
 def _keep_saved_rows(journal: Journal, names: FileNames) -> None:
     "Forget rows without files, which are no results of this kind; the names of the others are taken."
     there = lambda name: name and (names.folder / f"{name}.json").is_file()
-    journal.known = {key: [values for values in rows if there(values[SAVED_AS_COLUMN])] for key, rows in journal.known.items()}
-    names.taken.update(values[SAVED_AS_COLUMN].lower() for rows in journal.known.values() for values in rows)
+    journal.known = {
+        key: [values for values in rows if there(values[SAVED_AS_COLUMN])]
+        for key, rows in journal.known.items()
+    }
+    names.taken.update(
+        values[SAVED_AS_COLUMN].lower() for rows in journal.known.values() for values in rows
+    )
 
 # %% ../../nbs/09_inference/01_analyze.ipynb #c089
 def write_results_table(
@@ -217,28 +270,39 @@ def write_results_table(
     import csv
 
     path = Path(path)
-    with write_whole(path) as part, open(part, "w", encoding="utf-8", errors="replace", newline="") as stream:
+    with (
+        write_whole(path) as part,
+        open(part, "w", encoding="utf-8", errors="replace", newline="") as stream,
+    ):
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(RESULT_COLUMNS)
         writer.writerows(rows)
     return path
+
 
 def batch_card(
     batch: Batch,  # many scans, analysed or not
     most: int = 20,  # rows shown
 ) -> str:  # a piece of HTML
     "What a batch has found so far, as a small table; it starts no work."
-    head = [RESULT_COLUMNS.index(name) for name in ("source", "status", "predicted_class", "confidence", "surface", "unit")]
+    head = [
+        RESULT_COLUMNS.index(name)
+        for name in ("source", "status", "predicted_class", "confidence", "surface", "unit")
+    ]
     cells = []
     for line in batch.rows[:most]:
         source, status, found, sure, surface, unit = (line[index] for index in head)
         found = f"{found}, uncertain" if status == "uncertain" else found
         size = "" if surface is None else f"{format_number(surface)} {unit}²"
         values = (source, found or "refused", "" if sure is None else f"{sure:.0%}", size)
-        cells.append("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in values) + "</tr>")
+        cells.append(
+            "<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in values) + "</tr>"
+        )
     rest = len(batch.rows) - most
     more = f"<div>and {rest} more</div>" if rest > 0 else ""
-    titles = "".join(f'<th scope="col">{name}</th>' for name in ("scan", "class", "confidence", "surface"))
+    titles = "".join(
+        f'<th scope="col">{name}</th>' for name in ("scan", "class", "confidence", "surface")
+    )
     table = f"<table><tr>{titles}</tr>{''.join(cells)}</table>{more}" if cells else ""
     return f"<div>{escape(repr(batch))}</div>{table}<div style='font-size:.85em;opacity:.8'>{INTENDED_USE}</div>"
 
@@ -247,8 +311,13 @@ def analyze(
     source,  # a path, bytes, file, picture, array, DICOM dataset or Scan; or a list, glob, folder or generator of these
     *,
     slice: int | tuple[int, int] | None = None,  # which slice, where a file holds many
-    axis: int | str | None = None,  # along which axis: 0 or "sagittal", 1 or "coronal", 2 or "axial"
-    spacing: float | tuple[float, float] | str | None = None,  # mm of a pixel, (row, column), or "thesis"; None: the file's own
+    axis: int
+    | str
+    | None = None,  # along which axis: 0 or "sagittal", 1 or "coronal", 2 or "axial"
+    spacing: float
+    | tuple[float, float]
+    | str
+    | None = None,  # mm of a pixel, (row, column), or "thesis"; None: the file's own
     engine="compact",  # a name, a folder with a trained model, or any object callable on a Scan
     gate: bool = True,  # refuse what doesn't look like a slice of a brain, where the engine can tell; False: answer whatever it is
     progress: bool = True,  # show a bar for a batch
@@ -262,9 +331,16 @@ def analyze(
     if spacing is not None and not (isinstance(spacing, str) and spacing == "thesis"):
         check_spacing(spacing)  # a wrong one is said once, not once for each scan
     if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise BrainTumorError(f"executor {executor!r}: give one that has `submit`, such as concurrent.futures.ThreadPoolExecutor(4)")
+        raise BrainTumorError(
+            f"executor {executor!r}: give one that has `submit`, such as concurrent.futures.ThreadPoolExecutor(4)"
+        )
     spec, engine = portable_engine_name(engine), find_engine(engine)
     if is_batch(source):
         return Batch(source, engine, reading, progress, batch_size, executor, spec, gate)
     scan = read_scan(source, **reading)
-    return replace(build_result(scan, engine(scan), describe_engine(engine), spacing, checks_for(engine, gate)), asked=partial(explain, engine=engine))
+    return replace(
+        build_result(
+            scan, engine(scan), describe_engine(engine), spacing, checks_for(engine, gate)
+        ),
+        asked=partial(explain, engine=engine),
+    )

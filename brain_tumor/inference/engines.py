@@ -14,22 +14,25 @@ from pathlib import Path
 
 import numpy as np
 
-from ..imaging.preprocessing import resize_map
-from ..io.files import MODELS, read_model_manifest, read_verified, start_session
-from ..imaging.preprocessing import prepare, restore
+from ..imaging.preprocessing import prepare, resize_map, restore
 from ..io.errors import BrainTumorError
+from ..io.files import MODELS, read_model_manifest, read_verified, start_session
 from ..io.scan import Scan
-
 
 # %% ../../nbs/09_inference/engines.ipynb #c008
 @dataclass
 class Prediction:
     "What an engine says about a scan."
+
     probabilities: np.ndarray  # (4,) in the order of scan.CLASSES, sum 1
     mask_probability: np.ndarray  # H x W float32 in the scan's own size, 0..1
     threshold: float = 0.5  # a pixel is tumour above it
-    features: np.ndarray | None = None  # (640,) what the compact network reads the class from; None where the engine gives none
-    logits: np.ndarray | None = None  # (4,) of the class, before the temperature; None where the class is another network's
+    features: np.ndarray | None = (
+        None  # (640,) what the compact network reads the class from; None where the engine gives none
+    )
+    logits: np.ndarray | None = (
+        None  # (4,) of the class, before the temperature; None where the class is another network's
+    )
 
     @property
     def mask(self) -> np.ndarray:  # H x W bool
@@ -39,12 +42,15 @@ class Prediction:
 # %% ../../nbs/09_inference/engines.ipynb #c016
 class _OneByOne:
     "One scan is several of which there is one."
+
     def __call__(self, scan: Scan) -> Prediction:
         "Predict one scan."
         return self.predict_many([scan])[0]
 
+
 class CompactEngine(_OneByOne):
     "The compact network on onnxruntime: class and outline in one pass."
+
     name = "compact"
 
     def __init__(
@@ -53,15 +59,26 @@ class CompactEngine(_OneByOne):
         threads: int = 0,  # of onnxruntime; 0: as many as processors
     ):
         self.folder, self.manifest = Path(folder), read_model_manifest(folder)
-        self.session = start_session(read_verified(Path(folder) / "compact.onnx", self.manifest["sha256"]["compact.onnx"]), threads)
-        self.input, self.outputs = self.session.get_inputs()[0].name, [output.name for output in self.session.get_outputs()]
+        self.session = start_session(
+            read_verified(Path(folder) / "compact.onnx", self.manifest["sha256"]["compact.onnx"]),
+            threads,
+        )
+        self.input, self.outputs = (
+            self.session.get_inputs()[0].name,
+            [output.name for output in self.session.get_outputs()],
+        )
 
     @property
     def info(self) -> dict:
         "Name, version and SHA-256 of the model, its threshold and what it is for."
         m = self.manifest
-        return {"engine": self.name, "version": m["version"], "sha256": m["sha256"]["compact.onnx"],
-                "threshold": m["threshold"], "intended_use": m["intended_use"]}
+        return {
+            "engine": self.name,
+            "version": m["version"],
+            "sha256": m["sha256"]["compact.onnx"],
+            "threshold": m["threshold"],
+            "intended_use": m["intended_use"],
+        }
 
     @property
     def features_sha256(self) -> str | None:
@@ -74,9 +91,15 @@ class CompactEngine(_OneByOne):
     ) -> list[Prediction]:
         "Predict several scans in one pass."
         squares, frames = zip(*(prepare(scan.pixels, self.manifest["size"]) for scan in scans))
-        wanted = [*self.outputs[:2], *(name for name in ("features", "logits") if name in self.outputs)]
+        wanted = [
+            *self.outputs[:2],
+            *(name for name in ("features", "logits") if name in self.outputs),
+        ]
         said = self.session.run(wanted, {self.input: np.stack(squares)[..., None]})
-        return [Prediction(p, restore(o, f), self.manifest["threshold"], *more) for p, o, f, *more in zip(*said[:2], frames, *said[2:])]
+        return [
+            Prediction(p, restore(o, f), self.manifest["threshold"], *more)
+            for p, o, f, *more in zip(*said[:2], frames, *said[2:])
+        ]
 
     def probabilities(
         self,
@@ -88,7 +111,9 @@ class CompactEngine(_OneByOne):
     @property
     def maps(self) -> tuple[str, ...]:
         "Which maps `class_map` can give; none, where the graph was packed before it had them."
-        return tuple(name for name in ("contributions", "grad-cam") if name.replace("-", "_") in self.outputs)
+        return tuple(
+            name for name in ("contributions", "grad-cam") if name.replace("-", "_") in self.outputs
+        )
 
     def class_map(
         self,
@@ -98,7 +123,9 @@ class CompactEngine(_OneByOne):
     ) -> tuple[np.ndarray, int]:  # H x W float32 with its sign, and places along a side
         "What the places of the top features say for one class, laid over the scan."
         square, plan = prepare(scan.pixels, self.manifest["size"])
-        spoken = self.session.run([how.replace("-", "_")], {self.input: square[None, ..., None]})[0][0, ..., number]
+        spoken = self.session.run([how.replace("-", "_")], {self.input: square[None, ..., None]})[
+            0
+        ][0, ..., number]
         return resize_map(spoken, plan), len(spoken)
 
 # %% ../../nbs/09_inference/engines.ipynb #c031
@@ -111,7 +138,11 @@ class EnsembleEngine(_OneByOne):
         threads: int = 0,  # of onnxruntime; 0: as many as processors
     ):
         from brain_tumor.classification.ensemble import load_ensemble
-        self.ensemble, self.segmenter = load_ensemble(folder, threads), CompactEngine(threads=threads)
+
+        self.ensemble, self.segmenter = (
+            load_ensemble(folder, threads),
+            CompactEngine(threads=threads),
+        )
         self.manifest = self.ensemble.manifest
         self.name = self.manifest["name"]
 
@@ -120,9 +151,20 @@ class EnsembleEngine(_OneByOne):
         "Members, method, protocol and its mark, sums, and who draws the outline."
         m, outline = self.manifest, self.segmenter.info
         files = "".join(part["sha256"] for part in [*m["members"], m["combiner"]])
-        return {"engine": self.name, "version": m["version"], "sha256": hashlib.sha256(files.encode()).hexdigest(), "method": m["method"], "protocol": m["protocol"], "provenance": m["provenance"],
-                "members": ", ".join(member["network"] for member in m["members"]), "segmenter": self.segmenter.name, "segmenter_version": outline["version"],
-                "segmenter_sha256": outline["sha256"], "threshold": outline["threshold"], "intended_use": m["intended_use"]}
+        return {
+            "engine": self.name,
+            "version": m["version"],
+            "sha256": hashlib.sha256(files.encode()).hexdigest(),
+            "method": m["method"],
+            "protocol": m["protocol"],
+            "provenance": m["provenance"],
+            "members": ", ".join(member["network"] for member in m["members"]),
+            "segmenter": self.segmenter.name,
+            "segmenter_version": outline["version"],
+            "segmenter_sha256": outline["sha256"],
+            "threshold": outline["threshold"],
+            "intended_use": m["intended_use"],
+        }
 
     @property
     def features_sha256(self) -> str | None:
@@ -151,7 +193,10 @@ class EnsembleEngine(_OneByOne):
     ) -> list[Prediction]:
         "Predict several scans in one pass."
         scans = list(scans)
-        return [replace(drawn, probabilities=p, logits=None) for drawn, p in zip(self.segmenter.predict_many(scans), self.probabilities(scans))]
+        return [
+            replace(drawn, probabilities=p, logits=None)
+            for drawn, p in zip(self.segmenter.predict_many(scans), self.probabilities(scans))
+        ]
 
 # %% ../../nbs/09_inference/engines.ipynb #c037
 class SegmenterEngine(_OneByOne):
@@ -164,8 +209,11 @@ class SegmenterEngine(_OneByOne):
         threads: int = 0,  # of onnxruntime; 0: as many as processors
     ):
         if not hasattr(classifier, "probabilities"):
-            raise BrainTumorError(f"{folder}: classes can't be asked of {classifier.name}; take them from compact or from an ensemble")
+            raise BrainTumorError(
+                f"{folder}: classes can't be asked of {classifier.name}; take them from compact or from an ensemble"
+            )
         from brain_tumor.segmentation.export import Segmenter
+
         self.classifier, self.segmenter = classifier, Segmenter(folder, threads)
         self.name = f"{classifier.name} and {self.segmenter.manifest['name']}"
 
@@ -173,8 +221,14 @@ class SegmenterEngine(_OneByOne):
     def info(self) -> dict:
         "What the classifier says of itself, with this segmenter, its protocol's mark, and its threshold."
         m = self.segmenter.manifest
-        return self.classifier.info | {"engine": self.name, "segmenter": m["name"], "segmenter_version": m["version"], "segmenter_sha256": m["sha256"]["outline.onnx"],
-                                       "segmenter_mark": m["provenance"], "threshold": self.segmenter.how["level"]}
+        return self.classifier.info | {
+            "engine": self.name,
+            "segmenter": m["name"],
+            "segmenter_version": m["version"],
+            "segmenter_sha256": m["sha256"]["outline.onnx"],
+            "segmenter_mark": m["provenance"],
+            "threshold": self.segmenter.how["level"],
+        }
 
     @property
     def features_sha256(self) -> str | None:
@@ -188,12 +242,16 @@ class SegmenterEngine(_OneByOne):
         "Predict several scans in one pass."
         scans = list(scans)
         said = self.classifier.predict_many(scans)
-        return [replace(one, mask_probability=drawn, threshold=self.segmenter.how["level"]) for one, drawn in zip(said, self.segmenter.draw(scans))]
+        return [
+            replace(one, mask_probability=drawn, threshold=self.segmenter.how["level"])
+            for one, drawn in zip(said, self.segmenter.draw(scans))
+        ]
 
 # %% ../../nbs/09_inference/engines.ipynb #c021
 @lru_cache(maxsize=4)
 def load_engine(
-    which: str | Path = "compact",  # "compact", or the folder of a packed model, of an ensemble, or of a segmenter, which then takes its classes from the compact network
+    which: str
+    | Path = "compact",  # "compact", or the folder of a packed model, of an ensemble, or of a segmenter, which then takes its classes from the compact network
     segmenter: str | Path | None = None,  # folder of a segmenter that draws the outlines instead
     threads: int = 0,  # of onnxruntime; 0: as many as processors
 ) -> CompactEngine | EnsembleEngine | SegmenterEngine:

@@ -15,16 +15,17 @@ import cv2
 import numpy as np
 
 from ..imaging.overlay import heat_overlay, shrink
-from ..io.pages import html_image, png_bytes
 from ..imaging.preprocessing import plan_square
 from .result import file_stem, write_bytes
 from ..io.errors import BrainTumorError
+from ..io.pages import html_image, png_bytes
 from ..io.scan import CLASSES, INTENDED_USE, Scan
 
 # %% ../../nbs/09_inference/02_explanation.ipynb #c009
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     "Where an engine found what speaks for a class: where, not how sure, and not whether it is right."
+
     scan: Scan  # what was asked about
     label: str  # the class that is explained, one of scan.CLASSES
     method: str  # one of METHODS
@@ -37,11 +38,15 @@ class Explanation:
 
     def save(self, folder: str | Path, name: str | None = None) -> Path:
         "Write NAME_heat.png into `folder`; without a name, the scan's own."
-        return write_bytes(Path(folder) / f"{name or file_stem(self.scan.source, self.scan.slice_index)}_heat.png", png_bytes(self.overlay()))
+        return write_bytes(
+            Path(folder) / f"{name or file_stem(self.scan.source, self.scan.slice_index)}_heat.png",
+            png_bytes(self.overlay()),
+        )
 
     def show(self) -> None:
         "Show it in a notebook, from the middle of a cell."
         from IPython.display import display
+
         display(self)
 
     def __repr__(self) -> str:
@@ -61,8 +66,10 @@ def explanation_card(
     hottest = f"hottest at row {row}, column {column}" if why.heat.any() else "no heat anywhere"
     words = f"{why.scan.source}: what speaks for {why.label.replace('_', ' ')}, by {why.method}, {hottest}"
     head = f"<b>{escape(why.scan.source)}</b>: what speaks for <b>{escape(why.label.replace('_', ' '))}</b>, by {why.method}"
-    return (f'<div style="margin:.5em 0"><div>{head}</div>{html_image(small, words)}<div style="font-size:.9em;max-width:60em">{escape(why.sentence)}</div>'
-            f'<div style="font-size:.85em;opacity:.8">{INTENDED_USE}</div></div>')
+    return (
+        f'<div style="margin:.5em 0"><div>{head}</div>{html_image(small, words)}<div style="font-size:.9em;max-width:60em">{escape(why.sentence)}</div>'
+        f'<div style="font-size:.85em;opacity:.8">{INTENDED_USE}</div></div>'
+    )
 
 # %% ../../nbs/09_inference/02_explanation.ipynb #c012
 EXPLANATION_METHODS = {
@@ -80,19 +87,35 @@ def occlusion_map(
     engine,  # callable on a Scan
     number: int,  # of the class
     places: int = 11,  # patches along a side
-) -> np.ndarray:  # H x W float32: how much of the probability goes when the surroundings are covered
+) -> (
+    np.ndarray
+):  # H x W float32: how much of the probability goes when the surroundings are covered
     "Take the head away patch by patch and see what the engine then says."
     top, bottom, left, right = plan_square(scan.pixels).box
     height, width = (bottom - top) / (places + 1), (right - left) / (places + 1)
-    cut = [(slice(round(top + y * height), round(top + (y + 2) * height)), slice(round(left + x * width), round(left + (x + 2) * width))) for y in range(places) for x in range(places)]
-    blurred, lost, seen = cv2.GaussianBlur(scan.pixels, (0, 0), max(height, width)), *np.zeros((2, *scan.pixels.shape), np.float32)
+    cut = [
+        (
+            slice(round(top + y * height), round(top + (y + 2) * height)),
+            slice(round(left + x * width), round(left + (x + 2) * width)),
+        )
+        for y in range(places)
+        for x in range(places)
+    ]
+    blurred, lost, seen = (
+        cv2.GaussianBlur(scan.pixels, (0, 0), max(height, width)),
+        *np.zeros((2, *scan.pixels.shape), np.float32),
+    )
     whole = class_probability([scan], engine, number)[0]
     for start in range(0, len(cut), 8):
-        some = cut[start:start + 8]
-        for window, said in zip(some, class_probability([occlude(scan, blurred, window) for window in some], engine, number)):
+        some = cut[start : start + 8]
+        for window, said in zip(
+            some,
+            class_probability([occlude(scan, blurred, window) for window in some], engine, number),
+        ):
             lost[window] += whole - said
             seen[window] += 1
     return lost / np.maximum(seen, 1)
+
 
 def occlude(
     scan: Scan,  # one
@@ -104,6 +127,7 @@ def occlude(
     pixels[window] = other[window]
     return replace(scan, pixels=pixels)
 
+
 def class_probability(
     scans: list[Scan],  # a few
     engine,  # callable on a Scan
@@ -111,17 +135,23 @@ def class_probability(
 ) -> list[float]:  # its probability, of each scan
     "One class's probability, of several scans together where the engine can."
     many = getattr(engine, "probabilities", None)
-    return [float(p[number]) for p in (many(scans) if many else [engine(scan).probabilities for scan in scans])]
+    return [
+        float(p[number])
+        for p in (many(scans) if many else [engine(scan).probabilities for scan in scans])
+    ]
 
 # %% ../../nbs/09_inference/02_explanation.ipynb #c018
 def explain(
     scan: Scan,  # what was asked about
     engine,  # callable on a Scan, as found by `analysis.find_engine`
     label: str | None = None,  # the class to explain; None: the likeliest
-    method: str | None = None,  # one of METHODS; None: the best the engine has, and occlusion where it has none
+    method: str
+    | None = None,  # one of METHODS; None: the best the engine has, and occlusion where it has none
 ) -> Explanation:
     "Where an engine found what speaks for a class."
-    asked = getattr(engine, "classifier", engine)  # who says the class, where another draws the outline
+    asked = getattr(
+        engine, "classifier", engine
+    )  # who says the class, where another draws the outline
     if label is None:
         label = CLASSES[int(np.argmax(engine(scan).probabilities))]
     method = method or next(iter(getattr(asked, "maps", ())), "occlusion")
@@ -133,9 +163,22 @@ def explain(
     else:
         spoken, places = asked.class_map(scan, number, method)
     peak = float(spoken.max())
-    heat = np.clip(spoken / peak, 0, 1).astype(np.float32) if peak > 1e-6 else np.zeros(scan.pixels.shape, np.float32)
+    heat = (
+        np.clip(spoken / peak, 0, 1).astype(np.float32)
+        if peak > 1e-6
+        else np.zeros(scan.pixels.shape, np.float32)
+    )
     words = f"{EXPLANATION_METHODS[method]} {PEAK_NOTE}" if heat.any() else EMPTY_NOTE
-    return Explanation(scan, label, method, heat, f"{words} {EXPLANATION_LIMITS}".format(label=label.replace("_", " "), places=places, deepest=deepest))
+    return Explanation(
+        scan,
+        label,
+        method,
+        heat,
+        f"{words} {EXPLANATION_LIMITS}".format(
+            label=label.replace("_", " "), places=places, deepest=deepest
+        ),
+    )
+
 
 def check_explainable(
     scan: Scan,  # what is asked about
@@ -145,10 +188,16 @@ def check_explainable(
 ) -> None:
     "Refuse a class that isn't known, and a map that the engine hasn't got."
     if label not in CLASSES:
-        raise BrainTumorError(f"{scan.source}: class {label!r} can't be explained; the classes are {', '.join(CLASSES)}")
+        raise BrainTumorError(
+            f"{scan.source}: class {label!r} can't be explained; the classes are {', '.join(CLASSES)}"
+        )
     if method not in EXPLANATION_METHODS:
-        raise BrainTumorError(f"{scan.source}: method {method!r} is not known; known are {', '.join(EXPLANATION_METHODS)}")
+        raise BrainTumorError(
+            f"{scan.source}: method {method!r} is not known; known are {', '.join(EXPLANATION_METHODS)}"
+        )
     has = (*getattr(engine, "maps", ()), "occlusion")
     if method not in has:
         name = getattr(engine, "name", type(engine).__name__)
-        raise BrainTumorError(f"{scan.source}: the engine {name} has no map of {method}, but of {', '.join(has)}; ask for one of these, or pack or save the model anew with this version, which adds what it can")
+        raise BrainTumorError(
+            f"{scan.source}: the engine {name} has no map of {method}, but of {', '.join(has)}; ask for one of these, or pack or save the model anew with this version, which adds what it can"
+        )

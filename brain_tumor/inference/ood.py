@@ -17,23 +17,30 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..io.files import MODELS
 from ..imaging.preprocessing import prepare
 from ..io.errors import BrainTumorError
+from ..io.files import MODELS
 from ..io.scan import Scan
 
 # %% ../../nbs/09_inference/03_ood.ipynb #c008
 STATUSES = ("ok", "uncertain", "refused")
 
+
 @dataclass(frozen=True)
 class OODDecision:
     "What the gate says about a picture."
+
     status: str  # one of STATUSES
-    reason: str | None = None  # one sentence on what is wrong and what would help; None where it is ok
-    score: float = float("nan")  # log odds of being no upright T1 head: the larger the stranger; inf where a plain fact refuses, nan where nobody asked
+    reason: str | None = (
+        None  # one sentence on what is wrong and what would help; None where it is ok
+    )
+    score: float = float(
+        "nan"
+    )  # log odds of being no upright T1 head: the larger the stranger; inf where a plain fact refuses, nan where nobody asked
 
 # %% ../../nbs/09_inference/03_ood.ipynb #c010
 THUMBNAIL_SIZE, SKETCH_SIZE = 64, 32  # pixels
+
 
 def image_sketch(
     pixels: np.ndarray,  # H x W, 0..1
@@ -41,24 +48,43 @@ def image_sketch(
     "A picture at a glance: the head at 32 x 32 pixels, and facts about the frame around it."
     share = THUMBNAIL_SIZE / max(pixels.shape)
     size = tuple(max(round(n * share), 16) for n in pixels.shape[::-1])
-    thumb = cv2.resize(np.asarray(pixels, np.float32), size, interpolation=cv2.INTER_AREA if share < 1 else cv2.INTER_LINEAR)
+    thumb = cv2.resize(
+        np.asarray(pixels, np.float32),
+        size,
+        interpolation=cv2.INTER_AREA if share < 1 else cv2.INTER_LINEAR,
+    )
     square, plan = prepare(thumb, SKETCH_SIZE)
-    return np.concatenate([square.ravel(), _frame_facts(thumb, square, plan.box)]).astype(np.float32)
+    return np.concatenate([square.ravel(), _frame_facts(thumb, square, plan.box)]).astype(
+        np.float32
+    )
+
 
 def _frame_facts(thumb: np.ndarray, square: np.ndarray, box: Sequence[int]) -> list[float]:
     "Shape and share of the head's box, the frame's border, darkness, roughness, symmetry, grey values."
     (t, b, l, r), edge = box, np.concatenate([thumb[0], thumb[-1], thumb[:, 0], thumb[:, -1]])
     low, top = float(thumb.min()), max(float(np.percentile(thumb, 99)), 1e-6)
-    return [np.log((b - t) / (r - l)), (b - t) * (r - l) / thumb.size, (np.median(edge) - low) / max(top - low, 1e-6), (edge > 0.3 * top).mean(),
-            (thumb < 0.1 * top).mean(), np.abs(np.diff(thumb, axis=0)).mean() / top, np.abs(np.diff(thumb, axis=1)).mean() / top,
-            np.abs(square - square[:, ::-1]).mean(), np.abs(square - square[::-1]).mean(), np.median(square), square.std(), low, top]
+    return [
+        np.log((b - t) / (r - l)),
+        (b - t) * (r - l) / thumb.size,
+        (np.median(edge) - low) / max(top - low, 1e-6),
+        (edge > 0.3 * top).mean(),
+        (thumb < 0.1 * top).mean(),
+        np.abs(np.diff(thumb, axis=0)).mean() / top,
+        np.abs(np.diff(thumb, axis=1)).mean() / top,
+        np.abs(square - square[:, ::-1]).mean(),
+        np.abs(square - square[::-1]).mean(),
+        np.median(square),
+        square.std(),
+        low,
+        top,
+    ]
 
 # %% ../../nbs/09_inference/03_ood.ipynb #c011a
 def bright_share(
     seen: np.ndarray,  # from `glance`
 ) -> float:  # 0..1
     "How much of the head's square is brighter than 0.15 of its brightest pixel: little, where thin things stand on black."
-    square = seen[:SKETCH_SIZE**2]
+    square = seen[: SKETCH_SIZE**2]
     return float((square > 0.15 * square.max()).mean())
 
 # %% ../../nbs/09_inference/03_ood.ipynb #c013
@@ -66,14 +92,19 @@ NO_HEAD_REMEDY = "If it is no head, give a T1-weighted slice of one."
 CATEGORIES = {
     "head": "",
     "other": "This doesn't look like an MRI slice of a head: it is unlike every scan the network was trained on. Give a T1-weighted slice of a head, as one picture.",
-    "on its left side": "If this is a head, it seems to lie on its side: turn the picture by a quarter, so that the crown (or, in an axial slice, the forehead) is on top, and try again. " + NO_HEAD_REMEDY,
-    "upside down": "If this is a head, it seems to stand upside down: turn the picture by half, so that the crown (or, in an axial slice, the forehead) is on top, and try again. " + NO_HEAD_REMEDY,
-    "on its right side": "If this is a head, it seems to lie on its side: turn the picture by a quarter, so that the crown (or, in an axial slice, the forehead) is on top, and try again. " + NO_HEAD_REMEDY,
+    "on its left side": "If this is a head, it seems to lie on its side: turn the picture by a quarter, so that the crown (or, in an axial slice, the forehead) is on top, and try again. "
+    + NO_HEAD_REMEDY,
+    "upside down": "If this is a head, it seems to stand upside down: turn the picture by half, so that the crown (or, in an axial slice, the forehead) is on top, and try again. "
+    + NO_HEAD_REMEDY,
+    "on its right side": "If this is a head, it seems to lie on its side: turn the picture by a quarter, so that the crown (or, in an axial slice, the forehead) is on top, and try again. "
+    + NO_HEAD_REMEDY,
     "contrast": "This looks like another contrast than T1 (T2, FLAIR, or a negative), or like no MRI at all: give the T1-weighted slice, after contrast agent where there is one.",
     "part": "This looks like a piece of a head, like several slices on one sheet, or like no head at all: give one whole slice, uncut.",
 }
 COLOUR_REASON = "This looks like a colour picture, not a grey MRI slice: give the slice itself, without colour maps or drawings over it."
-OVERRIDE_REMEDY = " With gate=False (--no-gate in a shell) the network's answer is shown all the same."
+OVERRIDE_REMEDY = (
+    " With gate=False (--no-gate in a shell) the network's answer is shown all the same."
+)
 COLOUR_LIMIT = 0.08  # mean distance of a pixel's brightest channel from its darkest, 0..1, from which a picture is colourful
 BRIGHT_LIMIT = 0.2  # share of the head's square that must be brighter than 0.15 of its top; no head on the training or validation side is below 0.23
 
@@ -81,6 +112,7 @@ BRIGHT_LIMIT = 0.2  # share of the head's square that must be brighter than 0.15
 @dataclass(frozen=True, eq=False)
 class OODDetector:
     "A fitted gate: weights, two thresholds, and the network whose features it reads."
+
     sha256: str  # of the compact.onnx whose features it was fitted to
     refuse: float  # a score above it is refused
     doubt: float  # a score above it is uncertain
@@ -94,6 +126,7 @@ class OODDetector:
     ) -> np.ndarray:  # (N, 7), rows sum to 1, in the order of LOOKS
         "How likely each look is."
         from brain_tumor.metrics import softmax
+
         kernel, bias, last, end = self.weights
         z = np.clip((inputs - self.mean) / self.scale, -8, 8)
         return softmax(np.maximum(z @ kernel + bias, 0) @ last + end)
@@ -121,8 +154,11 @@ class OODDetector:
         likely = self.looks(np.concatenate([prediction.features, seen])[None])
         score = float(ood_score(likely)[0])
         status = STATUSES[int(score > self.doubt) + int(score > self.refuse)]
-        reason = list(CATEGORIES.values())[1 + int(likely[0, 1:].argmax())] + OVERRIDE_REMEDY * (status == "refused")
+        reason = list(CATEGORIES.values())[1 + int(likely[0, 1:].argmax())] + OVERRIDE_REMEDY * (
+            status == "refused"
+        )
         return OODDecision(status, None if status == "ok" else reason, score)
+
 
 def ood_score(
     likely: np.ndarray,  # (N, 7), from `Gate.looks`
@@ -144,12 +180,24 @@ def load_detector(
         return None
     try:
         with np.load(path, allow_pickle=False) as held:
-            about, arrays = json.loads(str(held["about"])), {name: held[name].astype(np.float32) for name in held.files if name != "about"}
+            about, arrays = (
+                json.loads(str(held["about"])),
+                {name: held[name].astype(np.float32) for name in held.files if name != "about"},
+            )
         if about["looks"] != list(CATEGORIES):
             raise ValueError("it was fitted to other looks")
-        return OODDetector(about["sha256"], about["refuse"], about["doubt"], arrays["mean"], arrays["scale"], tuple(arrays[f"weights{n}"] for n in range(4)))
+        return OODDetector(
+            about["sha256"],
+            about["refuse"],
+            about["doubt"],
+            arrays["mean"],
+            arrays["scale"],
+            tuple(arrays[f"weights{n}"] for n in range(4)),
+        )
     except Exception as error:  # a damaged zip file makes NumPy raise all kinds of things
-        raise BrainTumorError(f"{path}: not a gate ({type(error).__name__}: {error}); install the package again, or fit the gate anew") from error
+        raise BrainTumorError(
+            f"{path}: not a gate ({type(error).__name__}: {error}); install the package again, or fit the gate anew"
+        ) from error
 
 # %% ../../nbs/09_inference/03_ood.ipynb #c017
 def detect_ood(

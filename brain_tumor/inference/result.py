@@ -20,18 +20,18 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from ..imaging.overlay import overlay, probability_bars, shrink
-from ..io.pages import html_image, png_bytes
 from ..imaging.morphology import Features
-from ..io.pages import PAGE_TEMPLATE
+from ..imaging.overlay import overlay, probability_bars, shrink
 from ..io.errors import BrainTumorError
-from ..io.scan import CLASSES, INTENDED_USE, Scan
 from ..io.files import write_whole
+from ..io.pages import PAGE_TEMPLATE, html_image, png_bytes
+from ..io.scan import CLASSES, INTENDED_USE, Scan
 
 # %% ../../nbs/09_inference/result.ipynb #c013
 @dataclass(frozen=True, eq=False, repr=False)
 class Analysis:
     "What one scan said. A refused scan has an `error` and no answer; its `scan` is there where the file could be read."
+
     source: str  # file name, never its folder
     status: str = "ok"  # "ok", "uncertain" or "refused"
     error: str | None = None  # why it was refused
@@ -41,14 +41,22 @@ class Analysis:
     mask_probability: np.ndarray | None = None  # float32, H x W: as the engine gave it
     threshold: float | None = None  # a pixel is tumour where its probability is above this
     features: Features | None = None  # sizes; None where there is no mask to measure
-    spacing: tuple[float, float] | None = None  # (row, column) in mm that the sizes use; None: pixels
+    spacing: tuple[float, float] | None = (
+        None  # (row, column) in mm that the sizes use; None: pixels
+    )
     spacing_source: str | None = None  # "file", "given", "thesis" or None
     engine: dict = field(default_factory=dict)  # name, version, sha256 of what gave the answer
     notes: tuple[str, ...] = ()  # what a reader should know before believing the numbers
     doubts: tuple[str, ...] = ()  # why it is uncertain, a sentence each
-    class_set: tuple[str, ...] | None = None  # classes that can't be ruled out, the likeliest first; None: the engine doesn't tell
-    band: tuple[float, float] | None = None  # two thresholds; the mask above the first is large, above the second small
-    surface_range: tuple[float, float] | None = None  # of these two masks, in the features' unit squared
+    class_set: tuple[str, ...] | None = (
+        None  # classes that can't be ruled out, the likeliest first; None: the engine doesn't tell
+    )
+    band: tuple[float, float] | None = (
+        None  # two thresholds; the mask above the first is large, above the second small
+    )
+    surface_range: tuple[float, float] | None = (
+        None  # of these two masks, in the features' unit squared
+    )
     band_says: str | None = None  # how often the true surface lay in such a range
     path: str | None = None  # the input as the caller named it: shown in tables only
     files: tuple[Path, ...] = ()  # what `save` wrote
@@ -86,7 +94,9 @@ class Analysis:
         "Where the engine found what speaks for the class, or for another: see `explanation.explain`."
         self.or_raise()
         if self.asked is None:
-            raise BrainTumorError(f"{self.source}: no engine stands behind this result that could be asked why; analyze the scan again")
+            raise BrainTumorError(
+                f"{self.source}: no engine stands behind this result that could be asked why; analyze the scan again"
+            )
         return self.asked(self.scan, label=label or self.predicted_class, method=method)
 
     def or_raise(self) -> "Analysis":
@@ -110,7 +120,9 @@ def one_line(
         return f"Analysis({result.source}: refused, {result.error})"
     size = f", {surface_of(result.features)}" if result.features else ""
     unsure = "" if result.status == "ok" else f", {result.status}"
-    return f"Analysis({result.source}: {result.predicted_class} {result.confidence:.0%}{size}{unsure})"
+    return (
+        f"Analysis({result.source}: {result.predicted_class} {result.confidence:.0%}{size}{unsure})"
+    )
 
 # %% ../../nbs/09_inference/result.ipynb #c016
 def surface_of(
@@ -118,6 +130,7 @@ def surface_of(
 ) -> str:  # e.g. "2.41 cm²" or "512 px²"
     "The surface with its unit, as a reader would write it."
     return f"{format_number(features.surface)} {features.unit}²"
+
 
 def format_number(
     value: float,  # a size
@@ -135,7 +148,11 @@ def thesis_features(
     if features.unit == "cm":
         return features.to_thesis()
     named = {"Surface (px²)": features.surface, "Perimeter (px)": features.perimeter}
-    named |= {"Width (px)": features.width, "Height (px)": features.height, "Circularity": features.circularity}
+    named |= {
+        "Width (px)": features.width,
+        "Height (px)": features.height,
+        "Circularity": features.circularity,
+    }
     return {key: float(value) for key, value in named.items()}
 
 # %% ../../nbs/09_inference/result.ipynb #c042
@@ -159,22 +176,42 @@ def full_dict(
 ) -> dict:  # ready for JSON
     "Everything about a result but its pixels."
     scan, features = result.scan, result.features
-    facts = {"status": result.status, "error": result.error, "doubts": list(result.doubts), "source": result.source}
+    facts = {
+        "status": result.status,
+        "error": result.error,
+        "doubts": list(result.doubts),
+        "source": result.source,
+    }
     if scan is not None:
         facts["input"] = {
             "sha256": scan.sha256, "format": scan.format, "height": scan.pixels.shape[0], "width": scan.pixels.shape[1],
             "slice": scan.slice_index, "axis": scan.axis,
         }  # fmt: skip
     if result.probabilities:
-        facts["predicted_class"], facts["confidence"] = result.predicted_class, round(result.confidence, 6)
-        facts["probabilities"] = {name: round(value, 6) for name, value in result.probabilities.items()}
+        facts["predicted_class"], facts["confidence"] = (
+            result.predicted_class,
+            round(result.confidence, 6),
+        )
+        facts["probabilities"] = {
+            name: round(value, 6) for name, value in result.probabilities.items()
+        }
         facts["class_set"] = None if result.class_set is None else list(result.class_set)
         facts["mask"] = mask_dict(result)
-        facts["spacing"] = {"mm": None if result.spacing is None else list(result.spacing), "source": result.spacing_source}
+        facts["spacing"] = {
+            "mm": None if result.spacing is None else list(result.spacing),
+            "source": result.spacing_source,
+        }
         facts["features"] = features.to_dict() if features else None
         facts["band"] = interval_dict(result)
     package = {"name": "brain_tumor", "version": __version__}
-    return {**facts, "notes": list(result.notes), "model": result.engine, "package": package, "intended_use": INTENDED_USE}
+    return {
+        **facts,
+        "notes": list(result.notes),
+        "model": result.engine,
+        "package": package,
+        "intended_use": INTENDED_USE,
+    }
+
 
 def mask_dict(
     result: Analysis,  # what came out of a scan
@@ -183,7 +220,13 @@ def mask_dict(
     pixels = int(result.mask.sum())
     own = result.scan.spacing
     area = None if own is None else pixels * own[0] * own[1] / 100
-    return {"pixels": pixels, "share": pixels / result.mask.size, "area_cm2": area, "threshold": result.threshold}
+    return {
+        "pixels": pixels,
+        "share": pixels / result.mask.size,
+        "area_cm2": area,
+        "threshold": result.threshold,
+    }
+
 
 def interval_dict(
     result: Analysis,  # what came out of a scan
@@ -191,15 +234,29 @@ def interval_dict(
     "Between which bounds the surface lies."
     if result.band is None or result.surface_range is None:
         return None
-    return {"thresholds": list(result.band), "surface": list(result.surface_range), "unit": f"{result.features.unit}2", "says": result.band_says}
+    return {
+        "thresholds": list(result.band),
+        "surface": list(result.surface_range),
+        "unit": f"{result.features.unit}2",
+        "says": result.band_says,
+    }
 
 # %% ../../nbs/09_inference/result.ipynb #c048
-SHAPE_FEATURES = ("surface", "perimeter", "width", "height", "circularity", "longest_diameter", "perpendicular_diameter")
+SHAPE_FEATURES = (
+    "surface",
+    "perimeter",
+    "width",
+    "height",
+    "circularity",
+    "longest_diameter",
+    "perpendicular_diameter",
+)
 RESULT_COLUMNS = (
     "source", "status", "predicted_class", "confidence", *(f"p_{name}" for name in CLASSES), "class_set", "mask_pixels", "unit",
     *SHAPE_FEATURES, "surface_low", "surface_high", "spacing_row_mm", "spacing_column_mm", "spacing_source",
     "slice", "doubts", "notes", "error", "sha256", "model", "model_version", "saved_as", "intended_use",
 )  # fmt: skip
+
 
 def result_row(
     result: Analysis,  # what came out of a scan
@@ -227,7 +284,10 @@ def write_bytes(
     return path
 
 # %% ../../nbs/09_inference/result.ipynb #c054
-SCAN_SUFFIX = re.compile(r"\.(png|jpe?g|tiff?|bmp|webp|dcm|dicom|nii|nrrd|nhdr|gz|npy)$", re.IGNORECASE)
+SCAN_SUFFIX = re.compile(
+    r"\.(png|jpe?g|tiff?|bmp|webp|dcm|dicom|nii|nrrd|nhdr|gz|npy)$", re.IGNORECASE
+)
+
 
 def file_stem(
     source: str,  # file name
@@ -263,7 +323,9 @@ class FileNames:
             told = json.loads(path.read_text(encoding="utf-8"))
             before = told.get("input") or {}
             now = {"sha256": scan.sha256, "axis": scan.axis} if scan else {}
-            return told.get("source") == source and all(before.get(key) == now.get(key) for key in ("sha256", "axis"))
+            return told.get("source") == source and all(
+                before.get(key) == now.get(key) for key in ("sha256", "axis")
+            )
         except OSError:
             return not os.path.exists(path)
         except (ValueError, AttributeError):  # not one of ours
@@ -280,12 +342,16 @@ def nifti_mask(
 
     volume = nibabel.Nifti1Image(result.mask.astype(np.uint8)[..., None], result.scan.affine)
     volume.header.set_xyzt_units("mm")
-    return gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0)  # no time in it: same mask, same bytes
+    return gzip.compress(
+        volume.to_bytes(), compresslevel=6, mtime=0
+    )  # no time in it: same mask, same bytes
 
 # %% ../../nbs/09_inference/result.ipynb #c059
 def result_files(
     result: Analysis,  # what came out of a scan
-) -> dict[str, bytes]:  # contents by the end of the file's name: "_overlay.png", "_mask.png", "_mask.nii.gz", ".json"
+) -> dict[
+    str, bytes
+]:  # contents by the end of the file's name: "_overlay.png", "_mask.png", "_mask.nii.gz", ".json"
     "A result's files before they have a name and a place; a refused one has its JSON alone."
     files = {}
     if result.status != "refused":
@@ -296,6 +362,7 @@ def result_files(
     text = json.dumps(full_dict(result), indent=1, ensure_ascii=False)
     return {**files, ".json": (text + "\n").encode("utf-8", "replace")}
 
+
 def save_analysis(
     result: Analysis,  # what came out of a scan
     folder: str | Path,  # made if it is not there
@@ -304,7 +371,12 @@ def save_analysis(
     "Write a result's pictures and JSON; a refused one leaves its JSON alone."
     folder = Path(folder)
     name = name or FileNames(folder).pick(result.source, result.scan)
-    return replace(result, files=tuple(write_bytes(folder / f"{name}{end}", data) for end, data in result_files(result).items()))
+    return replace(
+        result,
+        files=tuple(
+            write_bytes(folder / f"{name}{end}", data) for end, data in result_files(result).items()
+        ),
+    )
 
 # %% ../../nbs/09_inference/result.ipynb #c063
 def result_pictures(
@@ -320,18 +392,33 @@ def result_pictures(
     gray = np.rint(pixels * 255).astype(np.uint8)
     return [
         ("Scan", html_image(gray, f"{result.source}: the scan, {width} by {height} pixels")),
-        ("Overlay", html_image(overlay(pixels, mask), f"{result.source}: the scan with {what} marked in green")),
-        ("Mask", html_image(mask.astype(np.uint8) * 255, f"{result.source}: the mask, {what} in white on black")),
+        (
+            "Overlay",
+            html_image(
+                overlay(pixels, mask), f"{result.source}: the scan with {what} marked in green"
+            ),
+        ),
+        (
+            "Mask",
+            html_image(
+                mask.astype(np.uint8) * 255, f"{result.source}: the mask, {what} in white on black"
+            ),
+        ),
     ]
 
 # %% ../../nbs/09_inference/result.ipynb #c065b
 def result_size_table(
     features: Features,  # sizes of a mask
-    surface_range: tuple[float, float] | None = None,  # between which the surface lies, in the same unit squared
+    surface_range: tuple[float, float]
+    | None = None,  # between which the surface lies, in the same unit squared
 ) -> str:  # an HTML table
     "Sizes with their units, three digits each: more would promise more than a mask can hold."
     shape = {"Surface": "surface", "Perimeter": "perimeter", "Width": "width", "Height": "height"}
-    shape |= {"Longest diameter": "longest_diameter", "Perpendicular": "perpendicular_diameter", "Circularity": "circularity"}
+    shape |= {
+        "Longest diameter": "longest_diameter",
+        "Perpendicular": "perpendicular_diameter",
+        "Circularity": "circularity",
+    }
     cells = []
     for name, attribute in shape.items():
         unit = {"Surface": f"{features.unit}²", "Circularity": ""}.get(name, features.unit)
@@ -349,10 +436,16 @@ def result_facts(
     result: Analysis,  # of a scan that wasn't refused
 ) -> str:  # one sentence
     "Who answered, about which slice, measured with what: without it two cards of one scan can't be told apart."
-    engine = " ".join(str(result.engine[key]) for key in ("name", "engine", "version") if result.engine.get(key))
+    engine = " ".join(
+        str(result.engine[key]) for key in ("name", "engine", "version") if result.engine.get(key)
+    )
     at = result.scan and result.scan.slice_index
     slice = "" if at is None else f", slice {at[0] if isinstance(at, tuple) else at}"
-    spacing = "pixels of unknown size" if result.spacing is None else f"pixels of {result.spacing[0]:.4g} x {result.spacing[1]:.4g} mm ({result.spacing_source})"
+    spacing = (
+        "pixels of unknown size"
+        if result.spacing is None
+        else f"pixels of {result.spacing[0]:.4g} x {result.spacing[1]:.4g} mm ({result.spacing_source})"
+    )
     return f"Engine {engine or 'unknown'}{slice}; {spacing}; outline above {result.threshold:.2f}."
 
 # %% ../../nbs/09_inference/result.ipynb #c060e
@@ -366,7 +459,9 @@ def refused_card(
     if result.scan is not None:
         height, width = result.scan.pixels.shape
         gray = np.rint(shrink(result.scan.pixels, side) * 255).astype(np.uint8)
-        picture = html_image(gray, f"{result.source}: the picture that was refused, {width} by {height} pixels")
+        picture = html_image(
+            gray, f"{result.source}: the picture that was refused, {width} by {height} pixels"
+        )
     small = f'<div style="font-size:.85em;opacity:.8">{INTENDED_USE}</div>'
     return f'<div style="margin:.5em 0"><b>{escape(result.source)}</b>: refused. {escape(why)}{picture}<div>{escape(remark)}</div>{small}</div>'
 
@@ -379,16 +474,23 @@ def result_card(
     "A result as a reader wants to see it: headline, pictures, bars, sizes, notes, and what it is for."
     if result.status == "refused":
         return refused_card(result, side, remark)
-    name = escape(result.predicted_class.replace("_", " ")) + (", uncertain" if result.status == "uncertain" else "")
+    name = escape(result.predicted_class.replace("_", " ")) + (
+        ", uncertain" if result.status == "uncertain" else ""
+    )
     saved = f", saved as {escape(result.files[-1].stem)}" if result.files else ""
     head = f"<b>{escape(result.source)}</b>: <b>{name}</b>, {result.confidence:.0%}{saved}"
     shown = "".join(
         f'<figure style="margin:0">{tag}<figcaption style="font-size:.85em">{caption}</figcaption></figure>'
         for caption, tag in result_pictures(result, side)
     )
-    tables = probability_bars(result.probabilities) + (result_size_table(result.features, result.surface_range) if result.features else "")
+    tables = probability_bars(result.probabilities) + (
+        result_size_table(result.features, result.surface_range) if result.features else ""
+    )
     lines = filter(None, dict.fromkeys((remark, *result.doubts, result.band_says, *result.notes)))
-    notes = "".join(f'<div style="font-size:.9em;max-width:60em">{escape(line)}</div>' for line in (*lines, result_facts(result)))
+    notes = "".join(
+        f'<div style="font-size:.9em;max-width:60em">{escape(line)}</div>'
+        for line in (*lines, result_facts(result))
+    )
     row_style = "display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start;margin:.4em 0"
     small = f'<div style="font-size:.85em;opacity:.8">{INTENDED_USE}</div>'
     return f'<div style="margin:.5em 0"><div>{head}</div><div style="{row_style}">{shown}{tables}</div>{notes}{small}</div>'
@@ -403,9 +505,14 @@ def write_result_page(
     "Write one self-contained HTML page with a card for each result."
     results = [results] if isinstance(results, Analysis) else results
     path = Path(path)
-    with write_whole(path) as part, open(part, "w", encoding="utf-8", errors="replace", newline="") as page:
+    with (
+        write_whole(path) as part,
+        open(part, "w", encoding="utf-8", errors="replace", newline="") as page,
+    ):
         page.write(PAGE_TEMPLATE.format(title=escape(title), use=INTENDED_USE))
         for result in results:
-            page.write(f"<article>{result_card(result, 320, (remarks or {}).get(result.source, ''))}</article>\n")
+            page.write(
+                f"<article>{result_card(result, 320, (remarks or {}).get(result.source, ''))}</article>\n"
+            )
         page.write(f"</main><footer><p>brain_tumor {__version__}</p></footer></body></html>\n")
     return path

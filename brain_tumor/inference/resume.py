@@ -18,8 +18,8 @@ import numpy as np
 from .. import __version__
 from .result import RESULT_COLUMNS
 from ..io.errors import BrainTumorError
-from ..io.scan import Scan
 from ..io.files import write_whole
+from ..io.scan import Scan
 
 # %% ../../nbs/09_inference/resume.ipynb #c008
 def input_fingerprint(
@@ -38,7 +38,12 @@ def input_fingerprint(
         if isinstance(source, (bytes, bytearray, memoryview)):
             return "bytes " + hashlib.sha256(bytes(source)).hexdigest()
         if isinstance(source, np.ndarray) and source.dtype.kind in "biuf":
-            return "array " + hashlib.sha256(f"{source.shape} {source.dtype}".encode() + source.tobytes()).hexdigest()
+            return (
+                "array "
+                + hashlib.sha256(
+                    f"{source.shape} {source.dtype}".encode() + source.tobytes()
+                ).hexdigest()
+            )
     except (OSError, ValueError):
         pass
     return ""
@@ -49,12 +54,33 @@ def run_name(
     options: dict,  # of the run: spacing, slice, axis, ...
 ) -> str:  # one line
     "What decides a run's answers; two runs of the same name may share a table."
-    parts = {"brain_tumor": __version__, **{key: value for key, value in engine.items() if key != "intended_use"}, **options}
+    parts = {
+        "brain_tumor": __version__,
+        **{key: value for key, value in engine.items() if key != "intended_use"},
+        **options,
+    }
     return "input, as seen by " + ", ".join(f"{key}={value}" for key, value in parts.items())
 
 # %% ../../nbs/09_inference/resume.ipynb #c014
-TEXT_COLUMNS = frozenset(("source", "status", "predicted_class", "class_set", "unit", "spacing_source", "doubts", "notes", "error", "sha256", "model",
-                   "model_version", "saved_as", "intended_use"))
+TEXT_COLUMNS = frozenset(
+    (
+        "source",
+        "status",
+        "predicted_class",
+        "class_set",
+        "unit",
+        "spacing_source",
+        "doubts",
+        "notes",
+        "error",
+        "sha256",
+        "model",
+        "model_version",
+        "saved_as",
+        "intended_use",
+    )
+)
+
 
 def parse_number(
     text: str,  # "12", "0.5", "(3, 1)"
@@ -69,11 +95,15 @@ def parse_number(
             pass
     return text
 
+
 def parse_row(
     cells: list[str],  # in the order of COLUMNS
 ) -> tuple:  # as `result.row` made them
     "A row as it was before it was written."
-    return tuple(None if text == "" else text if name in TEXT_COLUMNS else parse_number(text) for name, text in zip(RESULT_COLUMNS, cells))
+    return tuple(
+        None if text == "" else text if name in TEXT_COLUMNS else parse_number(text)
+        for name, text in zip(RESULT_COLUMNS, cells)
+    )
 
 # %% ../../nbs/09_inference/resume.ipynb #c017
 def complete_lines(
@@ -83,14 +113,26 @@ def complete_lines(
     begin = ",".join(RESULT_COLUMNS) + ","
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
         if not begin.startswith(stream.read(len(begin)).rstrip("\0")):
-            raise BrainTumorError(f"{path}: no table that brain_tumor {__version__} has begun. Go on with the version that began it, or remove the file")
+            raise BrainTumorError(
+                f"{path}: no table that brain_tumor {__version__} has begun. Go on with the version that began it, or remove the file"
+            )
         stream.seek(0)
         try:  # the same words in every row, such as the notes, are kept once
-            lines = [[sys.intern(cell) for cell in line] for line in csv.reader(text.rstrip("\0") for text in stream)]
+            lines = [
+                [sys.intern(cell) for cell in line]
+                for line in csv.reader(text.rstrip("\0") for text in stream)
+            ]
         except csv.Error as problem:
-            raise BrainTumorError(f"{path}: it is damaged ({problem}). Remove the file, and the run begins afresh") from problem
-    whole = [line for line in lines if len(line) == len(RESULT_COLUMNS) + 1 and not any("\0" in cell for cell in line)]
+            raise BrainTumorError(
+                f"{path}: it is damaged ({problem}). Remove the file, and the run begins afresh"
+            ) from problem
+    whole = [
+        line
+        for line in lines
+        if len(line) == len(RESULT_COLUMNS) + 1 and not any("\0" in cell for cell in line)
+    ]
     return whole[:-1] if whole and whole[-1] is lines[-1] and not ends_with_newline(path) else whole
+
 
 def ends_with_newline(
     path: Path,  # of a file that isn't empty
@@ -108,6 +150,7 @@ def row_key(
     "A file is told by its path and its mark, what is in memory by its mark alone."
     return (name or "" if fingerprint.startswith("file ") else "", fingerprint)
 
+
 class Journal:
     "The rows of a run that has not ended, in a file beside the table that it will be."
 
@@ -121,7 +164,11 @@ class Journal:
         self.path = self.table.with_name(f"{self.table.name}.partial")
         lines = complete_lines(self.path) if self.path.is_file() else []
         self._check(lines)
-        kept = [line for line in lines[1:] if not (retry and line[RESULT_COLUMNS.index("status")] == "refused")]
+        kept = [
+            line
+            for line in lines[1:]
+            if not (retry and line[RESULT_COLUMNS.index("status")] == "refused")
+        ]
         self.known, self.fingerprints = {}, {}  # rows by input; the marks of each file, by its path
         for line in kept:
             if line[-1]:
@@ -161,7 +208,11 @@ class Journal:
     ) -> set[str]:  # in small letters
         "What the files were called that were saved for an input before it changed; its old rows are forgotten."
         old = [(name, other) for other in self.fingerprints.get(name, ()) if other != fingerprint]
-        return {(values[RESULT_COLUMNS.index("saved_as")] or "").lower() for key in old for values in self.known.pop(key, ())}
+        return {
+            (values[RESULT_COLUMNS.index("saved_as")] or "").lower()
+            for key in old
+            for values in self.known.pop(key, ())
+        }
 
     def add(
         self,
@@ -170,14 +221,26 @@ class Journal:
     ) -> None:
         "Append a row, and hand it to the system at once."
         if not self.ours():
-            raise BrainTumorError(f"{self.path}: another run writes this table now, or the file was removed. Let one run end; this one ends here")
+            raise BrainTumorError(
+                f"{self.path}: another run writes this table now, or the file was removed. Let one run end; this one ends here"
+            )
         try:
             csv.writer(self.stream).writerow([*values, fingerprint])
             self.stream.flush()
-        except UnicodeEncodeError:  # half a letter in a name; without a mark it is simply done again
-            self.add(tuple(value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values), "")
+        except (
+            UnicodeEncodeError
+        ):  # half a letter in a name; without a mark it is simply done again
+            self.add(
+                tuple(
+                    value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+                    for value in values
+                ),
+                "",
+            )
         except OSError as problem:
-            raise BrainTumorError(f"{self.path}: could not be written ({problem.strerror or problem}). Make room and resume") from problem
+            raise BrainTumorError(
+                f"{self.path}: could not be written ({problem.strerror or problem}). Make room and resume"
+            ) from problem
 
     def ours(self) -> bool:
         "False where another run has begun the file anew, or it is gone."

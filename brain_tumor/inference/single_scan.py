@@ -16,22 +16,32 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .uncertainty import Uncertainty, interval_areas, uncertainty_of, uncertainty_warnings
-from ..io.read import read
+from ..imaging.morphology import THESIS_SPACING, Features, measure
 from .ood import load_detector
-from ..imaging.morphology import Features, THESIS_SPACING, measure
 from .result import Analysis
+from brain_tumor.inference.uncertainty import (
+    Uncertainty,
+    interval_areas,
+    uncertainty_of,
+    uncertainty_warnings,
+)
 from ..io.errors import BrainTumorError, printable_name
+from ..io.read import read
 from ..io.scan import CLASSES, Scan
 
 # %% ../../nbs/09_inference/single_scan.ipynb #c026
-UNKNOWN_SPACING = "No pixel spacing is known, so sizes are in pixels. Give spacing=, in mm, for centimetres."
+UNKNOWN_SPACING = (
+    "No pixel spacing is known, so sizes are in pixels. Give spacing=, in mm, for centimetres."
+)
 THESIS_NOTE = (
     "Sizes as in the thesis: the mask brought to 256 x 256 pixels of 0.2646 mm. "
     "That is the dot of a screen at 96 dpi, not the scanner's pixel; do not use them as sizes of this tumour."
 )
-THESIS_MASK_EMPTY = "The mask is too small to be left at the thesis' 256 x 256 pixels: nothing is measured."
+THESIS_MASK_EMPTY = (
+    "The mask is too small to be left at the thesis' 256 x 256 pixels: nothing is measured."
+)
 EMPTY_MASK = "The class says tumour, but no pixel of the mask does: there is nothing to measure."
+
 
 def thesis_mask(
     mask: np.ndarray,  # bool, H x W
@@ -50,7 +60,12 @@ def measure_mask(
     "Measure a mask: features, the spacing they use, where it came from, and notes."
     drawn = mask.any()
     if spacing == "thesis":
-        mask, used, origin, notes = thesis_mask(mask), (THESIS_SPACING,) * 2, "thesis", (THESIS_NOTE,)
+        mask, used, origin, notes = (
+            thesis_mask(mask),
+            (THESIS_SPACING,) * 2,
+            "thesis",
+            (THESIS_NOTE,),
+        )
     else:
         used, origin = scan.spacing, scan.spacing_source
         notes = (UNKNOWN_SPACING,) if used is None else ()
@@ -58,6 +73,7 @@ def measure_mask(
         return None, used, origin, (THESIS_MASK_EMPTY if drawn else EMPTY_MASK,)
     features = measure(mask, used)
     return features, used, origin, notes + shape_warnings(features)
+
 
 def shape_warnings(
     features: Features,  # sizes of a mask
@@ -75,16 +91,23 @@ def find_engine(
     if callable(engine):
         return engine
     if not isinstance(engine, (str, os.PathLike)):
-        raise BrainTumorError(f"engine {engine!r}: give a name, a folder, or an object that can be called with a scan")
+        raise BrainTumorError(
+            f"engine {engine!r}: give a name, a folder, or an object that can be called with a scan"
+        )
     from brain_tumor.inference.engines import load_engine
 
     return load_engine(engine)
+
 
 def portable_engine_name(
     engine,  # as in `find_engine`
 ):  # the same; a folder's path made absolute
     "An engine as another process can find it."
-    return os.path.abspath(engine) if isinstance(engine, (str, os.PathLike)) and engine != "compact" else engine
+    return (
+        os.path.abspath(engine)
+        if isinstance(engine, (str, os.PathLike)) and engine != "compact"
+        else engine
+    )
 
 # %% ../../nbs/09_inference/single_scan.ipynb #c032
 def describe_engine(
@@ -93,7 +116,11 @@ def describe_engine(
     "Who gave the answer: the engine's name, version and sha256."
     facts = getattr(engine, "info", None) or {}
     name = getattr(engine, "name", None) or getattr(engine, "__name__", type(engine).__name__)
-    plain = {key: value for key, value in facts.items() if isinstance(value, (str, int, float, bool, type(None)))}
+    plain = {
+        key: value
+        for key, value in facts.items()
+        if isinstance(value, (str, int, float, bool, type(None)))
+    }
     return {"name": name, **plain}
 
 # %% ../../nbs/09_inference/single_scan.ipynb #c035
@@ -109,19 +136,33 @@ def validate_prediction(
             f"{scan.source}: the engine gave {odds.shape} probabilities and a {mask.shape} mask; "
             f"expected ({len(CLASSES)},) and {scan.pixels.shape}"
         )
-    if not (np.isfinite(odds).all() and np.isfinite(mask).all() and odds.min() >= 0 and abs(odds.sum() - 1) < 1e-3):
-        raise BrainTumorError(f"{scan.source}: the engine's answer is not a probability (NaN, negative, or a sum other than 1)")
+    if not (
+        np.isfinite(odds).all()
+        and np.isfinite(mask).all()
+        and odds.min() >= 0
+        and abs(odds.sum() - 1) < 1e-3
+    ):
+        raise BrainTumorError(
+            f"{scan.source}: the engine's answer is not a probability (NaN, negative, or a sum other than 1)"
+        )
     return odds, mask, float(getattr(prediction, "threshold", 0.5))
 
 # %% ../../nbs/09_inference/single_scan.ipynb #c036b
 NOT_CHECKED = "Nobody asked whether this is a slice that the network can judge (gate=False)."
 
+
 @dataclass(frozen=True)
 class Checks:
     "Who looks at an engine's answer before it is passed on."
-    gate: Callable | None = None  # (scan, prediction) -> gate.Verdict; None: every picture gets its answer
+
+    gate: Callable | None = (
+        None  # (scan, prediction) -> gate.Verdict; None: every picture gets its answer
+    )
     note: str | None = None  # said with every answer
-    certainty: Uncertainty | None = None  # what is known about the network that gave class and outline
+    certainty: Uncertainty | None = (
+        None  # what is known about the network that gave class and outline
+    )
+
 
 def checks_for(
     engine,  # an engine, as found
@@ -130,7 +171,11 @@ def checks_for(
     "The judges of an engine; none, where it isn't one of the package's."
     shipped = load_detector()
     fits = shipped is not None and shipped.fits(engine)
-    return Checks(shipped if fits and gate else None, NOT_CHECKED if fits and not gate else None, uncertainty_of(engine))
+    return Checks(
+        shipped if fits and gate else None,
+        NOT_CHECKED if fits and not gate else None,
+        uncertainty_of(engine),
+    )
 
 # %% ../../nbs/09_inference/single_scan.ipynb #c036e
 def area_interval(
@@ -138,7 +183,9 @@ def area_interval(
     mask: np.ndarray,  # bool, H x W: what was measured
     band: tuple[float, float] | None,  # two thresholds, the lower first
     features: Features | None,  # sizes of the mask
-) -> tuple[float, float] | None:  # in the features' unit squared; None where there is no band or no mask
+) -> (
+    tuple[float, float] | None
+):  # in the features' unit squared; None where there is no band or no mask
     "Between which bounds the surface lies."
     if band is None or features is None:
         return None
@@ -157,7 +204,13 @@ def build_result(
     odds, likely, threshold = validate_prediction(prediction, scan)
     verdict = judges.gate and judges.gate(scan, prediction)
     if verdict and verdict.status == "refused":
-        return Analysis(scan.source, status="refused", error=f"{scan.source}: {verdict.reason}", scan=scan, engine=engine)
+        return Analysis(
+            scan.source,
+            status="refused",
+            error=f"{scan.source}: {verdict.reason}",
+            scan=scan,
+            engine=engine,
+        )
     result = Analysis(
         scan.source, scan=scan, probabilities=dict(zip(CLASSES, map(float, odds))), mask=np.zeros(likely.shape, bool),
         mask_probability=likely, threshold=threshold, spacing=scan.spacing, spacing_source=scan.spacing_source, engine=engine,
@@ -165,7 +218,9 @@ def build_result(
     if result.predicted_class != "no_tumor":
         mask = likely > threshold
         features, used, origin, notes = measure_mask(mask, scan, spacing)
-        result = replace(result, mask=mask, features=features, spacing=used, spacing_source=origin, notes=notes)
+        result = replace(
+            result, mask=mask, features=features, spacing=used, spacing_source=origin, notes=notes
+        )
     if judges.note:
         result = replace(result, notes=(judges.note, *result.notes))
     return add_warnings(result, odds, verdict, judges.certainty)
@@ -183,7 +238,15 @@ def add_warnings(
     if certainty:
         said += uncertainty_warnings(certainty, odds, result.mask_probability, result.mask)
         band = certainty.band if result.features else None
-        result = replace(result, class_set=certainty.class_set(odds), band=band, surface_range=area_interval(result.mask_probability, result.mask, band, result.features), band_says=certainty.band_says() if band else None)
+        result = replace(
+            result,
+            class_set=certainty.class_set(odds),
+            band=band,
+            surface_range=area_interval(
+                result.mask_probability, result.mask, band, result.features
+            ),
+            band_says=certainty.band_says() if band else None,
+        )
     return replace(result, status="uncertain" if said else "ok", doubts=tuple(said))
 
 # %% ../../nbs/09_inference/single_scan.ipynb #c073
@@ -206,6 +269,7 @@ def source_name(
         return Path(source).name or str(source)
     return getattr(source, "source", None) or type(source).__name__
 
+
 def refused_result(
     source,  # what the caller gave
     problem: Exception,  # why it cannot be analysed
@@ -217,5 +281,7 @@ def refused_result(
         text = f"{source_name(source)}: could not be read ({type(problem).__name__}: {problem})"
     if isinstance(source, (str, os.PathLike)):
         for path in (os.fspath(source), printable_name(os.fspath(source))):
-            text = text.replace(path, printable_name(source_name(source)))  # a result names files, not folders
+            text = text.replace(
+                path, printable_name(source_name(source))
+            )  # a result names files, not folders
     return Analysis(scan.source if scan else source_name(source), status="refused", error=text)

@@ -21,10 +21,33 @@ import cv2
 import numpy as np
 
 from .. import __version__
-from .single_scan import Checks, build_result, checks_for, describe_engine, find_engine, read_scan, refused_result, source_name
-from .workers import check_workers, is_picklable, map_groups, test_worker, usable_executor
 from .explanation import explain
-from .result import Analysis, FileNames, RESULT_COLUMNS, result_files, result_row, save_analysis, write_bytes
+from brain_tumor.inference.result import (
+    RESULT_COLUMNS,
+    Analysis,
+    FileNames,
+    result_files,
+    result_row,
+    save_analysis,
+    write_bytes,
+)
+from brain_tumor.inference.single_scan import (
+    Checks,
+    build_result,
+    checks_for,
+    describe_engine,
+    find_engine,
+    read_scan,
+    refused_result,
+    source_name,
+)
+from brain_tumor.inference.workers import (
+    check_workers,
+    is_picklable,
+    map_groups,
+    test_worker,
+    usable_executor,
+)
 from ..io.errors import BrainTumorError
 from ..io.scan import Scan
 
@@ -43,7 +66,11 @@ def pipelined(
         while True:
             ahead.extend(pool.submit(first, item) for item in islice(items, 2 * step - len(ahead)))
             group = [ahead.popleft().result() for _ in range(min(step, len(ahead)))]
-            done = deque(pool.submit(last, *pair) for pair in zip(group, middle(group))) if group else deque()
+            done = (
+                deque(pool.submit(last, *pair) for pair in zip(group, middle(group)))
+                if group
+                else deque()
+            )
             while behind:
                 yield behind.popleft().result()
             if not group:
@@ -68,6 +95,7 @@ def predict_scans(
         pass
     return [_predict_scan(engine, many, scan) for scan in scans]
 
+
 def _predict_scan(engine, many, scan: Scan):
     "One prediction, or the BrainTumorError; where several can be asked about, the scan twice."
     try:
@@ -84,7 +112,11 @@ def pipeline_stages(
     gate: bool = True,  # see `analyze`
 ):  # the three functions of an assembly line
     "Read, ask, conclude and save: what happens to each scan of a batch."
-    facts, spacing, judges = describe_engine(engine), reading.get("spacing"), checks_for(engine, gate)
+    facts, spacing, judges = (
+        describe_engine(engine),
+        reading.get("spacing"),
+        checks_for(engine, gate),
+    )
 
     def first(source):
         try:
@@ -94,19 +126,33 @@ def pipeline_stages(
 
     def middle(group):
         answers = iter(predict_scans(engine, [scan for _, scan in group if isinstance(scan, Scan)]))
-        picked = [names and names.pick(thing.source, thing if isinstance(thing, Scan) else None) for _, thing in group]
-        return [(next(answers) if isinstance(thing, Scan) else None, name) for (_, thing), name in zip(group, picked)]
+        picked = [
+            names and names.pick(thing.source, thing if isinstance(thing, Scan) else None)
+            for _, thing in group
+        ]
+        return [
+            (next(answers) if isinstance(thing, Scan) else None, name)
+            for (_, thing), name in zip(group, picked)
+        ]
 
     def last(thing, answer):
         (source, scan), (prediction, name) = thing, answer
-        result = scan if isinstance(scan, Analysis) else _finish_result(source, scan, prediction, facts, spacing, judges)
-        result = replace(result, path=display_name(source, root), asked=partial(explain, engine=engine))
+        result = (
+            scan
+            if isinstance(scan, Analysis)
+            else _finish_result(source, scan, prediction, facts, spacing, judges)
+        )
+        result = replace(
+            result, path=display_name(source, root), asked=partial(explain, engine=engine)
+        )
         return save_analysis(result, names.folder, name) if names else result
 
     return first, middle, last
 
 # %% ../../nbs/09_inference/streaming.ipynb #c084
-def _finish_result(source, scan: Scan, prediction, engine: dict, spacing, judges: Checks) -> Analysis:
+def _finish_result(
+    source, scan: Scan, prediction, engine: dict, spacing, judges: Checks
+) -> Analysis:
     "A result from a prediction, a refusal from an error."
     try:
         if isinstance(prediction, BrainTumorError):
@@ -114,6 +160,7 @@ def _finish_result(source, scan: Scan, prediction, engine: dict, spacing, judges
         return build_result(scan, prediction, engine, spacing, judges)
     except BrainTumorError as problem:
         return refused_result(source, problem, scan)
+
 
 def display_name(
     source,  # what the caller gave
@@ -123,12 +170,15 @@ def display_name(
     if not isinstance(source, (str, os.PathLike)):
         return None
     path = Path(source)
-    return path.relative_to(root).as_posix() if root and path.is_relative_to(root) else path.as_posix()
+    return (
+        path.relative_to(root).as_posix() if root and path.is_relative_to(root) else path.as_posix()
+    )
 
 # %% ../../nbs/09_inference/streaming.ipynb #c0851
 @dataclass(frozen=True)
 class WorkerResult:
     "What a worker gives back about one scan."
+
     source: str  # file name
     row: tuple  # of the table, in the order of COLUMNS
     stamp: Scan | None  # the scan without its pixels, from which files are named
@@ -156,9 +206,11 @@ def process_id() -> tuple[str, int]:
     "This process among all: machine and number."
     return socket.gethostname(), os.getpid()
 
+
 @dataclass(frozen=True, repr=False)
 class WorkerTask:
     "What a worker does with a few inputs from `portable`; it travels, and so do its answers."
+
     engine: object  # name or folder; or the engine itself, which then travels too
     how: dict  # what `stations` takes beside the engine
     facts: dict  # what the engine here says of itself
@@ -190,7 +242,10 @@ class WorkerTask:
         first, middle, last = pipeline_stages(worker_engine(self), **self.how)
         things = [first(source) if ready is None else (source, ready) for source, _, ready in group]
         results = [last(*pair) for pair in zip(things, middle(things))]
-        return [self.answer(replace(result, path=path, asked=None), thing) for result, (_, thing), (_, path, _) in zip(results, things, group)]
+        return [
+            self.answer(replace(result, path=path, asked=None), thing)
+            for result, (_, thing), (_, path, _) in zip(results, things, group)
+        ]
 
     def answer(
         self,
@@ -198,8 +253,16 @@ class WorkerTask:
         thing=None,  # its Scan, where it could be read
     ) -> WorkerResult:
         "As much of a result as was asked for."
-        stamp = replace(thing, pixels=np.empty((0, 0), np.float32)) if isinstance(thing, Scan) else None
-        return WorkerResult(result.source, result_row(result), stamp, result_files(result) if self.files else None, result if self.whole else None)
+        stamp = (
+            replace(thing, pixels=np.empty((0, 0), np.float32)) if isinstance(thing, Scan) else None
+        )
+        return WorkerResult(
+            result.source,
+            result_row(result),
+            stamp,
+            result_files(result) if self.files else None,
+            result if self.whole else None,
+        )
 
     def give_up(
         self,
@@ -218,7 +281,9 @@ def worker_engine(
     "The engine a worker uses: its own of that name, if it is the same."
     host = socket.gethostname()
     if work.version != __version__:
-        raise BrainTumorError(f"a worker on {host} has brain_tumor {__version__}, and {work.version} is asking: install the same where they run")
+        raise BrainTumorError(
+            f"a worker on {host} has brain_tumor {__version__}, and {work.version} is asking: install the same where they run"
+        )
     if callable(work.engine):
         return work.engine
     if process_id() == work.home:
@@ -232,12 +297,18 @@ def worker_engine(
         raise BrainTumorError(f"a worker on {host} can't start the engine: {problem}") from problem
     here, there = work.facts, describe_engine(engine)
     if other := [key for key in {**here, **there} if here.get(key) != there.get(key)]:
-        told = ", ".join(f"{key} {str(there.get(key))[:12]} instead of {str(here.get(key))[:12]}" for key in other)
-        raise BrainTumorError(f"a worker on {host} has another model ({told}): give all the same folder; if that was changed, start the workers anew")
+        told = ", ".join(
+            f"{key} {str(there.get(key))[:12]} instead of {str(here.get(key))[:12]}"
+            for key in other
+        )
+        raise BrainTumorError(
+            f"a worker on {host} has another model ({told}): give all the same folder; if that was changed, start the workers anew"
+        )
     return engine
 
 # %% ../../nbs/09_inference/streaming.ipynb #c0859
 SAVED_AS_COLUMN = RESULT_COLUMNS.index("saved_as")
+
 
 def collect_result(
     answer: WorkerResult,  # from a worker
@@ -251,8 +322,12 @@ def collect_result(
     if names is None:
         return values, result
     name = names.pick(answer.source, answer.stamp)
-    files = tuple(write_bytes(names.folder / f"{name}{end}", data) for end, data in answer.files.items())
-    return (*values[:SAVED_AS_COLUMN], name, *values[SAVED_AS_COLUMN + 1 :]), result and replace(result, files=files)
+    files = tuple(
+        write_bytes(names.folder / f"{name}{end}", data) for end, data in answer.files.items()
+    )
+    return (*values[:SAVED_AS_COLUMN], name, *values[SAVED_AS_COLUMN + 1 :]), result and replace(
+        result, files=files
+    )
 
 # %% ../../nbs/09_inference/streaming.ipynb #c085c
 def run_local(
@@ -263,9 +338,16 @@ def run_local(
     sources,  # the inputs, lazily
 ):
     "Rows and results from the assembly line of this process."
-    with closing(pipelined(sources, *pipeline_stages(batch.engine, **batch.how, root=root, names=names), batch.batch_size)) as line:
+    with closing(
+        pipelined(
+            sources,
+            *pipeline_stages(batch.engine, **batch.how, root=root, names=names),
+            batch.batch_size,
+        )
+    ) as line:
         for result in line:
             yield result_row(result), result
+
 
 def run_remote(
     batch,  # a Batch: many scans

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io.files import MODELS, read_model_manifest
 from ..io.errors import BrainTumorError
+from ..io.files import MODELS, read_model_manifest
 from ..io.scan import CLASSES
 
 # %% ../../nbs/09_inference/04_uncertainty.ipynb #c014x1
@@ -40,30 +40,39 @@ def thresholds_at(
 # %% ../../nbs/09_inference/04_uncertainty.ipynb #c017
 THRESHOLD_GRID = np.arange(-7, 7.01, 0.25)  # logits of the thresholds that are tried
 
+
 def sigmoid(
     logit,  # any number or array
 ) -> np.float32:  # 0..1
     "The probability of a logit, as precise as a mask."
     return np.float32(1 / (1 + np.exp(-np.asarray(logit, float))))
 
+
 def area_curve(
     mask_probability: np.ndarray,  # H x W
 ) -> np.ndarray:  # (57,) int, falling: pixels above each threshold of GRID
     "The area at each threshold."
     ordered = np.sort(mask_probability, axis=None)
-    return ordered.size - np.searchsorted(ordered, sigmoid(THRESHOLD_GRID).astype(ordered.dtype), "right")
+    return ordered.size - np.searchsorted(
+        ordered, sigmoid(THRESHOLD_GRID).astype(ordered.dtype), "right"
+    )
 
 # %% ../../nbs/09_inference/04_uncertainty.ipynb #c025
 @dataclass(frozen=True)
 class Uncertainty:
     "How sure a packed network is, as fitted on validation."
-    limits: dict[str, list[float]]  # for each level, such as "0.95", the lowest probability of each class in the order of CLASSES
+
+    limits: dict[
+        str, list[float]
+    ]  # for each level, such as "0.95", the lowest probability of each class in the order of CLASSES
     level: float  # of the sets, unless another is asked for
     band: tuple[float, float]  # low, high: thresholds of the mask probability
     band_level: float  # share of the slices whose true area shall lie between
     wide: float  # a band whose areas lie further apart than this factor is a doubt
     weights_sha256: str  # of the weights.npz it was fitted for
-    held: dict[str, float] = field(default_factory=dict)  # how often a promise held on the test, once that was asked: "tumour" and "no_tumor" for sets, "band"; means over groups
+    held: dict[str, float] = field(
+        default_factory=dict
+    )  # how often a promise held on the test, once that was asked: "tumour" and "no_tumor" for sets, "band"; means over groups
 
     def class_set(
         self,
@@ -72,7 +81,9 @@ class Uncertainty:
     ) -> tuple[str, ...]:
         "The classes that can't be ruled out, the likeliest first."
         p = np.asarray(probabilities, float)
-        kept = prediction_sets(p.round(6)[None], thresholds_at(self.limits, level or self.level))[0]  # limits have six digits, too
+        kept = prediction_sets(p.round(6)[None], thresholds_at(self.limits, level or self.level))[
+            0
+        ]  # limits have six digits, too
         return tuple(CLASSES[k] for k in np.argsort(-p, kind="stable") if kept[k])
 
     def masks(
@@ -95,6 +106,7 @@ class Uncertainty:
         kept = f"; on the test it did in {self.held['band']:.0%}" if "band" in self.held else ""
         return f"The range beside the surface should hold the true one for {self.band_level:.0%} of slices of new patients{kept}."
 
+
 def interval_areas(
     mask_probability: np.ndarray,  # H x W
     band: tuple[float, float],  # low, high: thresholds
@@ -112,10 +124,19 @@ def uncertainty_warnings(
 ) -> tuple[str, ...]:  # a sentence each; none: nothing speaks against the answer
     "Why an answer should not be taken as it stands."
     names, (small, large) = certainty.class_set(probabilities), certainty.areas(mask_probability)
-    said = () if len(names) == 1 else (f"The class is not settled: it could be {' or '.join(map(class_words, names))} (at {certainty.level:.0%}).",)
+    said = (
+        ()
+        if len(names) == 1
+        else (
+            f"The class is not settled: it could be {' or '.join(map(class_words, names))} (at {certainty.level:.0%}).",
+        )
+    )
     if mask.any() and large > certainty.wide * small:
-        return said + (f"The network's outline is faint: its area is uncertain by more than a factor of {certainty.wide:g}.",)
+        return said + (
+            f"The network's outline is faint: its area is uncertain by more than a factor of {certainty.wide:g}.",
+        )
     return said
+
 
 def class_words(
     name: str,  # one of CLASSES
@@ -134,21 +155,39 @@ def load_uncertainty(
         return None
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        found = Uncertainty(known["limits"], known["level"], tuple(known["band"]), known["band_level"], known["wide"], known["weights_sha256"], known.get("held", {}))
+        found = Uncertainty(
+            known["limits"],
+            known["level"],
+            tuple(known["band"]),
+            known["band_level"],
+            known["wide"],
+            known["weights_sha256"],
+            known.get("held", {}),
+        )
         _validate_uncertainty(found)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BrainTumorError(f"{path}: can't be read ({error!r}); restore the file, or fit it anew with brain_tumor.evaluation.uncertainty.record_uncertainty") from None
+        raise BrainTumorError(
+            f"{path}: can't be read ({error!r}); restore the file, or fit it anew with brain_tumor.evaluation.uncertainty.record_uncertainty"
+        ) from None
     if found.weights_sha256 != manifest["sha256"]["weights.npz"]:
-        raise BrainTumorError(f"{path}: was fitted for other weights than those beside it; fit it anew with brain_tumor.evaluation.uncertainty.record_uncertainty")
+        raise BrainTumorError(
+            f"{path}: was fitted for other weights than those beside it; fit it anew with brain_tumor.evaluation.uncertainty.record_uncertainty"
+        )
     return found
+
 
 def _validate_uncertainty(found: Uncertainty) -> None:
     "`ValueError` where a number can't be a limit or a threshold."
     rows, (low, high) = [np.asarray(row, float) for row in found.limits.values()], found.band
-    if str(found.level) not in found.limits or any(row.shape != (len(CLASSES),) or not np.isfinite(row).all() for row in rows):
-        raise ValueError(f"limits must be {len(CLASSES)} numbers for each level, and {found.level} one of the levels")
+    if str(found.level) not in found.limits or any(
+        row.shape != (len(CLASSES),) or not np.isfinite(row).all() for row in rows
+    ):
+        raise ValueError(
+            f"limits must be {len(CLASSES)} numbers for each level, and {found.level} one of the levels"
+        )
     if not 0 < low < high < 1:
         raise ValueError(f"band {low} to {high}: must be two rising thresholds between 0 and 1")
+
 
 def uncertainty_of(
     engine,  # any engine
@@ -156,4 +195,8 @@ def uncertainty_of(
     "The ranges that belong to an engine: those that ship, if it is the network that ships."
     sums = (getattr(engine, "manifest", None) or {}).get("sha256")
     known = load_uncertainty()
-    return known if known and isinstance(sums, dict) and sums.get("weights.npz") == known.weights_sha256 else None
+    return (
+        known
+        if known and isinstance(sums, dict) and sums.get("weights.npz") == known.weights_sha256
+        else None
+    )

@@ -35,6 +35,7 @@ def worker_count(
         return max(1, sum(client.nthreads().values())) if cluster_is_open(executor) else 1
     return getattr(executor, "_max_workers", None) or os.cpu_count() or 1
 
+
 def cluster_is_open(
     executor,  # any of concurrent.futures' kind
 ) -> bool:
@@ -45,17 +46,22 @@ def cluster_is_open(
 def process_pool(
     count: int,  # how many
 ) -> ProcessPoolExecutor:  # use it in a `with` statement
-    "Worker processes on this machine, each started afresh. In a script, call it below `if __name__ == \"__main__\":`."
+    'Worker processes on this machine, each started afresh. In a script, call it below `if __name__ == "__main__":`.'
     if not isinstance(count, int) or count < 1:
         raise BrainTumorError(f"{count!r} workers: give a whole number, 1 or more")
     deaf = signal.SIGINT, signal.SIG_IGN  # Ctrl-C is for the one who asks
     try:
-        return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=signal.signal, initargs=deaf)
+        return ProcessPoolExecutor(
+            count, mp_context=get_context("spawn"), initializer=signal.signal, initargs=deaf
+        )
     except ValueError as problem:  # Windows has a limit
         raise BrainTumorError(f"{count} workers: {problem}. Give fewer") from problem
 
 # %% ../../nbs/09_inference/workers.ipynb #c016
-CLUSTER_CLOSED = "the cluster's client is closed, or has lost its scheduler. What was done stays done"
+CLUSTER_CLOSED = (
+    "the cluster's client is closed, or has lost its scheduler. What was done stays done"
+)
+
 
 def submit(
     executor,  # who does it
@@ -70,10 +76,18 @@ def submit(
     except BrokenExecutor:
         raise
     except RuntimeError as problem:
-        raise BrainTumorError(f"the executor takes no work ({problem}): give one that is running. What was done stays done") from problem
+        raise BrainTumorError(
+            f"the executor takes no work ({problem}): give one that is running. What was done stays done"
+        ) from problem
 
 # %% ../../nbs/09_inference/workers.ipynb #c018
-LOST_WORKER_ERRORS = {"KilledWorker", "CommClosedError", "FutureCancelledError", "FuturesCancelledError"}  # Dask's words for it
+LOST_WORKER_ERRORS = {
+    "KilledWorker",
+    "CommClosedError",
+    "FutureCancelledError",
+    "FuturesCancelledError",
+}  # Dask's words for it
+
 
 def is_lost_worker(
     problem: BaseException,  # of a future
@@ -115,14 +129,19 @@ def test_worker(
     except BrainTumorError:
         raise
     except ModuleNotFoundError as missing:
-        raise BrainTumorError(f"the workers have no {missing.name}: install brain_tumor {__version__} where they run, with what it needs") from None
+        raise BrainTumorError(
+            f"the workers have no {missing.name}: install brain_tumor {__version__} where they run, with what it needs"
+        ) from None
     except (PicklingError, TypeError, AttributeError) as problem:
-        raise BrainTumorError(f"the work can't be sent to another process ({problem}). Give the engine's name or folder, or use threads") from problem
+        raise BrainTumorError(
+            f"the work can't be sent to another process ({problem}). Give the engine's name or folder, or use threads"
+        ) from problem
     except Exception as problem:
         if not is_lost_worker(problem):
             raise
         raise BrainTumorError('the workers ended before they had done anything. In a script, put the call below `if __name__ == "__main__":`; '
                               "on a cluster, look at the workers' logs") from problem  # fmt: skip
+
 
 def check_workers(
     executor,  # who will be given work
@@ -134,7 +153,9 @@ def check_workers(
                               "Give brain_tumor.inference.workers.process_pool(4), or a ProcessPoolExecutor with mp_context=multiprocessing.get_context('spawn')")  # fmt: skip
     there = test_worker(executor, resolve_name, "brain_tumor:__version__")
     if there != __version__:
-        raise BrainTumorError(f"the workers have brain_tumor {there}, and {__version__} is asking: install the same where they run")
+        raise BrainTumorError(
+            f"the workers have brain_tumor {there}, and {__version__} is asking: install the same where they run"
+        )
 
 # %% ../../nbs/09_inference/workers.ipynb #c021
 class WorkerPool:
@@ -171,13 +192,21 @@ class WorkerPool:
         if self.own:
             self.executor.shutdown(wait=False, cancel_futures=True)
 
+
 def replacement_pool(
     pool,  # of processes, broken
 ) -> ProcessPoolExecutor:
     "Another pool of as many processes, started in the same way."
-    begin = {"initializer": getattr(pool, "_initializer", None), "initargs": getattr(pool, "_initargs", ())}
+    begin = {
+        "initializer": getattr(pool, "_initializer", None),
+        "initargs": getattr(pool, "_initargs", ()),
+    }
     begin["max_tasks_per_child"] = getattr(pool, "_max_tasks_per_child", None)
-    return ProcessPoolExecutor(worker_count(pool), mp_context=getattr(pool, "_mp_context", None) or get_context("spawn"), **begin)
+    return ProcessPoolExecutor(
+        worker_count(pool),
+        mp_context=getattr(pool, "_mp_context", None) or get_context("spawn"),
+        **begin,
+    )
 
 # %% ../../nbs/09_inference/workers.ipynb #c021c
 @contextmanager
@@ -211,6 +240,7 @@ def run_alone(
     check_alive(crew, work)
     return give_up(item, last)
 
+
 def check_alive(
     crew: WorkerPool,  # whose workers died
     work: Callable,  # what they should be able to do with nothing
@@ -221,7 +251,9 @@ def check_alive(
     except Exception as problem:
         if not is_lost_worker(problem):
             raise
-        raise BrainTumorError("the workers die, whatever they are given: is there memory enough for so many? What was done stays done") from problem
+        raise BrainTumorError(
+            "the workers die, whatever they are given: is there memory enough for so many? What was done stays done"
+        ) from problem
 
 # %% ../../nbs/09_inference/workers.ipynb #c025
 def map_groups(
@@ -229,7 +261,8 @@ def map_groups(
     items: Iterable,  # consumed only a little ahead
     executor,  # of concurrent.futures' kind; stays open
     size: int = 8,  # items in a group
-    give_up: Callable | None = None,  # (item, problem) -> answer for an item that kills its workers; None: the problem is raised
+    give_up: Callable
+    | None = None,  # (item, problem) -> answer for an item that kills its workers; None: the problem is raised
 ) -> Iterator:  # answers, one for each item, in order
     "Let an executor work on groups of items, a few at a time; what a dead worker had is done again."
     crew, flying, items = WorkerPool(executor), deque(), iter(items)
@@ -249,6 +282,7 @@ def map_groups(
         for _, future in flying:
             future.cancel()
         crew.close()
+
 
 def raise_lost(
     item,  # that killed its workers
@@ -290,7 +324,10 @@ def retry_lost(
         wait_for(crew.executor, future)
     while flying:
         group, future = flying.popleft()
-        yield from completed_items(crew, work, group, future) or (run_alone(crew, work, item, give_up) for item in group)
+        yield from completed_items(crew, work, group, future) or (
+            run_alone(crew, work, item, give_up) for item in group
+        )
+
 
 def completed_items(
     crew: WorkerPool,  # with nothing under way

@@ -18,48 +18,76 @@ from typing import Any
 
 import numpy as np
 
-from .errors import BrainTumorError, _error
-from .scan import MAX_BYTES, MAX_PIXELS, Scan, _Decoded, _colourfulness, _file_kind, _pick_index, _to_gray, check_spacing
 from .dicom import _decode_dicom, _from_dataset
+from .errors import BrainTumorError, _error
 from .images import _decode_image, _from_pillow
+from brain_tumor.io.scan import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    Scan,
+    _colourfulness,
+    _Decoded,
+    _file_kind,
+    _pick_index,
+    _to_gray,
+    check_spacing,
+)
 from .volumes import _decode_nifti, _decode_nrrd
 
 # %% ../../nbs/02_io/decode.ipynb #bae0b5fa
 def _load_source(source: Any) -> tuple[bytes, str, Path | None]:
     "Bytes, a name for messages, and the folder where they lay."
-    if isinstance(source, (bytes, bytearray, memoryview)): return bytes(source), "bytes", None
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source), "bytes", None
     if hasattr(source, "read"):
         data, name = source.read(MAX_BYTES + 1), getattr(source, "name", None)
         name = name if isinstance(name, str) else "file object"
-        if isinstance(data, str): raise _error(name, "it was opened as text", "Open it as bytes: open(path, 'rb').")
+        if isinstance(data, str):
+            raise _error(name, "it was opened as text", "Open it as bytes: open(path, 'rb').")
         return data, name, None
     path = Path(source)
     try:
-        if path.is_dir(): raise _error(str(source), "this is a folder", "Give one file; analyze takes whole folders.")
-        if not path.exists(): raise _error(str(source), "there is no such file", "Check the spelling and the folder.")
-        if not path.is_file(): raise _error(str(source), "this is no ordinary file", "Copy the scan to a file first.")
+        if path.is_dir():
+            raise _error(
+                str(source), "this is a folder", "Give one file; analyze takes whole folders."
+            )
+        if not path.exists():
+            raise _error(str(source), "there is no such file", "Check the spelling and the folder.")
+        if not path.is_file():
+            raise _error(str(source), "this is no ordinary file", "Copy the scan to a file first.")
         data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else bytes(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        if isinstance(error, BrainTumorError): raise
+        if isinstance(error, BrainTumorError):
+            raise
         reason = getattr(error, "strerror", None) or error
-        raise _error(str(source), f"it cannot be opened ({reason})", "Check its name and the permissions.") from error
+        raise _error(
+            str(source), f"it cannot be opened ({reason})", "Check its name and the permissions."
+        ) from error
     return data, str(source), path.parent
 
 # %% ../../nbs/02_io/decode.ipynb #116777a2
 def _decode(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> _Decoded:
-    if not data: raise _error(name, "it is empty", "Save it again (a file object may stand at its end: seek(0)).")
+    if not data:
+        raise _error(
+            name, "it is empty", "Save it again (a file object may stand at its end: seek(0))."
+        )
     if len(data) > MAX_BYTES:
         raise _error(name, "it is larger than a gigabyte", "Save a smaller volume, or one slice.")
     kind = _file_kind(data)
     if kind is None:
         text = not data[:256].translate(None, bytes(range(32, 127)) + b"\t\r\n")
-        raise _error(name, "it holds text, no picture" if text else "its content is of no known format",
-                      "Read are PNG, JPEG, TIFF, BMP, WebP, DICOM, NIfTI (.nii, .nii.gz) and NRRD.")
+        raise _error(
+            name,
+            "it holds text, no picture" if text else "its content is of no known format",
+            "Read are PNG, JPEG, TIFF, BMP, WebP, DICOM, NIfTI (.nii, .nii.gz) and NRRD.",
+        )
     volume = kind in ("gzip", "NIfTI", "NIfTI pair", "NRRD")
     if axis is not None and not volume:
         raise _error(name, f"axis={axis!r} was given, but this is no volume", "Leave axis= away.")
-    if kind == "NRRD": return _decode_nrrd(data, name, wanted, axis, folder)
-    if volume: return _decode_nifti(data, name, wanted, axis, kind)
+    if kind == "NRRD":
+        return _decode_nrrd(data, name, wanted, axis, folder)
+    if volume:
+        return _decode_nifti(data, name, wanted, axis, kind)
     return (_decode_dicom if kind.startswith("DICOM") else _decode_image)(data, name, wanted, kind)
 
 # %% ../../nbs/02_io/decode.ipynb #2443baa5
@@ -70,16 +98,24 @@ def _is_a(source: Any, module: str, name: str) -> bool:
 
 def _from_object(source: Any, wanted: Any, axis: Any) -> tuple[_Decoded, str]:
     if axis is not None:
-        raise _error("axis", f"axis={axis!r} is for volumes in files", "Give the slice itself: volume[:, :, k].")
+        raise _error(
+            "axis",
+            f"axis={axis!r} is for volumes in files",
+            "Give the slice itself: volume[:, :, k].",
+        )
     if _is_a(source, "pydicom.dataset", "Dataset"):
         return _from_dataset(source, "DICOM dataset", wanted), "DICOM dataset"
     if _is_a(source, "PIL.Image", "Image"):
         return _from_pillow(source, "PIL image", wanted, source.format or "PIL image"), "PIL image"
     if not hasattr(source, "__array__"):
-        raise _error(f"{source!r:.80}", f"a {type(source).__name__} is not a scan",
-                      "Give a path, bytes, a file object, a PIL image, an array or a DICOM dataset.")
+        raise _error(
+            f"{source!r:.80}",
+            f"a {type(source).__name__} is not a scan",
+            "Give a path, bytes, a file object, a PIL image, an array or a DICOM dataset.",
+        )
     values = np.asarray(source)
-    if wanted is not None and (values.ndim < 3 or values.shape[-1] in (1, 3, 4)): _pick_index("array", wanted, 1)
+    if wanted is not None and (values.ndim < 3 or values.shape[-1] in (1, 3, 4)):
+        _pick_index("array", wanted, 1)
     return _Decoded(values, "array"), "array"
 
 # %% ../../nbs/02_io/decode.ipynb #728d49d4
@@ -87,18 +123,36 @@ def _from_object(source: Any, wanted: Any, axis: Any) -> tuple[_Decoded, str]:
 def _readable_errors(name: str) -> Iterator[None]:
     "Whatever a decoder throws leaves as a `BrainTumorError`."
     try:
-        with np.errstate(all="ignore"): yield
-    except BrainTumorError: raise
+        with np.errstate(all="ignore"):
+            yield
+    except BrainTumorError:
+        raise
     except MemoryError as error:
-        raise _error(name, "to decode it takes more memory than there is", "Save a smaller picture, or one slice.") from error
+        raise _error(
+            name,
+            "to decode it takes more memory than there is",
+            "Save a smaller picture, or one slice.",
+        ) from error
     except ImportError as error:
-        raise _error(name, f"a library is missing that reads it ({error})", "Install brain_tumor with all it requires.") from error
+        raise _error(
+            name,
+            f"a library is missing that reads it ({error})",
+            "Install brain_tumor with all it requires.",
+        ) from error
     except Exception as error:
-        if _is_a(error, "PIL.Image", "DecompressionBombError"):                # Pillow was the first to look at the size
-            raise _error(name, "it announces far too many pixels, and it was not decoded",
-                          f"At most {MAX_PIXELS // 10**6} million are read: crop or shrink the picture first.") from error
-        raise _error(name, f"it is damaged or ends too early ({type(error).__name__})",
-                      "Save or download it again.") from error
+        if _is_a(
+            error, "PIL.Image", "DecompressionBombError"
+        ):  # Pillow was the first to look at the size
+            raise _error(
+                name,
+                "it announces far too many pixels, and it was not decoded",
+                f"At most {MAX_PIXELS // 10**6} million are read: crop or shrink the picture first.",
+            ) from error
+        raise _error(
+            name,
+            f"it is damaged or ends too early ({type(error).__name__})",
+            "Save or download it again.",
+        ) from error
 
 
 def _with_gray(decoded: _Decoded, name: str) -> tuple[_Decoded, np.ndarray]:
@@ -106,16 +160,25 @@ def _with_gray(decoded: _Decoded, name: str) -> tuple[_Decoded, np.ndarray]:
     return replace(decoded, colour=_colourfulness(decoded.values)), pixels
 
 
-def _decode_and_gray(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> tuple[_Decoded, np.ndarray]:
+def _decode_and_gray(
+    data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None
+) -> tuple[_Decoded, np.ndarray]:
     with _readable_errors(name):
         return _with_gray(_decode(data, name, wanted, axis, folder), name)
 
 # %% ../../nbs/02_io/decode.ipynb #728d49d5
-def read_in_process(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dataset; a Scan is returned as it is
-         slice: int | tuple[int, int] | None = None,  # which slice of a file with many, from 0; (slice, volume) in 4-D
-         axis: int | str | None = None,  # of a volume: 0 "sagittal", 1 "coronal", 2 "axial"; None: the natural one
-         spacing: float | tuple[float, float] | None = None,  # mm, or (row, column) mm; overrides the file's own
-         ) -> Scan:  # grey values 0 to 1, spacing, and where they came from
+def read_in_process(
+    source: Any,  # path, bytes, file object, PIL image, array, pydicom Dataset; a Scan is returned as it is
+    slice: int
+    | tuple[int, int]
+    | None = None,  # which slice of a file with many, from 0; (slice, volume) in 4-D
+    axis: int
+    | str
+    | None = None,  # of a volume: 0 "sagittal", 1 "coronal", 2 "axial"; None: the natural one
+    spacing: float
+    | tuple[float, float]
+    | None = None,  # mm, or (row, column) mm; overrides the file's own
+) -> Scan:  # grey values 0 to 1, spacing, and where they came from
     "Read one slice; raises `BrainTumorError` for whatever cannot be one."
     return _read_source(source, slice, axis, spacing, _decode_and_gray)
 
@@ -125,10 +188,13 @@ def _read_source(source: Any, wanted: Any, axis: Any, spacing: Any, opened: Call
     if isinstance(source, Scan):
         return source if given is None else replace(source, spacing=given, spacing_source="given")
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or (
-            hasattr(source, "read") and not hasattr(source, "__array__")):
+        hasattr(source, "read") and not hasattr(source, "__array__")
+    ):
         data, name, folder = _load_source(source)
         decoded, pixels = opened(data, name, wanted, axis, folder)
-        return _build_scan(decoded, pixels, name if folder is None else Path(name).name, given, data)
+        return _build_scan(
+            decoded, pixels, name if folder is None else Path(name).name, given, data
+        )
     with _readable_errors(type(source).__name__):
         decoded, name = _from_object(source, wanted, axis)
         return _build_scan(*_with_gray(decoded, name), name, given, None)
@@ -136,17 +202,32 @@ def _read_source(source: Any, wanted: Any, axis: Any, spacing: Any, opened: Call
 # %% ../../nbs/02_io/decode.ipynb #fd5acc53
 def _spacing_numbers(spacing: Any) -> list[float]:
     "A file's spacing as numbers, and as no number where it is text: what it says is not to be repeated."
-    try: return [float(step) for step in np.ravel(spacing)[:3]]
-    except (TypeError, ValueError): return [math.nan]
+    try:
+        return [float(step) for step in np.ravel(spacing)[:3]]
+    except (TypeError, ValueError):
+        return [math.nan]
 
 
-def _build_scan(decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None, data: bytes | None) -> Scan:
+def _build_scan(
+    decoded: _Decoded, pixels: np.ndarray, name: str, given: tuple | None, data: bytes | None
+) -> Scan:
     values = decoded.values
     digest = hashlib.sha256(f"{values.shape} {values.dtype.str}".encode() if data is None else data)
     digest.update(np.ascontiguousarray(values) if data is None else decoded.beside)
     spacing, source = given, "given"
     if given is None:
         source = None if decoded.spacing is None else "file"
-        if source: spacing = check_spacing(_spacing_numbers(decoded.spacing), name)
-    return Scan(np.float32(1) - pixels if decoded.inverted else pixels, spacing, name, source, decoded.format,
-                digest.hexdigest(), decoded.slice_index, decoded.axis, decoded.affine, decoded.colour)
+        if source:
+            spacing = check_spacing(_spacing_numbers(decoded.spacing), name)
+    return Scan(
+        np.float32(1) - pixels if decoded.inverted else pixels,
+        spacing,
+        name,
+        source,
+        decoded.format,
+        digest.hexdigest(),
+        decoded.slice_index,
+        decoded.axis,
+        decoded.affine,
+        decoded.colour,
+    )

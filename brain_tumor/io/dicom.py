@@ -14,116 +14,197 @@ from typing import Any
 
 import numpy as np
 
-from .scan import MAX_BYTES, _Decoded, _check_size, _pick_index
 from .errors import _error
+from .scan import MAX_BYTES, _check_size, _Decoded, _pick_index
 
 # %% ../../nbs/02_io/dicom.ipynb #63be1517
-def _window(values: np.ndarray,   # rescaled intensities
-            center: float, width: float,
-            function: str = "LINEAR",  # LINEAR, LINEAR_EXACT or SIGMOID
-            ) -> np.ndarray:           # 0 to 1
+def _window(
+    values: np.ndarray,  # rescaled intensities
+    center: float,
+    width: float,
+    function: str = "LINEAR",  # LINEAR, LINEAR_EXACT or SIGMOID
+) -> np.ndarray:  # 0 to 1
     "Grey values of a DICOM window (PS3.3, C.11.2.1.2 and C.11.2.1.3)."
     values = values.astype(np.float64)
-    if function == "SIGMOID": return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
     exact = function == "LINEAR_EXACT"
-    low, span = (center - width / 2, width) if exact else (center - 0.5 - (width - 1) / 2, width - 1)
+    low, span = (
+        (center - width / 2, width) if exact else (center - 0.5 - (width - 1) / 2, width - 1)
+    )
     return np.clip((values - low) / max(span, 1e-9), 0, 1)
 
 # %% ../../nbs/02_io/dicom.ipynb #6ac159c7
 def _tag(dataset: Any, frame: int, group: str, keyword: str) -> Any:
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    for part in [*list(own)[frame:frame + 1], *(dataset.get("SharedFunctionalGroupsSequence") or [])]:
+    for part in [
+        *list(own)[frame : frame + 1],
+        *(dataset.get("SharedFunctionalGroupsSequence") or []),
+    ]:
         for item in part.get(group) or []:
-            if item.get(keyword) is not None: return item.get(keyword)
+            if item.get(keyword) is not None:
+                return item.get(keyword)
     return dataset.get(keyword)
 
 
 def _first(value: Any, default: float | None = None) -> float | None:
-    if hasattr(value, "__len__") and not isinstance(value, str): value = value[0] if len(value) else None
+    if hasattr(value, "__len__") and not isinstance(value, str):
+        value = value[0] if len(value) else None
     return default if value in (None, "") else float(value)
 
 # %% ../../nbs/02_io/dicom.ipynb #d8050b59
 def _dicom_grey(dataset: Any, values: np.ndarray, frame: int) -> np.ndarray:
     from pydicom.pixels import apply_modality_lut, apply_voi
+
     slope = _first(_tag(dataset, frame, "PixelValueTransformationSequence", "RescaleSlope"), 1)
-    intercept = _first(_tag(dataset, frame, "PixelValueTransformationSequence", "RescaleIntercept"), 0)
-    if "ModalityLUTSequence" in dataset: values = apply_modality_lut(values, dataset)
-    elif (slope, intercept) != (1, 0): values = values * slope + intercept
+    intercept = _first(
+        _tag(dataset, frame, "PixelValueTransformationSequence", "RescaleIntercept"), 0
+    )
+    if "ModalityLUTSequence" in dataset:
+        values = apply_modality_lut(values, dataset)
+    elif (slope, intercept) != (1, 0):
+        values = values * slope + intercept
     if dataset.get("VOILUTSequence"):
-        return apply_voi(values, dataset) / (2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    center, width = (_first(_tag(dataset, frame, "FrameVOILUTSequence", k)) for k in ("WindowCenter", "WindowWidth"))
-    if center is None or width is None or not width > 0: return values
+        return apply_voi(values, dataset) / (
+            2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
+        )
+    center, width = (
+        _first(_tag(dataset, frame, "FrameVOILUTSequence", k))
+        for k in ("WindowCenter", "WindowWidth")
+    )
+    if center is None or width is None or not width > 0:
+        return values
     function = _tag(dataset, frame, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR"
     shown = _window(values, center, width, str(function))
     return shown if shown.max() > shown.min() else values
 
 # %% ../../nbs/02_io/dicom.ipynb #54053ca6
 def _from_dataset(dataset: Any, name: str, wanted: int | None) -> _Decoded:
-    if not ("Rows" in dataset and "Columns" in dataset and any(
-            keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))):
-        raise _error(name, "this DICOM file holds no picture", "It may be a report or an index (DICOMDIR); "
-                      "choose a file of the image series.")
+    if not (
+        "Rows" in dataset
+        and "Columns" in dataset
+        and any(
+            keyword in dataset
+            for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+        )
+    ):
+        raise _error(
+            name,
+            "this DICOM file holds no picture",
+            "It may be a report or an index (DICOMDIR); choose a file of the image series.",
+        )
     if dataset.get("BitsAllocated") == 1:
-        raise _error(name, "it holds a mask (one bit a pixel), not a scan", "Choose a file of the image series.")
+        raise _error(
+            name,
+            "it holds a mask (one bit a pixel), not a scan",
+            "Choose a file of the image series.",
+        )
     _check_size(name, int(dataset.Columns), int(dataset.Rows))
     count = int(dataset.get("NumberOfFrames") or 1)
     frame = _pick_index(name, wanted, count, "frames")
-    values, colour = _dicom_pixels(dataset, name, frame), int(dataset.get("SamplesPerPixel") or 1) > 1
+    values, colour = (
+        _dicom_pixels(dataset, name, frame),
+        int(dataset.get("SamplesPerPixel") or 1) > 1,
+    )
     if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut
+
         values, colour = apply_color_lut(values, dataset), True
-    spacing = _tag(dataset, frame, "PixelMeasuresSequence", "PixelSpacing") or dataset.get("ImagerPixelSpacing")
-    return _Decoded(values if colour else _dicom_grey(dataset, values, frame), "DICOM", spacing or None,
-                    frame if count > 1 else None,
-                    inverted=dataset.get("PhotometricInterpretation") == "MONOCHROME1")
+    spacing = _tag(dataset, frame, "PixelMeasuresSequence", "PixelSpacing") or dataset.get(
+        "ImagerPixelSpacing"
+    )
+    return _Decoded(
+        values if colour else _dicom_grey(dataset, values, frame),
+        "DICOM",
+        spacing or None,
+        frame if count > 1 else None,
+        inverted=dataset.get("PhotometricInterpretation") == "MONOCHROME1",
+    )
 
 
 def _dicom_pixels(dataset: Any, name: str, frame: int) -> np.ndarray:
     from pydicom.pixels import pixel_array
-    if "PixelData" in dataset and dataset["PixelData"].is_undefined_length: _check_stream(dataset, name, frame)
+
+    if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
+        _check_stream(dataset, name, frame)
     try:
         return pixel_array(dataset, index=frame)
     except (RuntimeError, NotImplementedError, KeyError) as error:
         syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-        if syntax is None or not syntax.is_compressed: raise
-        raise _error(name, f"its pixels are compressed ({syntax.name}) and could not be unpacked",
-                      "Install a decoder for pydicom (pylibjpeg, gdcm), or export the series uncompressed.") from error
+        if syntax is None or not syntax.is_compressed:
+            raise
+        raise _error(
+            name,
+            f"its pixels are compressed ({syntax.name}) and could not be unpacked",
+            "Install a decoder for pydicom (pylibjpeg, gdcm), or export the series uncompressed.",
+        ) from error
 
 # %% ../../nbs/02_io/dicom.ipynb #7c4d9dc8
 def _check_stream(dataset: Any, name: str, frame: int) -> None:
     from pydicom.encaps import get_frame
+
     tables = [dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
-    stream = get_frame(dataset.PixelData, frame, extended_offsets=tuple(tables) if all(tables) else None,
-                       number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+    stream = get_frame(
+        dataset.PixelData,
+        frame,
+        extended_offsets=tuple(tables) if all(tables) else None,
+        number_of_frames=int(dataset.get("NumberOfFrames") or 1),
+    )
     width, height = _stream_size(stream) or (1, 1)
     if not 0 < width * height <= dataset.Columns * dataset.Rows:
-        raise _error(name, f"the picture in it has {width} x {height} pixels, and its header says {dataset.Columns} x {dataset.Rows}",
-                      "Export the series again.")
+        raise _error(
+            name,
+            f"the picture in it has {width} x {height} pixels, and its header says {dataset.Columns} x {dataset.Rows}",
+            "Export the series again.",
+        )
 
 
 def _stream_size(stream: bytes) -> tuple[int, int] | None:
     "Width and height by the stream's own header, JPEG, JPEG-LS or JPEG 2000; None for others."
     at = stream.find(b"\xff\x4f\xff\x51")
     if at >= 0 and len(stream) >= at + 24:
-        right, bottom, left, top = struct.unpack(">4I", stream[at + 8:at + 24])
+        right, bottom, left, top = struct.unpack(">4I", stream[at + 8 : at + 24])
         return max(0, right - left), max(0, bottom - top)
     at, found = 2, None
-    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF and stream[at + 1] != 0xDA:
+    while (
+        stream[:2] == b"\xff\xd8"
+        and at + 9 <= len(stream)
+        and stream[at] == 0xFF
+        and stream[at + 1] != 0xDA
+    ):
         if stream[at + 1] in {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}:
-            size = struct.unpack(">HH", stream[at + 5:at + 9])[::-1]
-            found = size if found is None or not math.prod(size) else max(found, size, key=math.prod)
-        at += 1 if stream[at + 1] == 0xFF else 2 + int.from_bytes(stream[at + 2:at + 4], "big")
+            size = struct.unpack(">HH", stream[at + 5 : at + 9])[::-1]
+            found = (
+                size if found is None or not math.prod(size) else max(found, size, key=math.prod)
+            )
+        at += 1 if stream[at + 1] == 0xFF else 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
     return found
 
 # %% ../../nbs/02_io/dicom.ipynb #7c4d9dca
 def _decode_dicom(data: bytes, name: str, wanted: int | None, kind: str) -> _Decoded:
     import pydicom
-    if kind == "DICOM" and data[132:138] == b"\x02\0\0\0UL" and b"1.2.840.10008.1.2.1.99" in data[:1024]:
-        body = data[144 + int.from_bytes(data[140:144], "little"):]          # the whole data set is deflated
+
+    if (
+        kind == "DICOM"
+        and data[132:138] == b"\x02\0\0\0UL"
+        and b"1.2.840.10008.1.2.1.99" in data[:1024]
+    ):
+        body = data[
+            144 + int.from_bytes(data[140:144], "little") :
+        ]  # the whole data set is deflated
         if len(zlib.decompressobj(-15).decompress(body, MAX_BYTES + 1)) > MAX_BYTES:
-            raise _error(name, "it unpacks to more than a gigabyte", "Export the series uncompressed.")
+            raise _error(
+                name, "it unpacks to more than a gigabyte", "Export the series uncompressed."
+            )
     dataset = pydicom.dcmread(io.BytesIO(data), force=kind != "DICOM")
-    if kind != "DICOM" and "file_meta" in vars(dataset) and "TransferSyntaxUID" not in dataset.file_meta:
+    if (
+        kind != "DICOM"
+        and "file_meta" in vars(dataset)
+        and "TransferSyntaxUID" not in dataset.file_meta
+    ):
         dataset.file_meta.TransferSyntaxUID = (
-            pydicom.uid.ImplicitVRLittleEndian if dataset.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian)
+            pydicom.uid.ImplicitVRLittleEndian
+            if dataset.original_encoding[0]
+            else pydicom.uid.ExplicitVRLittleEndian
+        )
     return _from_dataset(dataset, name, wanted)

@@ -12,14 +12,19 @@ from importlib import import_module
 # %% ../../nbs/02_io/errors.ipynb #3c38c358
 class ErrorCode(StrEnum):
     "What kind of problem a `BrainTumorError` is about. Code and tests compare codes, never sentences."
+
     ARGUMENT_INVALID = "argument_invalid"  # an argument or option has a value that is not allowed
     FILE_NOT_FOUND = "file_not_found"  # there is no such file or folder
     FILE_EXISTS = "file_exists"  # writing would replace something
     FILE_UNREADABLE = "file_unreadable"  # damaged, truncated, empty, or no permission
-    FORMAT_UNSUPPORTED = "format_unsupported"  # the format, codec or kind of object is not supported
+    FORMAT_UNSUPPORTED = (
+        "format_unsupported"  # the format, codec or kind of object is not supported
+    )
     TOO_LARGE = "too_large"  # more bytes, pixels or values than the limits allow
     TOO_SMALL = "too_small"  # fewer pixels or values than needed
-    IMAGE_INVALID = "image_invalid"  # pixel values that cannot be a slice: NaN, constant, wrong shape
+    IMAGE_INVALID = (
+        "image_invalid"  # pixel values that cannot be a slice: NaN, constant, wrong shape
+    )
     SELECTION_NEEDED = "selection_needed"  # several slices, volumes or axes: name one
     SELECTION_INVALID = "selection_invalid"  # the named slice, axis, class or column does not exist
     SPACING_INVALID = "spacing_invalid"  # a pixel spacing that is not positive and finite
@@ -44,6 +49,7 @@ class ErrorCode(StrEnum):
 
 class BrainTumorError(ValueError):
     "Input that cannot be used: the message names the input, what is wrong with it, and what would help."
+
     code: ErrorCode = ErrorCode.ARGUMENT_INVALID  # what kind of problem it is
     count: int | None = None  # how many slices there are, where one has to be named
     volumes: int | None = None  # how many volumes, where one of those has to be named as well
@@ -75,7 +81,9 @@ def _error(
     code: ErrorCode = ErrorCode.FILE_UNREADABLE,  # what kind of problem it is
 ) -> BrainTumorError:
     name = printable_name(name) or "''"
-    return BrainTumorError(f"{name if len(name) < 300 else '…' + name[-300:]}: {wrong}. {remedy}", code)
+    return BrainTumorError(
+        f"{name if len(name) < 300 else '…' + name[-300:]}: {wrong}. {remedy}", code
+    )
 
 # %% ../../nbs/02_io/errors.ipynb #c012
 def require_package(
@@ -86,4 +94,7 @@ def require_package(
     try:
         return import_module(name)
     except ModuleNotFoundError as missing:
-        raise BrainTumorError(f"{what} needs {name}, which is not installed. Install it with: pip install 'brain_tumor[workbook]'", ErrorCode.DEPENDENCY_MISSING) from missing
+        raise BrainTumorError(
+            f"{what} needs {name}, which is not installed. Install it with: pip install 'brain_tumor[workbook]'",
+            ErrorCode.DEPENDENCY_MISSING,
+        ) from missing

@@ -17,31 +17,53 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .decode import _is_a
 from .errors import BrainTumorError, _error
 from .scan import Scan
-from .decode import _is_a
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../nbs/02_io/files.ipynb #3f34c5fe
-SCAN_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".dcm", ".dicom", ".ima",
-            ".nii", ".nii.gz", ".nrrd", ".nhdr")
+SCAN_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".webp",
+    ".gif",
+    ".dcm",
+    ".dicom",
+    ".ima",
+    ".nii",
+    ".nii.gz",
+    ".nrrd",
+    ".nhdr",
+)
 
 
 def _natural(path: Path) -> list:
-    return [[(int(part), "") if part.isdecimal() else (-1, part.casefold()) for part in re.split(r"(\d+)", step)]
-            for step in path.parts]
+    return [
+        [
+            (int(part), "") if part.isdecimal() else (-1, part.casefold())
+            for part in re.split(r"(\d+)", step)
+        ]
+        for step in path.parts
+    ]
 
 
 def _looks_like_scan(path: Path) -> bool:
-    if path.name.lower().endswith(SCAN_SUFFIXES): return True
+    if path.name.lower().endswith(SCAN_SUFFIXES):
+        return True
     try:
-        with path.open("rb") as file: return file.read(132)[128:] == b"DICM"
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
 
@@ -52,7 +74,12 @@ def _scan_files(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(here, name) for name in names if not name.startswith(".")]
     found = sorted((p for p in found if p.is_file() and _looks_like_scan(p)), key=_natural)
-    if not found: raise _error(str(folder), "there is no scan in this folder", "Read are " + " ".join(SCAN_SUFFIXES) + ".")
+    if not found:
+        raise _error(
+            str(folder),
+            "there is no scan in this folder",
+            "Read are " + " ".join(SCAN_SUFFIXES) + ".",
+        )
     return found
 
 
@@ -62,30 +89,44 @@ def _is_pattern(source: str | os.PathLike) -> bool:
 
 def _matches(pattern: str) -> list[Path]:
     import glob
-    found = sorted((p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file()), key=_natural)
+
+    found = sorted(
+        (p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file()), key=_natural
+    )
     if not found:
-        raise _error(pattern, "no file matches this pattern", "Check it; ** stands for any depth of folders.")
+        raise _error(
+            pattern, "no file matches this pattern", "Check it; ** stands for any depth of folders."
+        )
     return found
 
 # %% ../../nbs/02_io/files.ipynb #c4a358a8
-def is_batch(source: Any,  # anything that `read` or `expand` takes
-             ) -> bool:    # True for a list, tuple, generator, glob pattern or folder
+def is_batch(
+    source: Any,  # anything that `read` or `expand` takes
+) -> bool:  # True for a list, tuple, generator, glob pattern or folder
     "Whether there may be many scans in it."
     if isinstance(source, (str, os.PathLike)):
-        try: return _is_pattern(source) or os.path.isdir(source)
-        except ValueError: return False
-    if hasattr(source, "__array__") and hasattr(source, "dtype"):                     # a column of paths, not of pixels
+        try:
+            return _is_pattern(source) or os.path.isdir(source)
+        except ValueError:
+            return False
+    if hasattr(source, "__array__") and hasattr(
+        source, "dtype"
+    ):  # a column of paths, not of pixels
         return getattr(source, "ndim", 0) == 1 and getattr(source.dtype, "kind", "") in "OUST"
     single = (bytes, bytearray, memoryview, dict, Scan)
-    if isinstance(source, single) or hasattr(source, "read"): return False
-    if _is_a(source, "pydicom.dataset", "Dataset") or _is_a(source, "PIL.Image", "Image"): return False
+    if isinstance(source, single) or hasattr(source, "read"):
+        return False
+    if _is_a(source, "pydicom.dataset", "Dataset") or _is_a(source, "PIL.Image", "Image"):
+        return False
     return isinstance(source, Iterable)
 
 # %% ../../nbs/02_io/files.ipynb #0435a0e7
-def expand_sources(source: Any,  # list, tuple, generator, glob pattern (** too) or folder; within a list all of these again
-           ) -> tuple[Iterable, int | None]:  # the single sources, lazily, and how many if that is known
+def expand_sources(
+    source: Any,  # list, tuple, generator, glob pattern (** too) or folder; within a list all of these again
+) -> tuple[Iterable, int | None]:  # the single sources, lazily, and how many if that is known
     "Take many scans apart into single ones; raises `BrainTumorError` for a folder or pattern without any."
-    if not is_batch(source): return [source], 1
+    if not is_batch(source):
+        return [source], 1
     if isinstance(source, (str, os.PathLike)):
         found = _matches(os.fspath(source)) if _is_pattern(source) else _scan_files(Path(source))
         return found, len(found)
@@ -95,13 +136,16 @@ def expand_sources(source: Any,  # list, tuple, generator, glob pattern (** too)
 
 def _flat(many: Iterable) -> Iterator:
     for one in many:
-        try: yield from expand_sources(one)[0] if is_batch(one) else (one,)
-        except BrainTumorError: yield one          # `read` will refuse it by name, and the others are unharmed
+        try:
+            yield from expand_sources(one)[0] if is_batch(one) else (one,)
+        except BrainTumorError:
+            yield one  # `read` will refuse it by name, and the others are unharmed
 
 # %% ../../nbs/02_io/files.ipynb #d7e9d67a
 @contextmanager
-def write_whole(path: str | os.PathLike,  # where the finished file shall be; missing folders are made
-                 ) -> Iterator[Path]:      # a temporary path in the same folder, of the same suffix, to write to
+def write_whole(
+    path: str | os.PathLike,  # where the finished file shall be; missing folders are made
+) -> Iterator[Path]:  # a temporary path in the same folder, of the same suffix, to write to
     "Write a file whole or not at all; raises `BrainTumorError` where nothing can be written."
     path = Path(path)
     beside = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
@@ -111,11 +155,16 @@ def write_whole(path: str | os.PathLike,  # where the finished file shall be; mi
         yield beside
         os.replace(beside, path)
     except OSError as error:
-        raise _error(str(path), f"it could not be written ({error.strerror or error})",
-                      "Choose a folder that may be written to and has room.") from error
+        raise _error(
+            str(path),
+            f"it could not be written ({error.strerror or error})",
+            "Choose a folder that may be written to and has room.",
+        ) from error
     finally:
-        try: beside.unlink(missing_ok=True)
-        except OSError: pass
+        try:
+            beside.unlink(missing_ok=True)
+        except OSError:
+            pass
 
 # %% ../../nbs/02_io/files.ipynb #c027
 def write_table(
@@ -140,8 +189,10 @@ def read_model_manifest(
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BrainTumorError(f"{folder}: no packed model here (manifest.json is missing); give the folder that "
-                              "`brain_tumor.compact.export.pack_model` wrote, or engine='compact' for the one that ships") from None
+        raise BrainTumorError(
+            f"{folder}: no packed model here (manifest.json is missing); give the folder that "
+            "`brain_tumor.compact.export.pack_model` wrote, or engine='compact' for the one that ships"
+        ) from None
     except ValueError as error:
         raise BrainTumorError(f"{path}: not a manifest ({error}); restore the file") from None
 
@@ -154,11 +205,15 @@ def read_verified(
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise BrainTumorError(f"{path}: the model file can't be read ({error.strerror}); install the package again") from None
+        raise BrainTumorError(
+            f"{path}: the model file can't be read ({error.strerror}); install the package again"
+        ) from None
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise BrainTumorError(f"{path}: SHA-256 {found[:11]}... is not the manifest's {sha256[:11]}...; the file was changed or cut: "
-                              "install the package again, or pack the model anew")
+        raise BrainTumorError(
+            f"{path}: SHA-256 {found[:11]}... is not the manifest's {sha256[:11]}...; the file was changed or cut: "
+            "install the package again, or pack the model anew"
+        )
     return content
 
 # %% ../../nbs/02_io/files.ipynb #c015
@@ -168,6 +223,7 @@ def start_session(
 ):
     "Start onnxruntime on a model."
     import onnxruntime
+
     how = onnxruntime.SessionOptions()
     how.intra_op_num_threads = threads
     how.log_severity_level = 3
@@ -181,7 +237,9 @@ def write_json(
 ) -> None:
     "Write a JSON file in one step."
     with write_whole(path) as beside:
-        Path(beside).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(beside).write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 # %% ../../nbs/02_io/files.ipynb #c007a
 def write_arrays(
@@ -201,17 +259,23 @@ def write_folder(
     "Make a folder whole or not at all; `BrainTumorError` where it exists already or can't be written."
     folder = Path(folder)
     if folder.exists():
-        raise BrainTumorError(f"{folder}: it exists already; choose another folder, or remove this one")
+        raise BrainTumorError(
+            f"{folder}: it exists already; choose another folder, or remove this one"
+        )
     beside = folder.with_name(f".{secrets.token_hex(4)}-{folder.name}")
     try:
         beside.mkdir(parents=True)
         yield beside
         beside.rename(folder)
     except OSError as error:
-        raise BrainTumorError(f"{folder}: it could not be written ({error.strerror or error}); choose a folder that may be written to and has room") from error
+        raise BrainTumorError(
+            f"{folder}: it could not be written ({error.strerror or error}); choose a folder that may be written to and has room"
+        ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 # %% ../../nbs/02_io/files.ipynb #c009-1
 RUNS = Path(os.environ.get("BRAIN_TUMOR_RUNS") or PACKAGE.parent / "runs")  # of recorded runs
-DATA = Path(os.environ.get("BRAIN_TUMOR_DATA") or PACKAGE.parent / "data")  # the reader's own data folder
+DATA = Path(
+    os.environ.get("BRAIN_TUMOR_DATA") or PACKAGE.parent / "data"
+)  # the reader's own data folder

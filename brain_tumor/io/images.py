@@ -15,45 +15,60 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .scan import _Decoded, _check_size, _pick_index
 from .errors import _error
+from .scan import _check_size, _Decoded, _pick_index
 
 # %% ../../nbs/02_io/images.ipynb #48059492
 def _check_png(data: bytes, name: str) -> set[bytes]:
     at, kinds = 8, set()
     while at + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", data[at:at + 8])
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
         end = at + 12 + length
-        if (kind == b"IHDR") != (at == 8): raise _error(name, "the PNG is damaged (its header is not first)", "Save or download it again.")
-        if kind == b"IHDR": _check_size(name, *struct.unpack(">II", data[at + 8:at + 16]))
-        if end > len(data): break
-        if zlib.crc32(memoryview(data)[at + 4:end - 4]) != int.from_bytes(data[end - 4:end], "big"):
-            raise _error(name, "the PNG is damaged (a checksum is wrong)", "Save or download it again.")
+        if (kind == b"IHDR") != (at == 8):
+            raise _error(
+                name, "the PNG is damaged (its header is not first)", "Save or download it again."
+            )
+        if kind == b"IHDR":
+            _check_size(name, *struct.unpack(">II", data[at + 8 : at + 16]))
+        if end > len(data):
+            break
+        if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(
+            data[end - 4 : end], "big"
+        ):
+            raise _error(
+                name, "the PNG is damaged (a checksum is wrong)", "Save or download it again."
+            )
         kinds.add(kind)
-        if kind == b"IEND": return kinds
+        if kind == b"IEND":
+            return kinds
         at = end
     raise _error(name, "the PNG ends too early", "Save or download it again.")
 
 # %% ../../nbs/02_io/images.ipynb #05c24e1c
-MAX_PASSES = 100   # of a progressive JPEG; ten are usual
+MAX_PASSES = 100  # of a progressive JPEG; ten are usual
 _FILL = re.compile(rb"\xff*")
 
 
 def _check_jpeg(data: bytes, name: str) -> None:
     at, end = 2, data.rfind(b"\xff\xd9")
     while at + 9 < len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], "big")
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xFF:
             at = _FILL.match(data, at).end() - 1
             continue
-        if marker < 2 or 0xD0 <= marker <= 0xD9: break      # these have no length: a decoder would read on elsewhere than we
+        if marker < 2 or 0xD0 <= marker <= 0xD9:
+            break  # these have no length: a decoder would read on elsewhere than we
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[at + 5:at + 9])
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
             _check_size(name, width, height)
-            if 512 * len(data) < width * height: break
+            if 512 * len(data) < width * height:
+                break
         if marker == 0xDA and end > at:
-            if data.count(b"\xff\xda") <= MAX_PASSES: return
-            raise _error(name, f"the JPEG is painted in more than {MAX_PASSES} passes", "Save it again.")
+            if data.count(b"\xff\xda") <= MAX_PASSES:
+                return
+            raise _error(
+                name, f"the JPEG is painted in more than {MAX_PASSES} passes", "Save it again."
+            )
         at += 2 + length
     raise _error(name, "the JPEG ends too early or is damaged", "Save or download it again.")
 
@@ -62,56 +77,86 @@ def _only_picture(png: bytes) -> bytes:
     "A PNG that was checked, without what may be left out of it."
     at, parts = 8, [png[:8]]
     while at + 12 <= len(png):
-        end = at + 12 + int.from_bytes(png[at:at + 4], "big")
-        if not png[at + 4] & 32: parts.append(png[at:end])              # a capital letter: it is needed
-        if png[at + 4:at + 8] == b"IEND": break
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if not png[at + 4] & 32:
+            parts.append(png[at:end])  # a capital letter: it is needed
+        if png[at + 4 : at + 8] == b"IEND":
+            break
         at = end
     return b"".join(parts)
 
 # %% ../../nbs/02_io/images.ipynb #3b21a8d6
 def _from_pillow(image: Any, name: str, wanted: int | None, kind: str) -> _Decoded:
     from PIL import ImageOps
+
     _check_size(name, *image.size)
     count = getattr(image, "n_frames", 1)
     index = _pick_index(name, wanted, count, "pictures")
-    if count > 1: image.seek(index)
-    negative = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(262) == 0    # in it, 0 is white
+    if count > 1:
+        image.seek(index)
+    negative = (
+        image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(262) == 0
+    )  # in it, 0 is white
     image = ImageOps.exif_transpose(image)
-    if "transparency" in image.info or image.mode in ("PA", "LA", "La", "RGBa"): image = image.convert("RGBA")
-    elif image.mode == "1": image = image.convert("L")
-    elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"): image = image.convert("RGB")
-    return _Decoded(np.asarray(image), kind, slice_index=index if count > 1 else None, inverted=negative)
+    if "transparency" in image.info or image.mode in ("PA", "LA", "La", "RGBa"):
+        image = image.convert("RGBA")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
+        image = image.convert("RGB")
+    return _Decoded(
+        np.asarray(image), kind, slice_index=index if count > 1 else None, inverted=negative
+    )
 
 # %% ../../nbs/02_io/images.ipynb #9411819c
 def _from_tifffile(data: bytes, name: str, wanted: int | None) -> _Decoded:
     import tifffile
+
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         index = _pick_index(name, wanted, len(file.pages), "pictures")
         page = file.pages[index]
         _check_size(name, page.imagewidth, page.imagelength)
         values = page.asarray()
-        if page.planarconfig == 2: values = np.moveaxis(values, 0, -1)          # colours one after the other
-        return _Decoded(values, "TIFF", slice_index=index if len(file.pages) > 1 else None,
-                        inverted=page.photometric == 0)
+        if page.planarconfig == 2:
+            values = np.moveaxis(values, 0, -1)  # colours one after the other
+        return _Decoded(
+            values,
+            "TIFF",
+            slice_index=index if len(file.pages) > 1 else None,
+            inverted=page.photometric == 0,
+        )
 
 # %% ../../nbs/02_io/images.ipynb #41327e40
 def _decode_image(data: bytes, name: str, wanted: int | None, kind: str) -> _Decoded:
     chunks = _check_png(data, name) if kind == "PNG" else set()
-    if kind == "JPEG": _check_jpeg(data, name)
+    if kind == "JPEG":
+        _check_jpeg(data, name)
     if kind not in ("PNG", "JPEG") or chunks & {b"acTL", b"tRNS", b"eXIf"}:
         from PIL import Image, UnidentifiedImageError
+
         try:
             image = Image.open(io.BytesIO(data), formats=[kind.upper()])
-            deep = image.mode.startswith("RGB") and max(getattr(image, "tag_v2", {}).get(258) or [8]) > 8
+            deep = (
+                image.mode.startswith("RGB")
+                and max(getattr(image, "tag_v2", {}).get(258) or [8]) > 8
+            )
         except UnidentifiedImageError:
-            if kind != "TIFF": raise
+            if kind != "TIFF":
+                raise
             deep = True
-        return _from_tifffile(data, name, wanted) if deep else _from_pillow(image, name, wanted, kind)
+        return (
+            _from_tifffile(data, name, wanted) if deep else _from_pillow(image, name, wanted, kind)
+        )
     _pick_index(name, wanted, 1, "pictures")
-    keep = cv2.IMREAD_UNCHANGED if kind == "PNG" else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # JPEG: turns by EXIF
+    keep = (
+        cv2.IMREAD_UNCHANGED if kind == "PNG" else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+    )  # JPEG: turns by EXIF
     plain = _only_picture(data) if kind == "PNG" else data
     values = cv2.imdecode(np.frombuffer(plain, np.uint8), keep)
-    if values is None: raise _error(name, f"the {kind} is damaged", "Save or download it again.")
+    if values is None:
+        raise _error(name, f"the {kind} is damaged", "Save or download it again.")
     if values.ndim == 3:
-        values = cv2.cvtColor(values, cv2.COLOR_BGR2RGB if values.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+        values = cv2.cvtColor(
+            values, cv2.COLOR_BGR2RGB if values.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+        )
     return _Decoded(values, kind)

@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 
 from .. import __version__
-from .files import write_table
+from .files import write_table, write_whole
 from .scan import INTENDED_USE
-from .files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +65,7 @@ def figure_pixels(
 ) -> np.ndarray:  # H x W x 3, uint8
     "A Matplotlib figure as a picture, whatever screen there is or isn't."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
@@ -79,11 +79,25 @@ def format_intervals(
     shown = table.copy()
     for name in [column.removesuffix("_low") for column in table if column.endswith("_low")]:
         three = zip(table[name], table[f"{name}_low"], table[f"{name}_high"])
-        shown[name] = ["" if np.isnan(v) else f"{v:.{digits}f}" + ("" if np.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})") for v, low, high in three]
-    shown = shown.drop(columns=[f"{name}_{end}" for name in shown for end in ("low", "high") if f"{name}_{end}" in shown])
-    least = 10.0 ** -digits
-    say = lambda v: "" if not np.isfinite(v) else f"<{least:g}" if 0 < v < least / 2 else f"{v:.{digits}f}"
-    shown = shown.assign(**{name: [say(v) for v in shown[name]] for name in shown.select_dtypes("float")})
+        shown[name] = [
+            ""
+            if np.isnan(v)
+            else f"{v:.{digits}f}"
+            + ("" if np.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})")
+            for v, low, high in three
+        ]
+    shown = shown.drop(
+        columns=[
+            f"{name}_{end}" for name in shown for end in ("low", "high") if f"{name}_{end}" in shown
+        ]
+    )
+    least = 10.0**-digits
+    say = lambda v: (
+        "" if not np.isfinite(v) else f"<{least:g}" if 0 < v < least / 2 else f"{v:.{digits}f}"
+    )
+    shown = shown.assign(
+        **{name: [say(v) for v in shown[name]] for name in shown.select_dtypes("float")}
+    )
     return shown.astype(object).where(shown.notna(), "")
 
 # %% ../../nbs/02_io/pages.ipynb #c042
@@ -95,13 +109,21 @@ def table_html(
     shown, notes = format_intervals(table, digits), ""
     if "provenance" in shown:
         marks = list(dict.fromkeys(shown["provenance"]))
-        notes = "".join(f"<div>{f'[{number}] ' if len(marks) > 1 else ''}{escape(provenance)}</div>" for number, provenance in enumerate(marks, 1))
+        notes = "".join(
+            f"<div>{f'[{number}] ' if len(marks) > 1 else ''}{escape(provenance)}</div>"
+            for number, provenance in enumerate(marks, 1)
+        )
         numbers = [f"[{marks.index(provenance) + 1}]" for provenance in shown.pop("provenance")]
         if len(marks) > 1:
             shown.insert(1, "note", numbers)
-    whole = re.sub("<td>(?=[^<]{,40}</td>)", '<td style="white-space:nowrap;vertical-align:top">', shown.to_html(index=False, border=0, justify="left"))
+    whole = re.sub(
+        "<td>(?=[^<]{,40}</td>)",
+        '<td style="white-space:nowrap;vertical-align:top">',
+        shown.to_html(index=False, border=0, justify="left"),
+    )
     whole = whole.replace("<td>", '<td style="min-width:30em">')
     return f'<div style="overflow-x:auto;font-size:.85em">{whole}</div><div style="font-size:.85em">{notes}</div>'
+
 
 def figure_html(
     figure,  # from Matplotlib
@@ -110,6 +132,7 @@ def figure_html(
     "A figure as a piece of HTML that needs no other file."
     figure.set_dpi(110)
     return f'<figure style="margin:1em 0">{html_image(figure_pixels(figure), text)}</figure>'
+
 
 def write_page(
     out: str | Path,  # folder
@@ -126,6 +149,10 @@ def write_page(
     for table, rows in tables.items():
         write_table(rows, out / f"{table}.csv")
     with write_whole(out / name) as beside, open(beside, "w", encoding="utf-8", newline="") as page:
-        page.write(PAGE_TEMPLATE.format(title=title, use=INTENDED_USE) + listed + "".join(f"<h2>{head}</h2>{part}" for head, part in parts.items()))
+        page.write(
+            PAGE_TEMPLATE.format(title=title, use=INTENDED_USE)
+            + listed
+            + "".join(f"<h2>{head}</h2>{part}" for head, part in parts.items())
+        )
         page.write(f"</main><footer><p>brain_tumor {__version__}</p></footer></body></html>\n")
     return out / name

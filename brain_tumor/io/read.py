@@ -23,68 +23,87 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .decode import _decode_and_gray, _read_source, _spacing_numbers
 from .errors import BrainTumorError, _error
 from .scan import MAX_PIXELS, MIN_SIDE, Scan, _Decoded, _file_kind
-from .decode import _decode_and_gray, _read_source, _spacing_numbers
 
 # %% ../../nbs/02_io/read.ipynb #d0a7
 ISOLATED_FORMATS = ("DICOM", "TIFF", "WebP", "GIF", "BMP")
-_RARE_PNG_CHUNKS = (b"acTL", b"tRNS", b"eXIf")   # parts of a PNG
+_RARE_PNG_CHUNKS = (b"acTL", b"tRNS", b"eXIf")  # parts of a PNG
 
 
-def needs_isolation(data: bytes,  # of a file
-               ) -> bool:
+def needs_isolation(
+    data: bytes,  # of a file
+) -> bool:
     "Whether these bytes are decoded in a process of their own: all of `ISOLATED_FORMATS`, unless `BRAIN_TUMOR_ISOLATE=0`."
-    if os.environ.get("BRAIN_TUMOR_ISOLATE", "1") == "0": return False
+    if os.environ.get("BRAIN_TUMOR_ISOLATE", "1") == "0":
+        return False
     kind = (_file_kind(data) or "").split(" ")[0]
-    return kind in ISOLATED_FORMATS or kind == "PNG" and any(part in data for part in _RARE_PNG_CHUNKS)
+    return (
+        kind in ISOLATED_FORMATS or kind == "PNG" and any(part in data for part in _RARE_PNG_CHUNKS)
+    )
 
 # %% ../../nbs/02_io/read.ipynb #d0b1
-MEMORY_LIMIT = 4 << 30   # bytes of address space of a decoding process
-CPU_LIMIT = 60       # of the processor, for one file
-TIME_LIMIT = 300     # seconds by the clock, for one file
-FILES_PER_PROCESS = 500        # a process decodes so many, then a new one takes over
-MAX_PROCESSES = min(4, os.cpu_count() or 1)   # at most so many at once
+MEMORY_LIMIT = 4 << 30  # bytes of address space of a decoding process
+CPU_LIMIT = 60  # of the processor, for one file
+TIME_LIMIT = 300  # seconds by the clock, for one file
+FILES_PER_PROCESS = 500  # a process decodes so many, then a new one takes over
+MAX_PROCESSES = min(4, os.cpu_count() or 1)  # at most so many at once
 
 # %% ../../nbs/02_io/read.ipynb #d0b3
-def limit_process(seconds: int,  # of the processor, from now on
-                 memory: int,   # bytes of address space
-                 ) -> list[str]:  # the limits that this system keeps
+def limit_process(
+    seconds: int,  # of the processor, from now on
+    memory: int,  # bytes of address space
+) -> list[str]:  # the limits that this system keeps
     "Bind this process: processor, memory, no files, no core dump."
-    try: import resource
-    except ImportError: return []
+    try:
+        import resource
+    except ImportError:
+        return []
     spent = math.ceil(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
-    wanted, kept = {"RLIMIT_CPU": spent + seconds, "RLIMIT_AS": memory, "RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0}, []
+    wanted, kept = (
+        {"RLIMIT_CPU": spent + seconds, "RLIMIT_AS": memory, "RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0},
+        [],
+    )
     for name, value in wanted.items():
         with suppress(OSError, ValueError, AttributeError):
             kind = getattr(resource, name)
             most = resource.getrlimit(kind)[1]
             low = value if most == resource.RLIM_INFINITY else min(value, most)
-            resource.setrlimit(kind, (low, most if name == "RLIMIT_CPU" else low))      # no way back, but each file has its own time
+            resource.setrlimit(
+                kind, (low, most if name == "RLIMIT_CPU" else low)
+            )  # no way back, but each file has its own time
             kept.append(name)
     return kept
 
 # %% ../../nbs/02_io/read.ipynb #d0b7
-def send_frame(stream: BinaryIO,  # where to: a pipe
-         header: dict,      # what can be said in JSON
-         body: bytes | memoryview = b"",  # what can't
-         ) -> None:
+def send_frame(
+    stream: BinaryIO,  # where to: a pipe
+    header: dict,  # what can be said in JSON
+    body: bytes | memoryview = b"",  # what can't
+) -> None:
     "Write one frame."
     head, body = json.dumps(header).encode(), memoryview(body).cast("B")
     for part in (struct.pack(">IQ", len(head), len(body)), head, body):
         part = memoryview(part)
-        while part: part = part[stream.write(part):]
+        while part:
+            part = part[stream.write(part) :]
 
 
-def receive_frame(stream: BinaryIO,  # where from: a pipe
-            most: int,         # bytes the body may have
-            ) -> tuple[dict, bytearray]:
+def receive_frame(
+    stream: BinaryIO,  # where from: a pipe
+    most: int,  # bytes the body may have
+) -> tuple[dict, bytearray]:
     "Read one frame; `EOFError` where there is none, `ValueError` where it is none of ours."
     sizes = struct.unpack(">IQ", _exactly(stream, 12))
-    if sizes[0] > 1 << 16 or sizes[1] > most: raise ValueError("a frame that is too large")
-    try: header = json.loads(bytes(_exactly(stream, sizes[0])))
-    except RecursionError: raise ValueError("a header without end") from None
-    if not isinstance(header, dict): raise ValueError("a frame without a header")
+    if sizes[0] > 1 << 16 or sizes[1] > most:
+        raise ValueError("a frame that is too large")
+    try:
+        header = json.loads(bytes(_exactly(stream, sizes[0])))
+    except RecursionError:
+        raise ValueError("a header without end") from None
+    if not isinstance(header, dict):
+        raise ValueError("a frame without a header")
     return header, _exactly(stream, sizes[1])
 
 
@@ -92,14 +111,16 @@ def _exactly(stream: BinaryIO, size: int) -> bytearray:
     data, at = bytearray(size), 0
     while at < size:
         got = stream.readinto(memoryview(data)[at:])
-        if not got: raise EOFError("the other end is gone")
+        if not got:
+            raise EOFError("the other end is gone")
         at += got
     return data
 
 # %% ../../nbs/02_io/read.ipynb #d0c1
-def decode_job(job: dict,    # name, slice, seconds, memory
-           data: bytes,  # of the file
-           ) -> tuple[dict, np.ndarray | bytes]:  # facts and pixels, or the refusal
+def decode_job(
+    job: dict,  # name, slice, seconds, memory
+    data: bytes,  # of the file
+) -> tuple[dict, np.ndarray | bytes]:  # facts and pixels, or the refusal
     "Decode one file, within limits."
     limit_process(job["seconds"], job["memory"])
     try:
@@ -107,32 +128,55 @@ def decode_job(job: dict,    # name, slice, seconds, memory
     except BrainTumorError as error:
         greedy = isinstance(error.__cause__, MemoryError)
         cause = type(error.__cause__).__name__ if error.__cause__ else None
-        return {"error": str(error), "count": error.count, "volumes": error.volumes, "cause": cause, "greedy": greedy}, b""
+        return {
+            "error": str(error),
+            "count": error.count,
+            "volumes": error.volumes,
+            "cause": cause,
+            "greedy": greedy,
+        }, b""
     spacing = None if decoded.spacing is None else _spacing_numbers(decoded.spacing)
-    return {"shape": pixels.shape, "format": decoded.format, "spacing": spacing,
-            "slice": decoded.slice_index, "inverted": bool(decoded.inverted), "colour": decoded.colour}, np.ascontiguousarray(pixels)
+    return {
+        "shape": pixels.shape,
+        "format": decoded.format,
+        "spacing": spacing,
+        "slice": decoded.slice_index,
+        "inverted": bool(decoded.inverted),
+        "colour": decoded.colour,
+    }, np.ascontiguousarray(pixels)
 
 
 class _Slice:
     "Which slice is wanted, in JSON: a number, or how a thing that is none writes itself."
 
-    def __init__(self, shown: str): self.shown = shown
-    def __repr__(self) -> str: return self.shown
+    def __init__(self, shown: str):
+        self.shown = shown
+
+    def __repr__(self) -> str:
+        return self.shown
 
     @staticmethod
     def told(wanted: Any) -> int | str | None:
-        if wanted is None: return None
-        try: return repr(wanted)[:80] if isinstance(wanted, bool) else operator.index(wanted)
-        except TypeError: return repr(wanted)[:80]
+        if wanted is None:
+            return None
+        try:
+            return repr(wanted)[:80] if isinstance(wanted, bool) else operator.index(wanted)
+        except TypeError:
+            return repr(wanted)[:80]
 
     @classmethod
-    def of(cls, told: int | str | None) -> Any: return cls(told) if isinstance(told, str) else told
+    def of(cls, told: int | str | None) -> Any:
+        return cls(told) if isinstance(told, str) else told
 
 # %% ../../nbs/02_io/read.ipynb #d0c3
 def serve_jobs() -> None:
     "The life of a decoding process: frames in, frames out, until the pipe is closed."
-    import logging, signal, warnings
-    with suppress(ValueError, OSError): signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl+C is for the parent
+    import logging
+    import signal
+    import warnings
+
+    with suppress(ValueError, OSError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the parent
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     warnings.simplefilter("ignore")
@@ -144,7 +188,18 @@ def serve_jobs() -> None:
             del data
 
 # %% ../../nbs/02_io/read.ipynb #d0c5
-KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "WINDIR", "TEMP", "TMP", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+KEPT_VARIABLES = (
+    "PATH",
+    "SYSTEMROOT",
+    "WINDIR",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+)
 START_CODE = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from brain_tumor.io.read import serve_jobs; serve()"
 
 
@@ -156,15 +211,21 @@ class DecoderProcess:
         single = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
         kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", START_CODE, json.dumps(paths)], bufsize=0, env=kept | single,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0))
+            [sys.executable, "-I", "-B", "-c", START_CODE, json.dumps(paths)],
+            bufsize=0,
+            env=kept | single,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
         self.files, self.late = 0, False
 
-    def ask(self,
-            job: dict,    # name, slice, seconds, memory
-            data: bytes,  # of the file
-            ) -> tuple[dict, bytearray]:  # facts and pixels, unchecked
+    def ask(
+        self,
+        job: dict,  # name, slice, seconds, memory
+        data: bytes,  # of the file
+    ) -> tuple[dict, bytearray]:  # facts and pixels, unchecked
         "Have one file decoded; `EOFError` or `OSError` where the child didn't survive it."
         clock = threading.Timer(TIME_LIMIT, self.give_up)
         clock.daemon = True
@@ -190,7 +251,8 @@ class DecoderProcess:
     def forget(self) -> None:
         "Close the pipes: a process that nobody can ask any more ends by itself."
         for pipe in (self.process.stdin, self.process.stdout):
-            with suppress(OSError): pipe.close()
+            with suppress(OSError):
+                pipe.close()
 
 # %% ../../nbs/02_io/read.ipynb #d0c7
 class _DecoderPool:
@@ -201,10 +263,11 @@ class _DecoderPool:
 
     def take(self) -> DecoderProcess:
         while self.idle:
-            with suppress(IndexError):                        # another thread was faster
+            with suppress(IndexError):  # another thread was faster
                 child = self.idle.pop()
-                if child.process.poll() is None: return child
-                self.drop(child)                              # it was ended from outside, while it waited
+                if child.process.poll() is None:
+                    return child
+                self.drop(child)  # it was ended from outside, while it waited
         child = DecoderProcess()
         self.all.add(child)
         return child
@@ -214,19 +277,21 @@ class _DecoderPool:
         return child.end()
 
     def close(self) -> None:
-        while self.all: self.drop(self.all.pop())
+        while self.all:
+            self.drop(self.all.pop())
         self.idle.clear()
 
     def forked(self) -> None:
         for child in self.all:
             child.forget()
-            child.process.returncode = 0                      # it's no child of ours
+            child.process.returncode = 0  # it's no child of ours
         self.__init__()
 
 
 _decoder_pool = _DecoderPool()
 atexit.register(_decoder_pool.close)
-if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_decoder_pool.forked)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_decoder_pool.forked)
 
 # %% ../../nbs/02_io/read.ipynb #d0c9
 RESAVE_REMEDY = "Save it again, uncompressed, or as PNG."
@@ -236,39 +301,55 @@ def _decode_isolated(data: bytes, name: str, wanted: Any) -> tuple[dict, bytearr
     job = {"name": name, "slice": _Slice.told(wanted), "seconds": CPU_LIMIT, "memory": MEMORY_LIMIT}
     with _decoder_pool.places:
         while True:
-            try: child = _decoder_pool.take()
+            try:
+                child = _decoder_pool.take()
             except OSError as error:
-                raise _error(name, f"no process could be started to decode it in ({error.strerror})",
-                              "Set BRAIN_TUMOR_ISOLATE=0 to decode in this one, if you trust your files.") from error
+                raise _error(
+                    name,
+                    f"no process could be started to decode it in ({error.strerror})",
+                    "Set BRAIN_TUMOR_ISOLATE=0 to decode in this one, if you trust your files.",
+                ) from error
             reply, end = _exchange(child, job, data)
-            if reply and not reply[0].get("greedy"): return reply
-            if child.files > 1 and not child.late and end != "time": continue
-            if reply: return reply
+            if reply and not reply[0].get("greedy"):
+                return reply
+            if child.files > 1 and not child.late and end != "time":
+                continue
+            if reply:
+                return reply
             raise _error(name, _exit_message(child.late, end), RESAVE_REMEDY)
 
 
-def _exchange(child: DecoderProcess, job: dict, data: bytes) -> tuple[tuple | None, int | str | None]:
+def _exchange(
+    child: DecoderProcess, job: dict, data: bytes
+) -> tuple[tuple | None, int | str | None]:
     "The answer, or how the child ended. It goes back to the pool if it may be asked again."
     import signal
+
     try:
         reply = child.ask(job, data)
     except (EOFError, OSError):
-        with suppress(subprocess.TimeoutExpired): child.process.wait(5)      # it is dying: of what?
-    except ValueError: pass
-    except BaseException:                                      # Ctrl+C: the answer would come to the next question
+        with suppress(subprocess.TimeoutExpired):
+            child.process.wait(5)  # it is dying: of what?
+    except ValueError:
+        pass
+    except BaseException:  # Ctrl+C: the answer would come to the next question
         _decoder_pool.drop(child)
         raise
     else:
-        if child.files < FILES_PER_PROCESS and not reply[0].get("greedy"): _decoder_pool.idle.append(child)
-        else: _decoder_pool.drop(child)
+        if child.files < FILES_PER_PROCESS and not reply[0].get("greedy"):
+            _decoder_pool.idle.append(child)
+        else:
+            _decoder_pool.drop(child)
         return reply, None
     code = _decoder_pool.drop(child)
     return None, "time" if code == -getattr(signal, "SIGXCPU", code + 1) else code
 
 
 def _exit_message(late: bool, end: int | str) -> str:
-    if late: return f"to decode it takes more than {TIME_LIMIT} seconds"
-    if end == "time": return f"to decode it takes more than {CPU_LIMIT} seconds of the processor"
+    if late:
+        return f"to decode it takes more than {TIME_LIMIT} seconds"
+    if end == "time":
+        return f"to decode it takes more than {CPU_LIMIT} seconds of the processor"
     return f"its decoder crashed on it ({f'signal {-end}' if end < 0 else f'exit code {end}'})"
 
 # %% ../../nbs/02_io/read.ipynb #d0d2
@@ -280,40 +361,68 @@ def _validate_reply(facts: dict, body: bytearray, name: str) -> tuple[_Decoded, 
         number = None if facts["slice"] is None else operator.index(facts["slice"])
         colour = float(facts["colour"])
         right = _is_plausible(facts, pixels) and 0 <= colour <= 1
-    except (KeyError, TypeError, ValueError, OverflowError): right = False
-    if not right: raise _error(name, "its decoder gave no picture", RESAVE_REMEDY)
-    return _Decoded(None, facts["format"], spacing, number, inverted=facts.get("inverted") is True, colour=colour), pixels
+    except (KeyError, TypeError, ValueError, OverflowError):
+        right = False
+    if not right:
+        raise _error(name, "its decoder gave no picture", RESAVE_REMEDY)
+    return _Decoded(
+        None,
+        facts["format"],
+        spacing,
+        number,
+        inverted=facts.get("inverted") is True,
+        colour=colour,
+    ), pixels
 
 
 def _is_plausible(facts: dict, pixels: np.ndarray) -> bool:
     "Whether this can be a slice, by its format, its size and its grey values."
-    if isinstance(facts["slice"], bool) or facts["format"] not in (*ISOLATED_FORMATS, "PNG"): return False
+    if isinstance(facts["slice"], bool) or facts["format"] not in (*ISOLATED_FORMATS, "PNG"):
+        return False
     return min(pixels.shape) >= MIN_SIDE and bool(0 <= pixels.min() < pixels.max() <= 1)
 
 
 def _child_error(facts: dict, name: str) -> BrainTumorError:
     text, cause = facts.get("error"), facts.get("cause")
     if facts.get("greedy") is True:
-        return _error(name, f"to decode it takes more than {MEMORY_LIMIT / 2**30:.3g} GB of memory", "Save a smaller picture, or one slice.")
+        return _error(
+            name,
+            f"to decode it takes more than {MEMORY_LIMIT / 2**30:.3g} GB of memory",
+            "Save a smaller picture, or one slice.",
+        )
     if not (isinstance(text, str) and text.isprintable() and len(text) < 1000):
         return _error(name, "its decoder gave no picture", RESAVE_REMEDY)
     error = BrainTumorError(text)
-    error.count, error.volumes = (n if isinstance(n := facts.get(key), int) else None for key in ("count", "volumes"))
-    if isinstance(cause, str): error.__cause__ = RuntimeError(f"{cause[:80]} in the decoding process")
+    error.count, error.volumes = (
+        n if isinstance(n := facts.get(key), int) else None for key in ("count", "volumes")
+    )
+    if isinstance(cause, str):
+        error.__cause__ = RuntimeError(f"{cause[:80]} in the decoding process")
     return error
 
 # %% ../../nbs/02_io/read.ipynb #d0d5
-def read(source: Any,  # path, bytes, file object, PIL image, array, pydicom Dataset; a Scan is returned as it is
-         slice: int | tuple[int, int] | None = None,  # which slice of a file with many, from 0; (slice, volume) in 4-D
-         axis: int | str | None = None,  # of a volume: 0 "sagittal", 1 "coronal", 2 "axial"; None: the natural one
-         spacing: float | tuple[float, float] | None = None,  # mm, or (row, column) mm; overrides the file's own
-         ) -> Scan:  # grey values 0 to 1, spacing, and where they came from
+def read(
+    source: Any,  # path, bytes, file object, PIL image, array, pydicom Dataset; a Scan is returned as it is
+    slice: int
+    | tuple[int, int]
+    | None = None,  # which slice of a file with many, from 0; (slice, volume) in 4-D
+    axis: int
+    | str
+    | None = None,  # of a volume: 0 "sagittal", 1 "coronal", 2 "axial"; None: the natural one
+    spacing: float
+    | tuple[float, float]
+    | None = None,  # mm, or (row, column) mm; overrides the file's own
+) -> Scan:  # grey values 0 to 1, spacing, and where they came from
     "Read one slice like `scan.read`, with `APART` decoded in a process of their own; `BrainTumorError` for what cannot be read."
     return _read_source(source, slice, axis, spacing, _decode_source)
 
 
-def _decode_source(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> tuple[_Decoded, np.ndarray]:
-    if axis is not None or not needs_isolation(data): return _decode_and_gray(data, name, wanted, axis, folder)
+def _decode_source(
+    data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None
+) -> tuple[_Decoded, np.ndarray]:
+    if axis is not None or not needs_isolation(data):
+        return _decode_and_gray(data, name, wanted, axis, folder)
     facts, body = _decode_isolated(data, name, wanted)
-    if "error" in facts: raise _child_error(facts, name)
+    if "error" in facts:
+        raise _child_error(facts, name)
     return _validate_reply(facts, body, name)

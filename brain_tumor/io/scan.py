@@ -28,16 +28,17 @@ AXES = ("sagittal", "coronal", "axial")
 @dataclass(frozen=True, eq=False)
 class Scan:
     "One slice, and where it came from."
-    pixels: np.ndarray                          # float32, rows x columns, 0 to 1, as displayed
+
+    pixels: np.ndarray  # float32, rows x columns, 0 to 1, as displayed
     spacing: tuple[float, float] | None = None  # (row, column) distance in mm; None: unknown
-    source: str = "array"                       # the file's name, or "array", "bytes", ...
-    spacing_source: str | None = None           # "file", "given" or None
-    format: str = "array"                       # "PNG", "DICOM", "NIfTI", "array", ...
-    sha256: str = ""                            # of the file's bytes; of shape, type and bytes of an array
-    slice_index: int | tuple | None = None      # which slice, of a file with many
-    axis: int | None = None                     # across which axis a volume was cut: 0 sagittal, 1 coronal, 2 axial
-    affine: np.ndarray | None = None            # 4 x 4, takes (row, column, 0) to mm in the patient (RAS+)
-    colour: float = 0.0                         # mean distance of a pixel's brightest channel from its darkest, 0 to 1
+    source: str = "array"  # the file's name, or "array", "bytes", ...
+    spacing_source: str | None = None  # "file", "given" or None
+    format: str = "array"  # "PNG", "DICOM", "NIfTI", "array", ...
+    sha256: str = ""  # of the file's bytes; of shape, type and bytes of an array
+    slice_index: int | tuple | None = None  # which slice, of a file with many
+    axis: int | None = None  # across which axis a volume was cut: 0 sagittal, 1 coronal, 2 axial
+    affine: np.ndarray | None = None  # 4 x 4, takes (row, column, 0) to mm in the patient (RAS+)
+    colour: float = 0.0  # mean distance of a pixel's brightest channel from its darkest, 0 to 1
 
     def __repr__(self) -> str:
         size = "{} x {}".format(*self.pixels.shape)
@@ -49,54 +50,78 @@ class Scan:
     def _repr_html_(self) -> str:
         png = cv2.imencode(".png", np.rint(self.pixels * 255).astype(np.uint8))[1]
         text = html.escape(repr(self)[5:-1])
-        return (f'<figure><img alt="The slice that was read: {text}" src="data:image/png;base64,'
-                f'{b64encode(png).decode()}"><figcaption>{text}</figcaption></figure>')
+        return (
+            f'<figure><img alt="The slice that was read: {text}" src="data:image/png;base64,'
+            f'{b64encode(png).decode()}"><figcaption>{text}</figcaption></figure>'
+        )
 
 # %% ../../nbs/02_io/01_scan.ipynb #39956163
-MIN_SIDE = 32             # pixels
-MAX_PIXELS = 50_000_000   # of one slice
-MAX_BYTES = 1 << 30       # of a file, and of a volume unpacked
+MIN_SIDE = 32  # pixels
+MAX_PIXELS = 50_000_000  # of one slice
+MAX_BYTES = 1 << 30  # of a file, and of a volume unpacked
 
 
 def _check_size(name: str, width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE:
-        raise _error(name, f"{width} x {height} pixels is too small",
-                      f"A slice needs at least {MIN_SIDE} pixels a side.")
+        raise _error(
+            name,
+            f"{width} x {height} pixels is too small",
+            f"A slice needs at least {MIN_SIDE} pixels a side.",
+        )
     if width * height > MAX_PIXELS:
         millions = width * height / 1e6
-        raise _error(name, f"{width} x {height} makes {millions:.0f} million pixels, and it was not decoded",
-                      f"At most {MAX_PIXELS // 10**6} million are read: crop or shrink the picture first.")
+        raise _error(
+            name,
+            f"{width} x {height} makes {millions:.0f} million pixels, and it was not decoded",
+            f"At most {MAX_PIXELS // 10**6} million are read: crop or shrink the picture first.",
+        )
 
 # %% ../../nbs/02_io/01_scan.ipynb #d2a56773
 def _check_values(values: np.ndarray, name: str) -> None:
     if values.dtype.kind not in "uif":
-        raise _error(name, f"values of type {values.dtype} are no grey values",
-                      "Give 8-bit, 16-bit or float intensities; a mask of True and False is not a scan.")
+        raise _error(
+            name,
+            f"values of type {values.dtype} are no grey values",
+            "Give 8-bit, 16-bit or float intensities; a mask of True and False is not a scan.",
+        )
     if values.ndim != 2 and not (values.ndim == 3 and values.shape[2] in (1, 3, 4)):
-        raise _error(name, f"an array of shape {values.shape} is not one slice",
-                      "Give rows x columns, or rows x columns x 1, 3 or 4 channels; of a volume give one slice, "
-                      "for example volume[:, :, k].")
+        raise _error(
+            name,
+            f"an array of shape {values.shape} is not one slice",
+            "Give rows x columns, or rows x columns x 1, 3 or 4 channels; of a volume give one slice, "
+            "for example volume[:, :, k].",
+        )
     _check_size(name, values.shape[1], values.shape[0])
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise _error(name, "it holds NaN or infinite values", "Replace them first, for example with numpy.nan_to_num.")
+        raise _error(
+            name,
+            "it holds NaN or infinite values",
+            "Replace them first, for example with numpy.nan_to_num.",
+        )
 
 # %% ../../nbs/02_io/01_scan.ipynb #ccd7ea8d
 def _to_luminance(values: np.ndarray) -> np.ndarray:
-    if values.ndim == 2: return values
-    if values.shape[2] == 1: return values[..., 0]
+    if values.ndim == 2:
+        return values
+    if values.shape[2] == 1:
+        return values[..., 0]
     colour = values.astype(np.float32, order="C")
     if values.shape[2] == 4:
-        opaque = {"uint8": 255, "uint16": 65535}.get(values.dtype.name) or max(1, colour[..., 3].max())
+        opaque = {"uint8": 255, "uint16": 65535}.get(values.dtype.name) or max(
+            1, colour[..., 3].max()
+        )
         colour = colour[..., :3] * (colour[..., 3:] / opaque)
     return cv2.transform(colour, np.float32([[0.299, 0.587, 0.114]]))
 
 # %% ../../nbs/02_io/01_scan.ipynb #7f862c76
 def _colourfulness(values: np.ndarray) -> float:
     "How far apart a picture's channels are, on average, as a share of their range; every fourth pixel is looked at."
-    if values.ndim != 3 or values.shape[2] < 3: return 0.0
+    if values.ndim != 3 or values.shape[2] < 3:
+        return 0.0
     some = values[::4, ::4, :3].astype(np.float64)
     top = {"uint8": 255, "uint16": 65535}.get(values.dtype.name) or max(1.0, float(some.max()))
     return min(1.0, float(np.ptp(some, axis=2).mean() / top))
+
 
 def _to_gray(values: np.ndarray, name: str) -> np.ndarray:
     _check_values(values, name)
@@ -108,12 +133,18 @@ def _to_gray(values: np.ndarray, name: str) -> np.ndarray:
         low, high = flat.min(), flat.max()
         if not (values.dtype.kind == "f" and 0 <= low and high <= 1):
             if not math.isfinite(float(high) - float(low)):
-                raise _error(name, "its values span more than a number can hold", "Rescale them first.")
+                raise _error(
+                    name, "its values span more than a number can hold", "Rescale them first."
+                )
             flat = (flat - low) / (high - low or 1)
         pixels = flat.astype(np.float32)
     np.clip(pixels, 0, 1, out=pixels)
     if pixels.min() == pixels.max():
-        raise _error(name, "every pixel has the same value", "There is nothing to see; choose another slice or file.")
+        raise _error(
+            name,
+            "every pixel has the same value",
+            "There is nothing to see; choose another slice or file.",
+        )
     return pixels
 
 # %% ../../nbs/02_io/01_scan.ipynb #6d00fd85
@@ -126,30 +157,59 @@ def check_spacing(
         pair = np.asarray(spacing, float).reshape(-1)
     except (TypeError, ValueError):
         pair = np.empty(0)
-    if pair.size not in (1, 2) or isinstance(spacing, (bool, str)) or not (np.isfinite(pair) & (pair > 0)).all():
-        raise _error(name or f"spacing={spacing!r}", f"{spacing!r} is not a spacing" if name else "this is no spacing",
-                      "It is one positive number of millimetres, or a (row, column) pair: "
-                      "spacing=0.5 or spacing=(0.5, 0.7).")
+    if (
+        pair.size not in (1, 2)
+        or isinstance(spacing, (bool, str))
+        or not (np.isfinite(pair) & (pair > 0)).all()
+    ):
+        raise _error(
+            name or f"spacing={spacing!r}",
+            f"{spacing!r} is not a spacing" if name else "this is no spacing",
+            "It is one positive number of millimetres, or a (row, column) pair: "
+            "spacing=0.5 or spacing=(0.5, 0.7).",
+        )
     return float(pair[0]), float(pair[-1])
 
 # %% ../../nbs/02_io/01_scan.ipynb #130d12a5
-_SIGNATURES = [(128, b"DICM", "DICOM"), (0, b"\x89PNG\r\n\x1a\n", "PNG"), (0, b"\xff\xd8\xff", "JPEG"),
-               (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"), (0, b"II+\0", "TIFF"), (0, b"MM\0+", "TIFF"),
-               (0, b"GIF8", "GIF"), (8, b"WEBPVP8", "WebP"), (0, b"NRRD", "NRRD"), (0, b"\x1f\x8b", "gzip"),
-               (344, b"n+1\0", "NIfTI"), (4, b"n+2\0", "NIfTI"), (344, b"ni1\0", "NIfTI pair"), (0, b"BM", "BMP")]
+_SIGNATURES = [
+    (128, b"DICM", "DICOM"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (0, b"MM\0+", "TIFF"),
+    (0, b"GIF8", "GIF"),
+    (8, b"WEBPVP8", "WebP"),
+    (0, b"NRRD", "NRRD"),
+    (0, b"\x1f\x8b", "gzip"),
+    (344, b"n+1\0", "NIfTI"),
+    (4, b"n+2\0", "NIfTI"),
+    (344, b"ni1\0", "NIfTI pair"),
+    (0, b"BM", "BMP"),
+]
 
 
 def _file_kind(data: bytes) -> str | None:
     for start, signature, kind in _SIGNATURES:
-        if data[start:start + len(signature)] == signature: return kind
+        if data[start : start + len(signature)] == signature:
+            return kind
     group, element, length = struct.unpack("<HHI", data[:8].ljust(8, b"\0"))
-    if group in (2, 8) and element <= 0x18 and (data[4:6] in (b"UL", b"UI", b"OB", b"CS", b"DA") or length <= 64):
+    if (
+        group in (2, 8)
+        and element <= 0x18
+        and (data[4:6] in (b"UL", b"UI", b"OB", b"CS", b"DA") or length <= 64)
+    ):
         return "DICOM without preamble"
 
 # %% ../../nbs/02_io/01_scan.ipynb #a9155ff4
 def _pick_index(name: str, wanted: Any, count: int, noun: str = "slices", hint: str = "") -> int:
-    if count < 1: raise _error(name, f"it says that it holds {count} {noun}", "Choose another file, or save it again.")
-    if wanted is None and count == 1: return 0
+    if count < 1:
+        raise _error(
+            name, f"it says that it holds {count} {noun}", "Choose another file, or save it again."
+        )
+    if wanted is None and count == 1:
+        return 0
     ask = f"Ask for one by slice=0 to slice={count - 1}, for example slice={count // 2}.{hint}"
     if wanted is None:
         refusal = _error(name, f"it holds {count} {noun}", ask)
@@ -167,12 +227,12 @@ def _pick_index(name: str, wanted: Any, count: int, noun: str = "slices", hint: 
 # %% ../../nbs/02_io/01_scan.ipynb #13388929
 @dataclass
 class _Decoded:
-    values: np.ndarray                          # as stored, or 0 to 1 after a DICOM window
+    values: np.ndarray  # as stored, or 0 to 1 after a DICOM window
     format: str
-    spacing: Any = None                         # (row, column) as the file gives it, unchecked
+    spacing: Any = None  # (row, column) as the file gives it, unchecked
     slice_index: int | tuple | None = None
     axis: int | None = None
     affine: np.ndarray | None = None
-    inverted: bool = False                      # small values are bright (MONOCHROME1)
-    beside: bytes = b""                         # data that lay in a second file (.nhdr)
-    colour: float = 0.0                         # see `Scan`
+    inverted: bool = False  # small values are bright (MONOCHROME1)
+    beside: bytes = b""  # data that lay in a second file (.nhdr)
+    colour: float = 0.0  # see `Scan`

@@ -16,70 +16,102 @@ from typing import Any
 
 import numpy as np
 
-from .scan import AXES, MAX_BYTES, _Decoded, _check_size, _file_kind, _pick_index
 from .errors import _error
+from .scan import AXES, MAX_BYTES, _check_size, _Decoded, _file_kind, _pick_index
 
 # %% ../../nbs/02_io/volumes.ipynb #b73fa00e
 def _plane(affine: np.ndarray, shape: tuple, axis: int, number: int) -> np.ndarray:
     from nibabel.orientations import io_orientation
-    orientation = io_orientation(affine)                    # file axis -> body axis, and whether it runs the same way
+
+    orientation = io_orientation(affine)  # file axis -> body axis, and whether it runs the same way
     where = {int(body): file for file, body in enumerate(orientation[:, 0])}
     to_file = np.zeros((4, 4))
     to_file[3, 3] = 1
     rows, columns = [body for body in (2, 1, 0) if body != axis]
     for column, body in enumerate((rows, columns, axis)):
         file, along = where[body], orientation[where[body], 1] > 0
-        if body == axis: step, start = (1, number) if along else (-1, shape[file] - 1 - number)
-        else: step, start = (-1, shape[file] - 1) if along else (1, 0)
+        if body == axis:
+            step, start = (1, number) if along else (-1, shape[file] - 1 - number)
+        else:
+            step, start = (-1, shape[file] - 1) if along else (1, 0)
         to_file[file, column], to_file[file, 3] = step, start
-    return to_file                                          # (row, column, 0, 1) of the picture -> index in the file
+    return to_file  # (row, column, 0, 1) of the picture -> index in the file
 
 # %% ../../nbs/02_io/volumes.ipynb #8be5c07c
 def _choose_axis(name: str, axis: Any, sizes: list[int], spacings: list[float], third: int) -> int:
     if axis is None:
-        if 1 in sizes: return sizes.index(1)
+        if 1 in sizes:
+            return sizes.index(1)
         return int(np.argmax(spacings)) if max(spacings) > 1.1 * spacings[third] else third
-    if axis in AXES: return AXES.index(axis)
+    if axis in AXES:
+        return AXES.index(axis)
     if isinstance(axis, bool) or axis not in (0, 1, 2):
-        raise _error(name, f"axis={axis!r} is no axis", "Give 0 (sagittal), 1 (coronal) or 2 (axial).")
+        raise _error(
+            name, f"axis={axis!r} is no axis", "Give 0 (sagittal), 1 (coronal) or 2 (axial)."
+        )
     return int(axis)
 
 # %% ../../nbs/02_io/volumes.ipynb #1aabfccf
 def _pick_moment(name: str, wanted: Any, shape: tuple) -> tuple[Any, tuple]:
     extra = tuple(n for n in shape[3:] if n > 1)
-    if not extra: return wanted, (0,) * len(shape[3:])
+    if not extra:
+        return wanted, (0,) * len(shape[3:])
     if len(extra) > 1 or not (isinstance(wanted, (tuple, list)) and len(wanted) == 2):
-        refusal = _error(name, f"it holds {extra[0]} volumes (its shape is {' x '.join(map(str, shape))})",
-                          "Name slice and volume, slice=(k, t), for example slice="
-                          f"({shape[2] // 2}, 0)." if len(extra) == 1 else "Save one volume of three dimensions first.")
+        refusal = _error(
+            name,
+            f"it holds {extra[0]} volumes (its shape is {' x '.join(map(str, shape))})",
+            f"Name slice and volume, slice=(k, t), for example slice=({shape[2] // 2}, 0)."
+            if len(extra) == 1
+            else "Save one volume of three dimensions first.",
+        )
         refusal.volumes = extra[0] if len(extra) == 1 else None
         raise refusal
     volume = _pick_index(name, wanted[1], extra[0], "volumes")
     return wanted[0], tuple(volume if n > 1 else 0 for n in shape[3:])
 
 # %% ../../nbs/02_io/volumes.ipynb #739b675e
-def _from_volume(volume: Any, affine: np.ndarray, name: str, wanted: Any, axis: Any, kind: str) -> _Decoded:
+def _from_volume(
+    volume: Any, affine: np.ndarray, name: str, wanted: Any, axis: Any, kind: str
+) -> _Decoded:
     body, steps = _body_axes(affine, name)
     volume = volume.reshape(tuple(volume.shape) + (1,) * (3 - len(volume.shape)))
     wanted, extra = _pick_moment(name, wanted, volume.shape)
     sizes = [volume.shape[body.index(b)] for b in range(3)]
     axis = _choose_axis(name, axis, sizes, [steps[body.index(b)] for b in range(3)], body[2])
-    hint = " Other cuts: " + ", ".join(f"axis={b} {AXES[b]} ({sizes[b]})" for b in range(3) if b != axis) + "."
-    number = _pick_index(name, wanted, sizes[axis], f"slices across axis {axis} ({AXES[axis]})", hint)
+    hint = (
+        " Other cuts: "
+        + ", ".join(f"axis={b} {AXES[b]} ({sizes[b]})" for b in range(3) if b != axis)
+        + "."
+    )
+    number = _pick_index(
+        name, wanted, sizes[axis], f"slices across axis {axis} ({AXES[axis]})", hint
+    )
     _check_size(name, *[sizes[b] for b in range(3) if b != axis])
     to_file = _plane(affine, volume.shape, axis, number)
     chosen = [e for e, n in zip(extra, volume.shape[3:]) if n > 1]
-    return _Decoded(_cut_plane(volume, to_file, body.index(axis), extra), kind,
-                    tuple(np.linalg.norm(affine @ to_file, axis=0)[:2]),
-                    (number, *chosen) if chosen else number, axis, affine @ to_file)
+    return _Decoded(
+        _cut_plane(volume, to_file, body.index(axis), extra),
+        kind,
+        tuple(np.linalg.norm(affine @ to_file, axis=0)[:2]),
+        (number, *chosen) if chosen else number,
+        axis,
+        affine @ to_file,
+    )
 
 
 def _body_axes(affine: np.ndarray, name: str) -> tuple[list[int], list[float]]:
     from nibabel.orientations import io_orientation
+
     steps = np.linalg.norm(affine[:3, :3], axis=0)
-    if not (np.isfinite(affine).all() and steps.all()) or abs(np.linalg.det(affine[:3, :3] / steps)) < 1e-4:
-        raise _error(name, "its affine gives no orientation, or a spacing of zero",
-                      "Mend the header, or save the slice as PNG.")
+    if (
+        not (np.isfinite(affine).all() and steps.all())
+        or abs(np.linalg.det(affine[:3, :3] / steps)) < 1e-4
+    ):
+        raise _error(
+            name,
+            "its affine gives no orientation, or a spacing of zero",
+            "Mend the header, or save the slice as PNG.",
+        )
     return [int(b) for b in io_orientation(affine)[:, 0]], steps.tolist()
 
 # %% ../../nbs/02_io/volumes.ipynb #1994c2a6
@@ -87,27 +119,42 @@ def _cut_plane(volume: Any, to_file: np.ndarray, across: int, extra: tuple) -> n
     layer = tuple(int(to_file[across, 3]) if file == across else slice(None) for file in range(3))
     values = np.asarray(volume[layer + extra])
     left = [file for file in range(3) if file != across]
-    if to_file[left[0], 0] == 0: values = values.T                            # the first axis left runs along a row
-    rows, columns = int(to_file[:3, 0].sum()), int(to_file[:3, 1].sum())      # +1, or -1 where it runs backwards
+    if to_file[left[0], 0] == 0:
+        values = values.T  # the first axis left runs along a row
+    rows, columns = (
+        int(to_file[:3, 0].sum()),
+        int(to_file[:3, 1].sum()),
+    )  # +1, or -1 where it runs backwards
     return np.ascontiguousarray(values[::rows, ::columns])
 
 # %% ../../nbs/02_io/volumes.ipynb #5b154496
 def _nifti_header(head: bytes, name: str) -> Any:
-    import logging, nibabel
+    import logging
+
+    import nibabel
+
     kind = _file_kind(head)
     if kind == "NIfTI pair":
-        raise _error(name, "it is half of a NIfTI pair (.hdr and .img)", "Save it as one .nii or .nii.gz file.")
+        raise _error(
+            name,
+            "it is half of a NIfTI pair (.hdr and .img)",
+            "Save it as one .nii or .nii.gz file.",
+        )
     if kind != "NIfTI":
         raise _error(name, "this gzip file holds no NIfTI volume", "Unpack it first.")
     layout = nibabel.Nifti2Header if head[4:6] == b"n+" else nibabel.Nifti1Header
-    header = layout(head[:layout.sizeof_hdr], check=False)
-    header.check_fix(logger=logging.Logger("unheard", logging.CRITICAL + 1))     # what it mends it would say aloud
+    header = layout(head[: layout.sizeof_hdr], check=False)
+    header.check_fix(
+        logger=logging.Logger("unheard", logging.CRITICAL + 1)
+    )  # what it mends it would say aloud
     return header
 
 
 def _decode_nifti(data: bytes, name: str, wanted: Any, axis: Any, kind: str) -> _Decoded:
     import gzip
+
     from nibabel.arrayproxy import ArrayProxy
+
     stream = gzip.GzipFile(fileobj=io.BytesIO(data)) if kind == "gzip" else io.BytesIO(data)
     head = stream.read(544)
     header = _nifti_header(head, name)
@@ -115,8 +162,9 @@ def _decode_nifti(data: bytes, name: str, wanted: Any, axis: Any, kind: str) -> 
     length = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
     _check_length(name, length)
     stream.seek(0)
-    data = stream.read(max(length, len(head)))                        # in one piece: joining two takes twice the memory
-    if len(data) < length: raise _error(name, "the file ends too early", "Save or download it again.")
+    data = stream.read(max(length, len(head)))  # in one piece: joining two takes twice the memory
+    if len(data) < length:
+        raise _error(name, "the file ends too early", "Save or download it again.")
     volume = ArrayProxy(io.BytesIO(data), header)
     decoded = _from_volume(volume, header.get_best_affine(), name, wanted, axis, "NIfTI")
     unit = {"meter": 1000, "micron": 0.001}.get(header.get_xyzt_units()[0], 1)
@@ -125,27 +173,33 @@ def _decode_nifti(data: bytes, name: str, wanted: Any, axis: Any, kind: str) -> 
 
 def _check_length(name: str, length: int) -> None:
     if length > MAX_BYTES:
-        raise _error(name, f"its header announces {length / 1e9:.1f} GB, so it was not unpacked",
-                      f"At most {MAX_BYTES / 1e9:.1f} GB are read: save a smaller volume, or one slice.")
+        raise _error(
+            name,
+            f"its header announces {length / 1e9:.1f} GB, so it was not unpacked",
+            f"At most {MAX_BYTES / 1e9:.1f} GB are read: save a smaller volume, or one slice.",
+        )
 
 # %% ../../nbs/02_io/volumes.ipynb #d56d1300
-MAX_HEADER = 1 << 16   # bytes of an NRRD file's
+MAX_HEADER = 1 << 16  # bytes of an NRRD file's
 
 
 def _decode_nrrd(data: bytes, name: str, wanted: Any, axis: Any, folder: Path | None) -> _Decoded:
     import nrrd
+
     if len(data) > MAX_HEADER and not re.search(rb"\n[ \t\r]*\n", data[:MAX_HEADER]):
         raise _error(name, "its header is longer than 64 kB", "Save it again.")
     stream = io.BytesIO(data)
     header = nrrd.read_header(stream)
     sizes = tuple(int(n) for n in header["sizes"])
     item = np.dtype(nrrd.reader._TYPEMAP_NRRD2NUMPY.get(header["type"], "V1")).itemsize
-    if min(sizes, default=0) < 1: raise _error(name, "by its sizes it holds nothing", "Save it again.")
+    if min(sizes, default=0) < 1:
+        raise _error(name, "by its sizes it holds nothing", "Save it again.")
     _check_length(name, math.prod(sizes) * item)
     beside = _nrrd_file(header, name, folder) if _nrrd_where(header) else b""
     rest = beside or stream.read()
     body = _nrrd_unpacked(header, rest, name, math.prod(sizes) * item)
-    if header["encoding"].lower() in _PACKED: header = {**header, "encoding": "raw"}
+    if header["encoding"].lower() in _PACKED:
+        header = {**header, "encoding": "raw"}
     skips = ("data file", "datafile", "byte skip", "byteskip", "line skip", "lineskip")
     plain = {key: value for key, value in header.items() if key not in skips}
     volume = nrrd.read_data(plain, io.BytesIO(body))
@@ -171,47 +225,65 @@ def _nrrd_file(header: dict, name: str, folder: Path | None) -> bytes:
     if not path.is_relative_to(folder.resolve()) or not path.is_file():
         raise _error(name, "the data file it names is not there", "Keep both files in one folder.")
     if path.stat().st_size > MAX_BYTES:
-        raise _error(name, "its data file is larger than a gigabyte", "Save a smaller volume, or one slice.")
+        raise _error(
+            name, "its data file is larger than a gigabyte", "Save a smaller volume, or one slice."
+        )
     return path.read_bytes()
 
 
 def _nrrd_unpacked(header: dict, rest: bytes, name: str, length: int) -> bytes:
     at = 0
-    for _ in range(int(header.get("line skip", header.get("lineskip", 0)))): at = rest.index(b"\n", at) + 1
+    for _ in range(int(header.get("line skip", header.get("lineskip", 0)))):
+        at = rest.index(b"\n", at) + 1
     rest = rest[at:]
-    skip, encoding = int(header.get("byte skip", header.get("byteskip", 0))), header["encoding"].lower()
+    skip, encoding = (
+        int(header.get("byte skip", header.get("byteskip", 0))),
+        header["encoding"].lower(),
+    )
     limit = length + max(skip, 0)
     _check_length(name, limit)
-    if encoding in ("gzip", "gz"): rest = zlib.decompressobj(31).decompress(rest, limit)
+    if encoding in ("gzip", "gz"):
+        rest = zlib.decompressobj(31).decompress(rest, limit)
     if encoding in ("bzip2", "bz2"):
         import bz2
+
         rest = bz2.BZ2Decompressor().decompress(rest, limit)
-    if encoding not in (*_PACKED, "raw"): return rest[max(skip, 0):]
+    if encoding not in (*_PACKED, "raw"):
+        return rest[max(skip, 0) :]
     rest = rest[-length:] if skip == -1 else rest[skip:limit]
-    if len(rest) < length: raise _error(name, "the file ends too early", "Save or download it again.")
+    if len(rest) < length:
+        raise _error(name, "the file ends too early", "Save or download it again.")
     return rest
 
 # %% ../../nbs/02_io/volumes.ipynb #1fe756de
-_SPACES = {"ras": (1, 1, 1), "right-anterior-superior": (1, 1, 1),
-           "las": (-1, 1, 1), "left-anterior-superior": (-1, 1, 1)}            # all others: left-posterior-superior
+_SPACES = {
+    "ras": (1, 1, 1),
+    "right-anterior-superior": (1, 1, 1),
+    "las": (-1, 1, 1),
+    "left-anterior-superior": (-1, 1, 1),
+}  # all others: left-posterior-superior
 
 
 def _nrrd_affine(header: dict, dimensions: int) -> tuple[np.ndarray, list[int]]:
     "The affine (RAS+), and which axes of the file are axes in space."
     directions, kinds = header.get("space directions"), header.get("kinds", ["domain"] * dimensions)
     if directions is None:
-        spatial = [i for i in range(dimensions) if kinds[i] in ("domain", "space", "none", "???")][:3]
+        spatial = [i for i in range(dimensions) if kinds[i] in ("domain", "space", "none", "???")][
+            :3
+        ]
         spacings = np.asarray(header.get("spacings", np.ones(dimensions)), float)[spatial]
         steps = np.diag(np.where(np.isfinite(spacings), spacings, 1))
     else:
-        spatial = [i for i, row in enumerate(directions) if row is not None and np.isfinite(row).all()]
+        spatial = [
+            i for i, row in enumerate(directions) if row is not None and np.isfinite(row).all()
+        ]
         steps = np.array([directions[i] for i in spatial], float).T
     affine = np.eye(4)
-    affine[:len(steps), :len(spatial)] = steps
+    affine[: len(steps), : len(spatial)] = steps
     if len(spatial) == 2:
         across = np.cross(affine[:3, 0], affine[:3, 1])
         affine[:3, 2] = across / (np.linalg.norm(across) or 1)
     origin = np.nan_to_num(np.asarray(header.get("space origin", (0, 0, 0)), float))
-    affine[:len(origin), 3] = origin
+    affine[: len(origin), 3] = origin
     space = str(header.get("space", "")).lower().removesuffix("-time")
     return np.diag([*_SPACES.get(space, (-1, -1, 1)), 1]) @ affine, spatial

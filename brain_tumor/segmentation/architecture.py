@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..io.errors import BrainTumorError
 from ..training.inspection import kernel_shapes
 from ..training.runs import new_figure
-from ..io.errors import BrainTumorError
 
 if TYPE_CHECKING:
     import keras
@@ -26,19 +26,30 @@ if TYPE_CHECKING:
     from matplotlib.patches import Patch
 
 # %% ../../nbs/07_segmentation/architecture.ipynb #c013
-UNET_FILTERS = (64, 128, 256, 512, 1024)  # the thesis' widths (section 3.9), from the top level to the bridge
+UNET_FILTERS = (
+    64,
+    128,
+    256,
+    512,
+    1024,
+)  # the thesis' widths (section 3.9), from the top level to the bridge
+
 
 @dataclass(frozen=True)
 class Architecture:
     "A segmentation network, and what the other rooms must know of it."
+
     name: str  # on the command line and in run.json
     title: str  # as a reader writes it
-    build: Callable[..., "keras.Model"]  # (side, filters, channels) -> (N, side, side, channels) in 0..1 to probabilities (N, side, side, K)
+    build: Callable[
+        ..., "keras.Model"
+    ]  # (side, filters, channels) -> (N, side, side, channels) in 0..1 to probabilities (N, side, side, K)
     about: str  # a line for the command line's help
 
 # %% ../../nbs/07_segmentation/architecture.ipynb #c015
 def _whole(value) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
 
 def check_architecture_input(
     name: str,  # of the network, for what is said
@@ -48,17 +59,24 @@ def check_architecture_input(
 ) -> None:
     "Refuse what can't be built: fewer than two levels, a width below one, a side that can't be halved often enough."
     if len(filters) < 2 or not all(_whole(width) and width >= 1 for width in filters):
-        raise BrainTumorError(f"{name}: filters {tuple(filters)}; give two or more whole numbers from 1 up, one a level from top to bottom, such as {UNET_FILTERS}")
+        raise BrainTumorError(
+            f"{name}: filters {tuple(filters)}; give two or more whole numbers from 1 up, one a level from top to bottom, such as {UNET_FILTERS}"
+        )
     if not _whole(channels) or channels < 1:
-        raise BrainTumorError(f"{name}: channels {channels}; give a whole number from 1 up: 1 for grey pictures, 3 for colour")
+        raise BrainTumorError(
+            f"{name}: channels {channels}; give a whole number from 1 up: 1 for grey pictures, 3 for colour"
+        )
     step = 2 ** (len(filters) - 1)
     if not _whole(side) or side < 1 or side % step:
         below = int(side // step) * step if isinstance(side, (int, float, np.number)) else 0
         fits = [str(fit) for fit in (below, below + step) if fit >= step] or [str(step)]
-        raise BrainTumorError(f"{name}: side {side}; with {len(filters)} levels it is halved {len(filters) - 1} times, so it must be a multiple of {step}: take {' or '.join(fits)}")
+        raise BrainTumorError(
+            f"{name}: side {side}; with {len(filters)} levels it is halved {len(filters) - 1} times, so it must be a multiple of {step}: take {' or '.join(fits)}"
+        )
 
 # %% ../../nbs/07_segmentation/architecture.ipynb #c018
 _STAGE = re.compile(r"scan|down\d+|bridge|up\d+|gate\d+|x\d+_\d+|outline")
+
 
 def layer_stage(
     name: str,  # of a layer, such as down2_conv1
@@ -66,7 +84,9 @@ def layer_stage(
     "Tell from a layer's name which stage it belongs to."
     found = _STAGE.match(name)
     if not found:
-        raise BrainTumorError(f"layer {name} belongs to no stage; names of layers begin with down1, bridge, up1, gate1, x0_1 or outline")
+        raise BrainTumorError(
+            f"layer {name} belongs to no stage; names of layers begin with down1, bridge, up1, gate1, x0_1 or outline"
+        )
     return found[0]
 
 # %% ../../nbs/07_segmentation/architecture.ipynb #c022
@@ -75,11 +95,17 @@ def level_table(
 ) -> "pd.DataFrame":  # one row a stage: stage, level (1: full side), side, channels (that leave it), layers (kernels), parameters
     "List a network's stages from input to output."
     import pandas as pd
+
     rows = {}
     for layer in model.layers:
-        row = rows.setdefault(layer_stage(layer.name), {"level": 0, "side": 0, "channels": 0, "layers": 0, "parameters": 0})
+        row = rows.setdefault(
+            layer_stage(layer.name),
+            {"level": 0, "side": 0, "channels": 0, "layers": 0, "parameters": 0},
+        )
         _, side, _, channels = layer.output.shape
-        row.update(level=1 + int(round(np.log2(model.input.shape[1] / side))), side=side, channels=channels)
+        row.update(
+            level=1 + int(round(np.log2(model.input.shape[1] / side))), side=side, channels=channels
+        )
         row["layers"] += len(kernel_shapes(layer))
         row["parameters"] += layer.count_params()
     rows.pop("scan", None)
@@ -96,27 +122,62 @@ def _box_place(stage: str, levels: int) -> tuple[float, float]:
         column = levels - 1 - row if kind in ("up", "gate") else 0
     return 2 * column + row - (kind == "gate"), -row
 
+
 def _skip_joins(model: "keras.Model") -> list[tuple[str, str]]:
     "Pairs of stages: from where to where something is passed on."
     import keras
+
     inner = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    pairs = [(layer_stage(tensor._keras_history.operation.name), layer_stage(layer.name)) for layer in inner for tensor in keras.tree.flatten(layer.input)]
+    pairs = [
+        (layer_stage(tensor._keras_history.operation.name), layer_stage(layer.name))
+        for layer in inner
+        for tensor in keras.tree.flatten(layer.input)
+    ]
     return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
 
 # %% ../../nbs/07_segmentation/architecture.ipynb #c027
 def _draw_box(axis: "Axes", row: dict, place: tuple[float, float]) -> "Patch":
     from matplotlib.patches import Circle, Rectangle
+
     x, y = place
     if row["stage"].startswith("gate"):
         axis.text(x, y, "×", ha="center", va="center", fontsize=9, zorder=3)
         return axis.add_patch(Circle(place, 0.15, facecolor="white", edgecolor="black", zorder=2))
-    axis.text(x, y, f"{row['stage']}\n{row['side']} x {row['side']}\n{row['channels']}", ha="center", va="center", fontsize=6.5, zorder=3)
-    return axis.add_patch(Rectangle((x - 0.41, y - 0.3), 0.82, 0.6, facecolor="0.93", edgecolor="black", zorder=2))
+    axis.text(
+        x,
+        y,
+        f"{row['stage']}\n{row['side']} x {row['side']}\n{row['channels']}",
+        ha="center",
+        va="center",
+        fontsize=6.5,
+        zorder=3,
+    )
+    return axis.add_patch(
+        Rectangle((x - 0.41, y - 0.3), 0.82, 0.6, facecolor="0.93", edgecolor="black", zorder=2)
+    )
 
-def _draw_arrow(axis: "Axes", start: "Patch", end: "Patch", ends: tuple, look: str, bend: float = 0) -> None:
+
+def _draw_arrow(
+    axis: "Axes", start: "Patch", end: "Patch", ends: tuple, look: str, bend: float = 0
+) -> None:
     from matplotlib.patches import FancyArrowPatch
-    axis.add_patch(FancyArrowPatch(*ends, patchA=start, patchB=end, shrinkA=0, shrinkB=0, arrowstyle="-|>", mutation_scale=7, linewidth=0.9, linestyle=look, color="black",
-                                   connectionstyle=f"arc3,rad={bend}", zorder=1))
+
+    axis.add_patch(
+        FancyArrowPatch(
+            *ends,
+            patchA=start,
+            patchB=end,
+            shrinkA=0,
+            shrinkB=0,
+            arrowstyle="-|>",
+            mutation_scale=7,
+            linewidth=0.9,
+            linestyle=look,
+            color="black",
+            connectionstyle=f"arc3,rad={bend}",
+            zorder=1,
+        )
+    )
 
 # %% ../../nbs/07_segmentation/architecture.ipynb #c028
 def draw_levels(
@@ -125,20 +186,43 @@ def draw_levels(
     "Draw a network's stages at the height of their level, with everything that is passed on; black and white."
     table = level_table(model)
     levels, stages = int(table["level"].max()), table[table["stage"] != "outline"]
-    figure, (axis,) = new_figure(1, "solid: down and up; dashed: skips; dotted: what steers a gate (×)  |  stage, side, channels", (7.6, 1.1 + 0.72 * levels))
+    figure, (axis,) = new_figure(
+        1,
+        "solid: down and up; dashed: skips; dotted: what steers a gate (×)  |  stage, side, channels",
+        (7.6, 1.1 + 0.72 * levels),
+    )
     places = {stage: _box_place(stage, levels) for stage in stages["stage"]}
-    boxes = {row["stage"]: _draw_box(axis, row, places[row["stage"]]) for row in stages.to_dict("records")}
+    boxes = {
+        row["stage"]: _draw_box(axis, row, places[row["stage"]])
+        for row in stages.to_dict("records")
+    }
     for start, end in _skip_joins(model):
         if end == "outline":
             x, y = places[start]
             _draw_arrow(axis, boxes[start], None, ((x, y), (x, y + 0.62)), "-")
-            axis.text(x, y + 0.64, "outline", ha="center", va="bottom", fontsize=6.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+            axis.text(
+                x,
+                y + 0.64,
+                "outline",
+                ha="center",
+                va="bottom",
+                fontsize=6.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
         elif start in places:
             a, b = places[start], places[end]
-            between = any(y == a[1] == b[1] and a[0] < x < b[0] for name, (x, y) in places.items() if not name.startswith("gate"))
+            between = any(
+                y == a[1] == b[1] and a[0] < x < b[0]
+                for name, (x, y) in places.items()
+                if not name.startswith("gate")
+            )
             look = "--" if a[1] == b[1] else ":" if end.startswith("gate") else "-"
             _draw_arrow(axis, boxes[start], boxes[end], (a, b), look, -0.22 if between else 0)
-    axis.set(xlim=(-0.6, 2 * levels - 1.4), ylim=(0.6 - levels, 0.95), title=f"{model.name}: {model.count_params():,} parameters")
+    axis.set(
+        xlim=(-0.6, 2 * levels - 1.4),
+        ylim=(0.6 - levels, 0.95),
+        title=f"{model.name}: {model.count_params():,} parameters",
+    )
     axis.axis("off")
     return figure
 
@@ -150,6 +234,7 @@ def gray_batch(
     "A grey picture as a network of this part takes it."
     return np.repeat(np.float32(pixels)[None, ..., None] / 255, channels, axis=-1)
 
+
 def untrained_weights(
     model: "keras.Model",  # of this part; compiled anew and trained by one step
     scans: np.ndarray,  # (N, side, side, channels) float32, 0..1
@@ -157,11 +242,20 @@ def untrained_weights(
 ) -> list[str]:  # paths of the weights that are trained and did not move
     "Make one step of training and name what no gradient has reached; it should be nothing."
     import keras
+
     values = lambda: [np.array(keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
     before = values()
-    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", run_eagerly=True, jit_compile=False)
-    model.train_on_batch(scans, np.repeat(np.float32(masks)[..., None], model.output.shape[-1], axis=-1))
-    return [v.path for v, old, new in zip(model.trainable_variables, before, values()) if (old == new).all()]
+    model.compile(
+        keras.optimizers.Adam(1e-3), "binary_crossentropy", run_eagerly=True, jit_compile=False
+    )
+    model.train_on_batch(
+        scans, np.repeat(np.float32(masks)[..., None], model.output.shape[-1], axis=-1)
+    )
+    return [
+        v.path
+        for v, old, new in zip(model.trainable_variables, before, values())
+        if (old == new).all()
+    ]
 
 # %% ../../nbs/07_segmentation/architecture.ipynb #c034
 def draw_prediction(
@@ -171,8 +265,20 @@ def draw_prediction(
 ) -> "Figure":
     "Draw a scan, its true mask, and each probability map that a network gives, from its least to its largest value."
     answers = np.asarray(model.predict(gray_batch(pixels, model.input.shape[-1]), verbose=0))[0]
-    figure, axes = new_figure(2 + answers.shape[-1], f"{model.name}; each probability is shown from its least (black) to its largest value (white)", (1.75, 2.0))
-    for axis, picture, title in zip(axes, (pixels, mask, *np.moveaxis(answers, -1, 0)), ("scan", "truth", *(f"{a.min():.2f} to {a.max():.2f}" for a in np.moveaxis(answers, -1, 0)))):
+    figure, axes = new_figure(
+        2 + answers.shape[-1],
+        f"{model.name}; each probability is shown from its least (black) to its largest value (white)",
+        (1.75, 2.0),
+    )
+    for axis, picture, title in zip(
+        axes,
+        (pixels, mask, *np.moveaxis(answers, -1, 0)),
+        (
+            "scan",
+            "truth",
+            *(f"{a.min():.2f} to {a.max():.2f}" for a in np.moveaxis(answers, -1, 0)),
+        ),
+    ):
         axis.imshow(picture, cmap="gray")
         axis.set_title(title, fontsize=8)
         axis.axis("off")

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..io.errors import BrainTumorError
-from .architecture import Architecture, UNET_FILTERS, check_architecture_input
+from brain_tumor.segmentation.architecture import (
+    UNET_FILTERS,
+    Architecture,
+    check_architecture_input,
+)
 from .unet import encoder_path, up_block
 
 if TYPE_CHECKING:
@@ -26,9 +30,12 @@ def attention_gate(
 ):  # the skip, each place multiplied by its coefficient (N, 2h, 2w, width)
     "Additive soft attention (Oktay et al. 2018, figure 2 and equations 1 and 2)."
     from keras import layers
+
     theta = layers.Conv2D(width, 2, strides=2, use_bias=False, name=f"{stage}_theta")(skip)
     phi = layers.Conv2D(width, 1, name=f"{stage}_phi")(below)
-    x = layers.Activation("relu", name=f"{stage}_relu")(layers.Add(name=f"{stage}_add")([theta, phi]))
+    x = layers.Activation("relu", name=f"{stage}_relu")(
+        layers.Add(name=f"{stage}_add")([theta, phi])
+    )
     alpha = layers.Conv2D(1, 1, activation="sigmoid", name=f"{stage}_psi")(x)
     alpha = layers.UpSampling2D(2, interpolation="bilinear", name=f"{stage}_spread")(alpha)
     return layers.Multiply(name=f"{stage}_weigh")([skip, alpha])
@@ -43,30 +50,58 @@ def attention_unet(
 ) -> "keras.Model":  # (N, side, side, channels) in 0..1 -> probabilities (N, side, side, 1)
     "Build Attention U-Net (Oktay et al. 2018, figure 1, in two dimensions; thesis 2.2.2)."
     import keras
+
     check_architecture_input("attention_unet", side, filters, channels)
     if first_gate not in range(1, len(filters) + 1):
-        raise BrainTumorError(f"attention_unet: first_gate {first_gate}; the skips are numbered from 1 to {len(filters) - 1}, and {len(filters)} means no gate")
+        raise BrainTumorError(
+            f"attention_unet: first_gate {first_gate}; the skips are numbered from 1 to {len(filters) - 1}, and {len(filters)} means no gate"
+        )
     keras.backend.clear_session()
     scan = keras.Input((side, side, channels), name="scan")
     *skips, x = encoder_path(scan, filters, normalise)
     for level in range(len(skips), 0, -1):
         width, skip = filters[level - 1], skips[level - 1]
-        skip = attention_gate(skip, x, max(1, width // 2), f"gate{level}") if level >= first_gate else skip
+        skip = (
+            attention_gate(skip, x, max(1, width // 2), f"gate{level}")
+            if level >= first_gate
+            else skip
+        )
         x = up_block(x, skip, width, f"up{level}", normalise)
-    return keras.Model(scan, keras.layers.Conv2D(1, 1, activation="sigmoid", name="outline")(x), name="attention_unet")
+    return keras.Model(
+        scan,
+        keras.layers.Conv2D(1, 1, activation="sigmoid", name="outline")(x),
+        name="attention_unet",
+    )
 
-ATTENTION_UNET = Architecture("attention_unet", "Attention U-Net", attention_unet, "U-Net with a soft gate on each skip (Oktay 2018)")
+
+ATTENTION_UNET = Architecture(
+    "attention_unet",
+    "Attention U-Net",
+    attention_unet,
+    "U-Net with a soft gate on each skip (Oktay 2018)",
+)
 
 # %% ../../nbs/07_segmentation/03_attention_unet.ipynb #c051
 def attention_maps(
     model: "keras.Model",  # from `attention_unet`
     scans: np.ndarray,  # (N, side, side, channels) float32, 0..1
-) -> dict[str, np.ndarray]:  # gate1, gate2, … from the top: (N, h, w) coefficients 0..1, in the size of the skip
+) -> dict[
+    str, np.ndarray
+]:  # gate1, gate2, … from the top: (N, h, w) coefficients 0..1, in the size of the skip
     "How much of each place of a skip a network's gates let through."
     import keras
-    names = sorted(layer.name for layer in model.layers if layer.name.startswith("gate") and layer.name.endswith("_spread"))
+
+    names = sorted(
+        layer.name
+        for layer in model.layers
+        if layer.name.startswith("gate") and layer.name.endswith("_spread")
+    )
     if not names:
-        raise BrainTumorError(f"{model.name} has no gates to look at; give a network from attention_unet, with first_gate no larger than its number of skips")
-    looked = keras.Model(model.input, [model.get_layer(name).output for name in names]).predict(scans, verbose=0)
+        raise BrainTumorError(
+            f"{model.name} has no gates to look at; give a network from attention_unet, with first_gate no larger than its number of skips"
+        )
+    looked = keras.Model(model.input, [model.get_layer(name).output for name in names]).predict(
+        scans, verbose=0
+    )
     maps = looked if isinstance(looked, (list, tuple)) else [looked]
     return {name.removesuffix("_spread"): np.asarray(one)[..., 0] for name, one in zip(names, maps)}

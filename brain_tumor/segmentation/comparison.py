@@ -18,21 +18,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..io.files import write_table
-from ..metrics import dice, mean_interval
-from ..io.files import RUNS
-from ..training.runs import Run, load_run, new_figure, new_grid, saved_weights, thesis_log
 from ..io.errors import BrainTumorError
+from ..io.files import RUNS, write_json, write_table
 from ..io.scan import CLASSES
-from .attention_unet import ATTENTION_UNET
+from ..metrics import dice, mean_interval
 from .architecture import UNET_FILTERS
+from .attention_unet import ATTENTION_UNET
 from .metrics import MASK_METRICS
 from .resunet import RESUNET, RESUNET_PUBLISHED
 from .training import MASK_SCORE_COLUMNS
 from .unet import UNET
 from .unet_plus_plus import UNET_PLUS_PLUS
+from ..training.runs import Run, load_run, new_figure, new_grid, saved_weights, thesis_log
 from ..training.weights import load_weights
-from ..io.files import write_json
 
 if TYPE_CHECKING:
     import keras
@@ -40,28 +38,48 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c006
-SEGMENTATION_NETWORKS = {network.name: network for network in (UNET, ATTENTION_UNET, RESUNET, RESUNET_PUBLISHED, UNET_PLUS_PLUS)}
+SEGMENTATION_NETWORKS = {
+    network.name: network
+    for network in (UNET, ATTENTION_UNET, RESUNET, RESUNET_PUBLISHED, UNET_PLUS_PLUS)
+}
 AREA_COLUMNS = ("area_true", "area_found")  # mm²
+
 
 def read_mask_scores(
     run: str | Path,  # folder of a finished run
 ) -> "pd.DataFrame":  # a row a slice: OUTLINES, FIGURES, AREAS
     "Read what a run said of each slice; `BrainTumorError` where a slice stands twice or a mark is no number."
     import pandas as pd
+
     path = Path(run) / "outlines.csv"
     try:
-        table = pd.read_csv(path, dtype={name: str for name in MASK_SCORE_COLUMNS[:6]}, keep_default_na=False, na_values={name: [""] for name in (*MASK_METRICS, *AREA_COLUMNS)})
+        table = pd.read_csv(
+            path,
+            dtype={name: str for name in MASK_SCORE_COLUMNS[:6]},
+            keep_default_na=False,
+            na_values={name: [""] for name in (*MASK_METRICS, *AREA_COLUMNS)},
+        )
     except (OSError, ValueError) as error:
-        raise BrainTumorError(f"{path}: can't be read ({error}); give the folder of a finished segmentation run") from None
-    missing = [name for name in (*MASK_SCORE_COLUMNS, *MASK_METRICS, *AREA_COLUMNS) if name not in table]
+        raise BrainTumorError(
+            f"{path}: can't be read ({error}); give the folder of a finished segmentation run"
+        ) from None
+    missing = [
+        name for name in (*MASK_SCORE_COLUMNS, *MASK_METRICS, *AREA_COLUMNS) if name not in table
+    ]
     if missing or not len(table):
-        raise BrainTumorError(f"{path}: {'no column ' + ', '.join(missing) if missing else 'no slice in it'}; record the run again")
+        raise BrainTumorError(
+            f"{path}: {'no column ' + ', '.join(missing) if missing else 'no slice in it'}; record the run again"
+        )
     twice = table.duplicated(["source", "image"])
     if twice.any():
-        raise BrainTumorError(f"{path}: {table['image'][twice].iloc[0]} stands there twice; list each slice once")
+        raise BrainTumorError(
+            f"{path}: {table['image'][twice].iloc[0]} stands there twice; list each slice once"
+        )
     marks = table[[*MASK_METRICS, *AREA_COLUMNS]].apply(pd.to_numeric, errors="coerce")
     if not np.isfinite(marks.to_numpy()).all() or not table["dice"].between(0, 1).all():
-        raise BrainTumorError(f"{path}: a mark is no number, or a Dice outside 0 to 1; a missed tumour has 0. Record the run again")
+        raise BrainTumorError(
+            f"{path}: a mark is no number, or a Dice outside 0 to 1; a missed tumour has 0. Record the run again"
+        )
     return table
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c008
@@ -75,21 +93,74 @@ def write_example_segmentation_run(
 ) -> Path:  # the folder
     "Write a run folder of known truth: five slices a patient."
     import pandas as pd
+
     folder, own, shared = Path(folder), np.random.default_rng(seed), np.random.default_rng(99)
     number = np.repeat(np.arange(patients), 5)
     area = shared.lognormal(6, 0.8, len(number))
-    centre = quality + 0.08 * shared.normal(size=patients)[number] + 0.09 * (np.log(area) - 6) + 0.03 * own.normal(size=len(number))
+    centre = (
+        quality
+        + 0.08 * shared.normal(size=patients)[number]
+        + 0.09 * (np.log(area) - 6)
+        + 0.03 * own.normal(size=len(number))
+    )
     overlap = np.where(own.random(len(number)) < 0.04, 0, np.clip(centre, 0.02, 0.99))
     found = np.where(overlap > 0, area * np.exp(0.2 * own.normal(size=len(number))), 0)
-    table = pd.DataFrame({"source": "made up", "image": [f"{n}.png" for n in range(len(number))], "class": np.array(CLASSES)[np.array([0, 1, 3])[number % 3]], "group": [f"P{n:03d}" for n in number],
-                          "role": np.where(number % 2, "validation", "test"), "plane": np.array(["axial", "coronal", "sagittal"])[number % 3], "spacing_mm": 0.65})
-    table = table.assign(dice=overlap, iou=overlap / (2 - overlap), accuracy=0.99, precision=overlap, recall=overlap, hd95=40 * (1 - overlap), nsd=overlap, area_true=area, area_found=found)
+    table = pd.DataFrame(
+        {
+            "source": "made up",
+            "image": [f"{n}.png" for n in range(len(number))],
+            "class": np.array(CLASSES)[np.array([0, 1, 3])[number % 3]],
+            "group": [f"P{n:03d}" for n in number],
+            "role": np.where(number % 2, "validation", "test"),
+            "plane": np.array(["axial", "coronal", "sagittal"])[number % 3],
+            "spacing_mm": 0.65,
+        }
+    )
+    table = table.assign(
+        dice=overlap,
+        iou=overlap / (2 - overlap),
+        accuracy=0.99,
+        precision=overlap,
+        recall=overlap,
+        hd95=40 * (1 - overlap),
+        nsd=overlap,
+        area_true=area,
+        area_found=found,
+    )
     write_table(table.round(5), folder / "outlines.csv")
     curve = quality * (1 - 0.7 ** np.arange(1, 9))
-    history = pd.DataFrame({"epoch": range(1, 9), "accuracy": 0.99, "dice_coef": curve, "learning_rate": 1e-3, "loss": 1 - curve, "val_accuracy": 0.99, "val_dice_coef": 0.95 * curve, "val_loss": 1 - 0.95 * curve, "val_dice": 0.93 * curve, "seconds": 1.0})
+    history = pd.DataFrame(
+        {
+            "epoch": range(1, 9),
+            "accuracy": 0.99,
+            "dice_coef": curve,
+            "learning_rate": 1e-3,
+            "loss": 1 - curve,
+            "val_accuracy": 0.99,
+            "val_dice_coef": 0.95 * curve,
+            "val_loss": 1 - 0.95 * curve,
+            "val_dice": 0.93 * curve,
+            "seconds": 1.0,
+        }
+    )
     write_table(history.round(5), folder / "history.csv")
-    write_json(folder / "run.json", {"network": network, "title": SEGMENTATION_NETWORKS[network].title, "task": "segmentation", "protocol": protocol, "provenance": f"made up, no scan behind it (protocol {protocol})",
-                                     "recipe": {"side": 128, "filters": [16, 32], "seed": seed}, "parameters": 1000, "chosen_epoch": 8, "epochs_done": 8, "epochs_asked": 8, "cut": None, "finished": True})
+    write_json(
+        folder / "run.json",
+        {
+            "network": network,
+            "title": SEGMENTATION_NETWORKS[network].title,
+            "task": "segmentation",
+            "protocol": protocol,
+            "provenance": f"made up, no scan behind it (protocol {protocol})",
+            "recipe": {"side": 128, "filters": [16, 32], "seed": seed},
+            "parameters": 1000,
+            "chosen_epoch": 8,
+            "epochs_done": 8,
+            "epochs_asked": 8,
+            "cut": None,
+            "finished": True,
+        },
+    )
     return folder
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c011
@@ -98,7 +169,10 @@ def size_third(
 ) -> "pd.Series":  # "small", "middle", "large"
     "Cut slices into thirds by the area of the tumour."
     rank = area.rank(method="first", pct=True)
-    return rank.map(lambda share: "small" if share <= 1 / 3 else "middle" if share <= 2 / 3 else "large")
+    return rank.map(
+        lambda share: "small" if share <= 1 / 3 else "middle" if share <= 2 / 3 else "large"
+    )
+
 
 def subset_slices(
     run: Run,  # segmentation run with a folder
@@ -108,8 +182,11 @@ def subset_slices(
     whole = read_mask_scores(run.path)
     table = whole[whole["role"] == role].reset_index(drop=True)
     if table.empty:
-        raise BrainTumorError(f"{run.name}: no slices of the {role}; it has {', '.join(sorted(set(whole['role'])))}")
+        raise BrainTumorError(
+            f"{run.name}: no slices of the {role}; it has {', '.join(sorted(set(whole['role'])))}"
+        )
     return table.assign(third=size_third(table["area_true"]))
+
 
 def subset_mean(
     table: "pd.DataFrame",  # slices, with group
@@ -118,11 +195,13 @@ def subset_mean(
     "Mean over slices with a bootstrap interval over groups."
     return mean_interval(table[what], table["group"]) if len(table) else (np.nan,) * 3
 
+
 def run_ways(
     run: Run,  # segmentation run
 ) -> dict:  # its recipe; an older record, or an engine, has not all switches
     "How a run was made."
     return {"preparation": "honest", "fold": 0} | run.settings.get("recipe", {})
+
 
 def runs_differing_in(
     switch: str,  # a switch of the recipe
@@ -132,8 +211,11 @@ def runs_differing_in(
     kinds: dict[tuple, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run_ways(run).get(switch, 0)):
         rest = sorted((name, str(value)) for name, value in run_ways(run).items() if name != switch)
-        kinds.setdefault((run.settings["network"], *rest, "" if "recipe" in run.settings else run.name), []).append(run)
+        kinds.setdefault(
+            (run.settings["network"], *rest, "" if "recipe" in run.settings else run.name), []
+        ).append(run)
     return list(kinds.values())
+
 
 def runs_by_seed(
     runs: Sequence[Run],  # segmentation runs
@@ -141,34 +223,61 @@ def runs_by_seed(
     "Put runs together that repeat one another."
     return runs_differing_in("seed", runs)
 
+
 def comparable_runs(
     runs: Sequence[Run],  # segmentation runs
 ) -> list[Run]:  # those under the honest protocol that may be set side by side, one seed each
     "Leave out what was trained under the thesis' protocol, by the thesis' recipe on the honest split, on other patients (a fold), or once more with another seed."
-    fair = [alike[0] for alike in runs_by_seed(runs) if alike[0].settings["protocol"] == "honest" and run_ways(alike[0])["preparation"] == "honest" and not run_ways(alike[0])["fold"]]
+    fair = [
+        alike[0]
+        for alike in runs_by_seed(runs)
+        if alike[0].settings["protocol"] == "honest"
+        and run_ways(alike[0])["preparation"] == "honest"
+        and not run_ways(alike[0])["fold"]
+    ]
     return [run for run in runs if any(run is one for one in fair)]
+
 
 def _scored_marks(runs: Sequence[Run]) -> str:
     return "; ".join(dict.fromkeys(run.settings["provenance"] for run in runs))
+
 
 def protocol_label(
     table: "pd.DataFrame",  # with mark, as from `outline_table`
 ) -> "pd.DataFrame":  # with whose: the protocol and the fold, without mark
     "Say in short under which protocol a row was made."
-    return table.assign(whose=table["provenance"].str.split(":").str[0].str.removeprefix("protocol ")).drop(columns="provenance")
+    return table.assign(
+        whose=table["provenance"].str.split(":").str[0].str.removeprefix("protocol ")
+    ).drop(columns="provenance")
+
 
 def _run_length(run: Run) -> str:
     return run.settings.get("cut") or str(run.epochs or "")
+
 
 def mask_figures(
     table: "pd.DataFrame",  # slices, as from `slices_of`
     *more: str,  # other columns to average
 ) -> dict:  # dice, glioma, small and the others, each with _low and _high; missed, slices, groups
     "What is said of a table of slices."
-    parts = {"dice": table, "glioma": table[table["class"] == "glioma"], "small": table[table["third"] == "small"]}
-    values = {name: subset_mean(part) for name, part in parts.items()} | {name: subset_mean(table, name) for name in more}
-    return {f"{name}{end}": value for name, three in values.items() for end, value in zip(("", "_low", "_high"), three)} | {
-        "missed": int((table["dice"] == 0).sum()), "slices": len(table), "groups": table["group"].nunique()}
+    parts = {
+        "dice": table,
+        "glioma": table[table["class"] == "glioma"],
+        "small": table[table["third"] == "small"],
+    }
+    values = {name: subset_mean(part) for name, part in parts.items()} | {
+        name: subset_mean(table, name) for name in more
+    }
+    return {
+        f"{name}{end}": value
+        for name, three in values.items()
+        for end, value in zip(("", "_low", "_high"), three)
+    } | {
+        "missed": int((table["dice"] == 0).sum()),
+        "slices": len(table),
+        "groups": table["group"].nunique(),
+    }
+
 
 def mask_table(
     runs: Sequence[Run],  # segmentation runs with a folder
@@ -176,8 +285,20 @@ def mask_table(
 ) -> "pd.DataFrame":  # run, network, parameters, epochs, dice, glioma, small, hd95 (mm), nsd, each with _low and _high; missed, slices, groups, mark
     "Set runs side by side, a row each."
     import pandas as pd
-    return pd.DataFrame([{"run": run.name, "network": run.title, "parameters": run.settings.get("parameters"), "epochs": _run_length(run)}
-                         | mask_figures(subset_slices(run, role), "hd95", "nsd") | {"provenance": run.settings["provenance"]} for run in runs])
+
+    return pd.DataFrame(
+        [
+            {
+                "run": run.name,
+                "network": run.title,
+                "parameters": run.settings.get("parameters"),
+                "epochs": _run_length(run),
+            }
+            | mask_figures(subset_slices(run, role), "hd95", "nsd")
+            | {"provenance": run.settings["provenance"]}
+            for run in runs
+        ]
+    )
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c031
 def reader_agreement(
@@ -185,8 +306,13 @@ def reader_agreement(
 ) -> "pd.Series":  # class -> median Dice of two readers; empty where it isn't known
     "How far two readers agree on the figshare slices (Cheng, 2017, against BRISC 2025): the ceiling of any network that learned from one of them."
     import pandas as pd
+
     path = Path(folder) / "agreement.csv"
-    return pd.read_csv(path).set_index("class")["median_dice"] if path.is_file() else pd.Series(dtype=float, name="median_dice")
+    return (
+        pd.read_csv(path).set_index("class")["median_dice"]
+        if path.is_file()
+        else pd.Series(dtype=float, name="median_dice")
+    )
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c014
 def dice_by_group(
@@ -196,6 +322,7 @@ def dice_by_group(
 ) -> "pd.DataFrame":  # run, `by`, dice with _low and _high, median, slices, groups; by class: readers, the median between two of them
     "Mean and median Dice of each part of the slices."
     import pandas as pd
+
     rows = []
     for run in runs:
         table = subset_slices(run, role)
@@ -203,12 +330,33 @@ def dice_by_group(
             raise BrainTumorError(f"{by}: slices can be told apart by class, plane, third or group")
         for name, part in table.groupby(by):
             dice, low, high = subset_mean(part)
-            rows.append({"run": run.name, by: name, "dice": dice, "dice_low": low, "dice_high": high, "median": part["dice"].median(), "slices": len(part), "groups": part["group"].nunique()})
+            rows.append(
+                {
+                    "run": run.name,
+                    by: name,
+                    "dice": dice,
+                    "dice_low": low,
+                    "dice_high": high,
+                    "median": part["dice"].median(),
+                    "slices": len(part),
+                    "groups": part["group"].nunique(),
+                }
+            )
     found = pd.DataFrame(rows)
     return found.assign(readers=found[by].map(reader_agreement())) if by == "class" else found
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c016
-BOX_STYLES = (("white", ""), ("0.75", ""), ("0.45", ""), ("white", "///"), ("0.75", "\\\\\\"), ("white", "..."), ("0.75", "..."), ("white", "xxx"))  # fill and hatching, readable in black and white
+BOX_STYLES = (
+    ("white", ""),
+    ("0.75", ""),
+    ("0.45", ""),
+    ("white", "///"),
+    ("0.75", "\\\\\\"),
+    ("white", "..."),
+    ("0.75", "..."),
+    ("white", "xxx"),
+)  # fill and hatching, readable in black and white
+
 
 def box_figure(
     runs: Sequence[Run],  # segmentation runs with a folder
@@ -220,15 +368,37 @@ def box_figure(
     tables = [subset_slices(run, role) for run in runs]
     names = ["small", "middle", "large"] if by == "third" else sorted(set(tables[0][by]))
     width = 0.8 / len(runs)
-    for place, (run, table, (fill, hatch)) in enumerate(zip(runs, tables, itertools.cycle(BOX_STYLES))):
+    for place, (run, table, (fill, hatch)) in enumerate(
+        zip(runs, tables, itertools.cycle(BOX_STYLES))
+    ):
         at = np.arange(len(names)) + (place - (len(runs) - 1) / 2) * width
-        drawn = axis.boxplot([table["dice"][table[by] == name] for name in names], positions=at, widths=0.85 * width, whis=(5, 95), showfliers=False, showmeans=True, patch_artist=True,
-                             medianprops={"color": "black"}, meanprops={"marker": "o", "markersize": 4, "markerfacecolor": "white", "markeredgecolor": "black"})
+        drawn = axis.boxplot(
+            [table["dice"][table[by] == name] for name in names],
+            positions=at,
+            widths=0.85 * width,
+            whis=(5, 95),
+            showfliers=False,
+            showmeans=True,
+            patch_artist=True,
+            medianprops={"color": "black"},
+            meanprops={
+                "marker": "o",
+                "markersize": 4,
+                "markerfacecolor": "white",
+                "markeredgecolor": "black",
+            },
+        )
         for box in drawn["boxes"]:
             box.set(facecolor=fill, hatch=hatch)
         drawn["boxes"][0].set_label(run.name)
     for place, agreed in enumerate(reader_agreement().reindex(names) if by == "class" else ()):
-        axis.plot([place - 0.45, place + 0.45], [agreed] * 2, "k:", linewidth=1.5, label="_" if place else "two readers (median)")
+        axis.plot(
+            [place - 0.45, place + 0.45],
+            [agreed] * 2,
+            "k:",
+            linewidth=1.5,
+            label="_" if place else "two readers (median)",
+        )
     axis.set_xticks(range(len(names)), names)
     axis.set(ylabel="Dice of a slice", ylim=(-0.02, 1.02))
     axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
@@ -243,9 +413,21 @@ def paired_difference(
     "Mean difference over the same slices, the first less the second, with a paired bootstrap interval over groups."
     ours, theirs = (table.set_index(["source", "image"]).sort_index() for table in tables)
     if not ours.index.equals(theirs.index):
-        raise BrainTumorError(f"{names[0]} and {names[1]} judged {len(ours)} and {len(theirs)} slices, {len(ours.index.intersection(theirs.index))} of them the same; only the same slices can be compared")
+        raise BrainTumorError(
+            f"{names[0]} and {names[1]} judged {len(ours)} and {len(theirs)} slices, {len(ours.index.intersection(theirs.index))} of them the same; only the same slices can be compared"
+        )
     gain, low, high = mean_interval(ours[what] - theirs[what], ours["group"])
-    return {"one": names[0], "two": names[1], "difference": gain, "difference_low": low, "difference_high": high, "shown": low > 0 or high < 0, "slices": len(ours), "groups": ours["group"].nunique()}
+    return {
+        "one": names[0],
+        "two": names[1],
+        "difference": gain,
+        "difference_low": low,
+        "difference_high": high,
+        "shown": low > 0 or high < 0,
+        "slices": len(ours),
+        "groups": ours["group"].nunique(),
+    }
+
 
 def dice_difference(
     one: Run,  # segmentation run with a folder
@@ -254,7 +436,10 @@ def dice_difference(
     what: str = "dice",  # or another of FIGURES
 ) -> dict:  # as from `difference`
     "The same of two runs."
-    return paired_difference((one.name, two.name), (subset_slices(one, role), subset_slices(two, role)), what)
+    return paired_difference(
+        (one.name, two.name), (subset_slices(one, role), subset_slices(two, role)), what
+    )
+
 
 def pairwise_differences(
     runs: Sequence[Run],  # segmentation runs on the same slices
@@ -262,21 +447,37 @@ def pairwise_differences(
 ) -> "pd.DataFrame":  # a row for each pair, the better one first
     "Compare every pair, from the best mean down."
     import pandas as pd
-    ranked = sorted(((run.name, subset_slices(run, role)) for run in runs), key=lambda pair: -pair[1]["dice"].mean())
-    return pd.DataFrame([paired_difference(*zip(one, two)) for one, two in itertools.combinations(ranked, 2)])
+
+    ranked = sorted(
+        ((run.name, subset_slices(run, role)) for run in runs),
+        key=lambda pair: -pair[1]["dice"].mean(),
+    )
+    return pd.DataFrame(
+        [paired_difference(*zip(one, two)) for one, two in itertools.combinations(ranked, 2)]
+    )
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c024
 def area_agreement(
     run: Run,  # segmentation run with a folder
     role: str = "test",  # or "validation"
-) -> tuple["pd.DataFrame", dict]:  # mean (mm², geometric) and ratio of each found slice; bias, low, high (ratios, 1.96 standard deviations of the logarithm), empty: slices in which nothing was outlined
+) -> tuple[
+    "pd.DataFrame", dict
+]:  # mean (mm², geometric) and ratio of each found slice; bias, low, high (ratios, 1.96 standard deviations of the logarithm), empty: slices in which nothing was outlined
     "Compare found and true areas (Bland and Altman, 1986, on the logarithm)."
     table = subset_slices(run, role)
     both = table[table["area_found"] > 0]
     ratio = np.log(both["area_found"] / both["area_true"])
     centre, spread = ratio.mean(), 1.96 * ratio.std()
-    said = {"bias": float(np.exp(centre)), "low": float(np.exp(centre - spread)), "high": float(np.exp(centre + spread)), "empty": len(table) - len(both)}
-    return both.assign(mean=np.sqrt(both["area_found"] * both["area_true"]), ratio=np.exp(ratio))[["image", "class", "mean", "ratio"]].reset_index(drop=True), said
+    said = {
+        "bias": float(np.exp(centre)),
+        "low": float(np.exp(centre - spread)),
+        "high": float(np.exp(centre + spread)),
+        "empty": len(table) - len(both),
+    }
+    return both.assign(mean=np.sqrt(both["area_found"] * both["area_true"]), ratio=np.exp(ratio))[
+        ["image", "class", "mean", "ratio"]
+    ].reset_index(drop=True), said
+
 
 def area_figure(
     runs: Sequence[Run],  # segmentation runs with a folder
@@ -291,31 +492,62 @@ def area_figure(
         points, said = area_agreement(run, role)
         for name, marker in zip(sorted(set(points["class"])), "ox^s"):
             part = points[points["class"] == name]
-            axis.plot(part["mean"], part["ratio"], marker, color="black", markersize=3, fillstyle="none", markeredgewidth=0.6, label=name)
+            axis.plot(
+                part["mean"],
+                part["ratio"],
+                marker,
+                color="black",
+                markersize=3,
+                fillstyle="none",
+                markeredgewidth=0.6,
+                label=name,
+            )
         for name, line in (("bias", "-"), ("low", "--"), ("high", "--")):
             axis.axhline(said[name], color="black", linestyle=line, linewidth=1)
-        axis.set(xscale="log", yscale="log", xlabel="area, mm² (mean of both)", ylabel="found / true")
-        axis.set_title(f"{run.name}\nbias x {said['bias']:.2f}, nothing outlined in {said['empty']}", fontsize=8)
+        axis.set(
+            xscale="log", yscale="log", xlabel="area, mm² (mean of both)", ylabel="found / true"
+        )
+        axis.set_title(
+            f"{run.name}\nbias x {said['bias']:.2f}, nothing outlined in {said['empty']}",
+            fontsize=8,
+        )
     axes[0].legend(fontsize=6)
     return figure
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c028
-MULTI_OUTPUT = (UNET_PLUS_PLUS.name,)  # networks whose Dice in training is the mean over several answers, and not of the one that is given
+MULTI_OUTPUT = (
+    UNET_PLUS_PLUS.name,
+)  # networks whose Dice in training is the mean over several answers, and not of the one that is given
+
 
 def thesis_segmentation_table(
     runs: Sequence[Run],  # segmentation runs
     folder: str | Path | None = None,  # with the thesis' logs; None: those of the project
-) -> "pd.DataFrame":  # network, run, epoch, dice_coef, val_dice_coef, val_accuracy (of the kept epoch), epochs, mark
+) -> (
+    "pd.DataFrame"
+):  # network, run, epoch, dice_coef, val_dice_coef, val_accuracy (of the kept epoch), epochs, mark
     "The thesis' networks by its own logs, and recorded runs, in the thesis' own measure; no Dice in training for a network that learns with several answers."
     import pandas as pd
-    logs = [thesis_log(name, **({} if folder is None else {"folder": folder})) for name in ("resunet", "attention_unet", "unet")]
+
+    logs = [
+        thesis_log(name, **({} if folder is None else {"folder": folder}))
+        for name in ("resunet", "attention_unet", "unet")
+    ]
     rows = []
     for run in (*logs, *(run for run in runs if run.epochs)):
         log, own = run.history, run in logs
         kept = int(log["epoch"][log["val_dice_coef"].idxmax()]) if own else run.chosen
-        marks = log.loc[kept - 1, ["dice_coef", "val_dice_coef", "val_accuracy"]].to_dict() | ({"dice_coef": np.nan} if run.settings["network"] in MULTI_OUTPUT else {})
-        rows.append({"network": run.title, "run": "the thesis" if own else run.name, "epoch": kept} | marks
-                    | {"epochs": run.settings.get("cut") or str(run.epochs), "provenance": run.settings["provenance"]})
+        marks = log.loc[kept - 1, ["dice_coef", "val_dice_coef", "val_accuracy"]].to_dict() | (
+            {"dice_coef": np.nan} if run.settings["network"] in MULTI_OUTPUT else {}
+        )
+        rows.append(
+            {"network": run.title, "run": "the thesis" if own else run.name, "epoch": kept}
+            | marks
+            | {
+                "epochs": run.settings.get("cut") or str(run.epochs),
+                "provenance": run.settings["provenance"],
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c033
@@ -325,38 +557,83 @@ def rebuild_segmentation_network(
     "Build the network of a recorded run again, with the weights it kept."
     about = load_run(run).settings
     if about["network"] not in SEGMENTATION_NETWORKS:
-        raise BrainTumorError(f"{run}: a run of {about['network']}; outlines are drawn by {', '.join(SEGMENTATION_NETWORKS)}")
+        raise BrainTumorError(
+            f"{run}: a run of {about['network']}; outlines are drawn by {', '.join(SEGMENTATION_NETWORKS)}"
+        )
     weights = saved_weights(run)
-    model = SEGMENTATION_NETWORKS[about["network"]].build(side=about["recipe"]["side"], filters=tuple(about["recipe"]["filters"]))
+    model = SEGMENTATION_NETWORKS[about["network"]].build(
+        side=about["recipe"]["side"], filters=tuple(about["recipe"]["filters"])
+    )
     load_weights(weights, model)
     return model, about
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c036h
-PLANNED_RUNS = {"U-Net, 128 px": {"network": "unet", "side": 128}, "Attention U-Net, 128 px": {"network": "attention_unet", "side": 128}, "ResUNet, 128 px": {"network": "resunet", "side": 128, "loss": "bce_dice"},
-        "ResUNet (published), 128 px": {"network": "resunet_published", "side": 128}, "U-Net++, 128 px": {"network": "unet_plus_plus", "side": 128},
-        "ResUNet under the thesis' protocol, 128 px, 16 to 256 filters, its callbacks as they ran": {"network": "resunet", "protocol": "thesis", "rising": False},
-        "the same, the plateau rule as it was meant": {"network": "resunet", "protocol": "thesis", "rising": True},
-        "the same, on the project's split": {"network": "resunet", "protocol": "honest", "loss": "dice", "rising": True},
-        "U-Net, 256 px": {"network": "unet", "side": 256}, "Attention U-Net, 256 px": {"network": "attention_unet", "side": 256}, "ResUNet, 256 px": {"network": "resunet", "protocol": "honest", "side": 256},
-        "U-Net++, 256 px": {"network": "unet_plus_plus", "side": 256}, "a second seed": {"protocol": "honest", "seed": 1}, "a third seed": {"protocol": "honest", "seed": 2},
-        "the thesis' width": {"filters": list(UNET_FILTERS)}, **{f"the author's fold {fold}": {"fold": fold} for fold in range(1, 6)}}  # what is asked of a run's settings; nothing said: no fold, the first seed
+PLANNED_RUNS = {
+    "U-Net, 128 px": {"network": "unet", "side": 128},
+    "Attention U-Net, 128 px": {"network": "attention_unet", "side": 128},
+    "ResUNet, 128 px": {"network": "resunet", "side": 128, "loss": "bce_dice"},
+    "ResUNet (published), 128 px": {"network": "resunet_published", "side": 128},
+    "U-Net++, 128 px": {"network": "unet_plus_plus", "side": 128},
+    "ResUNet under the thesis' protocol, 128 px, 16 to 256 filters, its callbacks as they ran": {
+        "network": "resunet",
+        "protocol": "thesis",
+        "rising": False,
+    },
+    "the same, the plateau rule as it was meant": {
+        "network": "resunet",
+        "protocol": "thesis",
+        "rising": True,
+    },
+    "the same, on the project's split": {
+        "network": "resunet",
+        "protocol": "honest",
+        "loss": "dice",
+        "rising": True,
+    },
+    "U-Net, 256 px": {"network": "unet", "side": 256},
+    "Attention U-Net, 256 px": {"network": "attention_unet", "side": 256},
+    "ResUNet, 256 px": {"network": "resunet", "protocol": "honest", "side": 256},
+    "U-Net++, 256 px": {"network": "unet_plus_plus", "side": 256},
+    "a second seed": {"protocol": "honest", "seed": 1},
+    "a third seed": {"protocol": "honest", "seed": 2},
+    "the thesis' width": {"filters": list(UNET_FILTERS)},
+    **{f"the author's fold {fold}": {"fold": fold} for fold in range(1, 6)},
+}  # what is asked of a run's settings; nothing said: no fold, the first seed
+
 
 def planned_runs_table(
     runs: Sequence[Run],  # segmentation runs
 ) -> "pd.DataFrame":  # a row for each run of PLAN: planned, run (empty: not recorded), epochs (or where it was cut), best_epoch, protocol
     "Which of the planned runs are recorded, and whether they are whole."
     import pandas as pd
-    settings, firsts = lambda run: run.settings | run_ways(run), [alike[0] for alike in runs_by_seed(runs)]
-    fits = lambda run, asked: ("seed" in asked or any(run is one for one in firsts)) and all(settings(run).get(name) == value for name, value in ({"fold": 0} | asked).items())
-    facts = lambda run: {"run": run.name, "epochs": _run_length(run), "best_epoch": str(run.settings.get("chosen_epoch", "")), "protocol": run.settings["protocol"]}
+
+    settings, firsts = (
+        lambda run: run.settings | run_ways(run),
+        [alike[0] for alike in runs_by_seed(runs)],
+    )
+    fits = lambda run, asked: (
+        ("seed" in asked or any(run is one for one in firsts))
+        and all(settings(run).get(name) == value for name, value in ({"fold": 0} | asked).items())
+    )
+    facts = lambda run: {
+        "run": run.name,
+        "epochs": _run_length(run),
+        "best_epoch": str(run.settings.get("chosen_epoch", "")),
+        "protocol": run.settings["protocol"],
+    }
     missing, rows = dict.fromkeys(("run", "epochs", "best_epoch", "protocol"), ""), []
     for planned, asked in PLANNED_RUNS.items():
-        rows += [{"planned": planned} | row for row in [facts(run) for run in runs if fits(run, asked)] or [missing]]
+        rows += [
+            {"planned": planned} | row
+            for row in [facts(run) for run in runs if fits(run, asked)] or [missing]
+        ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/07_segmentation/05_comparison.ipynb #c036k
 def compare_averaging(
-    said: dict[str, np.ndarray],  # by name: N x H x W logits for the same slices; the first is what the others are measured against
+    said: dict[
+        str, np.ndarray
+    ],  # by name: N x H x W logits for the same slices; the first is what the others are measured against
     mixes: Sequence[tuple[str, ...]],  # names whose logits are averaged
     wanted: np.ndarray,  # N x H x W bool
     groups: Sequence[str],  # N: whose slice it is
@@ -365,14 +642,35 @@ def compare_averaging(
 ) -> "pd.DataFrame":  # a row a mixture and rule: answers, threshold ("fixed", "gives way"), level, dice, gain with _low and _high, below: slices of a Dice below 0.1
     "What averaging answers, and a threshold that gives way, are worth: each at its best level."
     import pandas as pd
-    mean = lambda names: 1 / (1 + np.exp(-sum(np.float32(said[name]) for name in names) / len(names)))
-    scores = lambda p, level, way: np.array([dice(one > (faint * one.max() if way and one.max() <= level else level), mask) for one, mask in zip(p, wanted)])
-    best = lambda p, way: max(((level, scores(p, level, way)) for level in levels), key=lambda pair: pair[1].mean())
+
+    mean = lambda names: (
+        1 / (1 + np.exp(-sum(np.float32(said[name]) for name in names) / len(names)))
+    )
+    scores = lambda p, level, way: np.array(
+        [
+            dice(one > (faint * one.max() if way and one.max() <= level else level), mask)
+            for one, mask in zip(p, wanted)
+        ]
+    )
+    best = lambda p, way: max(
+        ((level, scores(p, level, way)) for level in levels), key=lambda pair: pair[1].mean()
+    )
     first, rows = best(mean((next(iter(said)),)), False)[1], []
     for names in mixes:
         p = mean(names)
         for way in (False, True):
             level, found = best(p, way)
             gain, low, high = mean_interval(found - first, groups)
-            rows.append({"answers": " + ".join(names), "threshold": "gives way" if way else "fixed", "level": level, "dice": found.mean(), "gain": gain, "gain_low": low, "gain_high": high, "below": int((found < 0.1).sum())})
+            rows.append(
+                {
+                    "answers": " + ".join(names),
+                    "threshold": "gives way" if way else "fixed",
+                    "level": level,
+                    "dice": found.mean(),
+                    "gain": gain,
+                    "gain_low": low,
+                    "gain_high": high,
+                    "below": int((found < 0.1).sum()),
+                }
+            )
     return pd.DataFrame(rows)

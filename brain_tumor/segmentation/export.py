@@ -13,26 +13,45 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..io.files import read_model_manifest, read_verified, start_session
 from ..imaging.preprocessing import prepare_8bit, restore, scale_pixels
 from ..io.errors import BrainTumorError
+from brain_tumor.io.files import (
+    read_model_manifest,
+    read_verified,
+    start_session,
+    write_folder,
+    write_json,
+)
 from ..io.scan import INTENDED_USE, Scan
 from .postprocessing import PLAIN_OPTIONS, clean_mask, predict_mirrored
 from ..training.weights import to_onnx
-from ..io.files import write_folder, write_json
 
 if TYPE_CHECKING:
     import keras
 
 # %% ../../nbs/07_segmentation/export.ipynb #c008
-MANIFEST_FIELDS = {"side": int, "preparation": str, "outline": dict, "protocol": str, "provenance": str, "network": str, "name": str, "version": str, "sha256": dict, "intended_use": str}
+MANIFEST_FIELDS = {
+    "side": int,
+    "preparation": str,
+    "outline": dict,
+    "protocol": str,
+    "provenance": str,
+    "network": str,
+    "name": str,
+    "version": str,
+    "sha256": dict,
+    "intended_use": str,
+}
+
 
 def average_outputs(
     model: "keras.Model",  # (N, S, S, 3) -> (N, S, S, K) probabilities
 ) -> "keras.Model":  # (N, S, S, 3) -> (N, S, S) probabilities
     "Average a network's K answers inside its graph."
     import keras
+
     return keras.Model(model.input, keras.ops.mean(model.output, axis=-1), name=model.name)
+
 
 def save_segmenter(
     run: str | Path,  # folder of a finished run, with its weights
@@ -41,12 +60,28 @@ def save_segmenter(
 ) -> Path:  # the folder
     "Save a recorded network as a segmenter; `BrainTumorError` where the weights were not kept, or something is in the way."
     from brain_tumor.segmentation.comparison import rebuild_segmentation_network
+
     folder, (model, about) = Path(folder), rebuild_segmentation_network(run)
     with write_folder(folder) as beside:
         to_onnx(average_outputs(model), beside / "outline.onnx")
         sums = {"outline.onnx": hashlib.sha256((beside / "outline.onnx").read_bytes()).hexdigest()}
-        write_json(beside / "manifest.json", {"kind": "segmenter", "format": 1, "name": Path(run).name, "version": version, "network": about["title"], "protocol": about["protocol"], "provenance": about["provenance"],
-                                              "side": about["recipe"]["side"], "preparation": about["recipe"]["preparation"], "outline": about["outline"], "sha256": sums, "intended_use": INTENDED_USE})
+        write_json(
+            beside / "manifest.json",
+            {
+                "kind": "segmenter",
+                "format": 1,
+                "name": Path(run).name,
+                "version": version,
+                "network": about["title"],
+                "protocol": about["protocol"],
+                "provenance": about["provenance"],
+                "side": about["recipe"]["side"],
+                "preparation": about["recipe"]["preparation"],
+                "outline": about["outline"],
+                "sha256": sums,
+                "intended_use": INTENDED_USE,
+            },
+        )
     return folder
 
 # %% ../../nbs/07_segmentation/export.ipynb #c012
@@ -55,13 +90,30 @@ def check_segmenter(
     manifest: dict,  # as read
 ) -> None:
     "Refuse a manifest that is no segmenter's: `BrainTumorError`."
-    if not isinstance(manifest, dict) or manifest.get("kind") != "segmenter" or manifest.get("format") != 1:
-        raise BrainTumorError(f"{folder}: this is no segmenter of format 1; give a folder that `save_segmenter` wrote")
-    wrong = [key for key, kind in MANIFEST_FIELDS.items() if not isinstance(manifest.get(key), kind)]
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("kind") != "segmenter"
+        or manifest.get("format") != 1
+    ):
+        raise BrainTumorError(
+            f"{folder}: this is no segmenter of format 1; give a folder that `save_segmenter` wrote"
+        )
+    wrong = [
+        key for key, kind in MANIFEST_FIELDS.items() if not isinstance(manifest.get(key), kind)
+    ]
     how = manifest.get("outline")
-    wrong += ["outline"] * (isinstance(how, dict) and (set(how) != set(PLAIN_OPTIONS) or not all(isinstance(value, (bool, int, float)) for value in how.values())))
+    wrong += ["outline"] * (
+        isinstance(how, dict)
+        and (
+            set(how) != set(PLAIN_OPTIONS)
+            or not all(isinstance(value, (bool, int, float)) for value in how.values())
+        )
+    )
     if wrong or not isinstance(manifest["sha256"].get("outline.onnx"), str):
-        raise BrainTumorError(f"{folder}: manifest.json does not say {', '.join(wrong) or 'the sum of outline.onnx'} as it should; save the segmenter anew")
+        raise BrainTumorError(
+            f"{folder}: manifest.json does not say {', '.join(wrong) or 'the sum of outline.onnx'} as it should; save the segmenter anew"
+        )
+
 
 class Segmenter:
     "A network that draws outlines, on onnxruntime; `manifest` says what it is."
@@ -74,20 +126,31 @@ class Segmenter:
         folder, self.manifest = Path(folder), read_model_manifest(folder)
         check_segmenter(folder, self.manifest)
         self.how, self.side = self.manifest["outline"], self.manifest["side"]
-        self.session = start_session(read_verified(folder / "outline.onnx", self.manifest["sha256"]["outline.onnx"]), threads)
-        takes, gives = ([value.shape[1:] for value in values] for values in (self.session.get_inputs(), self.session.get_outputs()))
+        self.session = start_session(
+            read_verified(folder / "outline.onnx", self.manifest["sha256"]["outline.onnx"]), threads
+        )
+        takes, gives = (
+            [value.shape[1:] for value in values]
+            for values in (self.session.get_inputs(), self.session.get_outputs())
+        )
         if takes != [[self.side, self.side, 3]] or gives != [[self.side, self.side]]:
-            raise BrainTumorError(f"{folder / 'outline.onnx'}: the network takes {takes} and gives {gives}; expected squares of {self.side} pixels. Save the segmenter anew")
+            raise BrainTumorError(
+                f"{folder / 'outline.onnx'}: the network takes {takes} and gives {gives}; expected squares of {self.side} pixels. Save the segmenter anew"
+            )
 
     def _said(self, squares: np.ndarray) -> np.ndarray:
-        return self.session.run(None, {self.session.get_inputs()[0].name: scale_pixels(squares, "segmentation")})[0]
+        return self.session.run(
+            None, {self.session.get_inputs()[0].name: scale_pixels(squares, "segmentation")}
+        )[0]
 
     def probabilities(
         self,
         scans: Sequence[Scan],  # a few: they pass through the network together
     ) -> list[np.ndarray]:  # N of H x W float32, each in its scan's own size
         "What the network says of each pixel; averaged with the mirror image's answer where that was chosen."
-        pairs = [prepare_8bit(scan.pixels, self.side, self.manifest["preparation"]) for scan in scans]
+        pairs = [
+            prepare_8bit(scan.pixels, self.side, self.manifest["preparation"]) for scan in scans
+        ]
         squares = np.stack([square for square, _ in pairs])
         said = predict_mirrored(self._said, squares) if self.how["mirror"] else self._said(squares)
         return [restore(square, plan) for square, (_, plan) in zip(said, pairs)]
@@ -97,10 +160,15 @@ class Segmenter:
         scans: Sequence[Scan],  # a few
     ) -> list[np.ndarray]:  # N of H x W float32, above `level` inside the outline and nowhere else
         "Probabilities with the clean-up in them: what was cleaned away is brought down to the threshold."
-        level, parts = self.how["level"], {name: self.how[name] for name in ("level", "largest", "smallest")}
+        level, parts = (
+            self.how["level"],
+            {name: self.how[name] for name in ("level", "largest", "smallest")},
+        )
         drawn = []
         for scan, p in zip(scans, self.probabilities(scans)):
             spacing = float(np.sqrt(np.prod(scan.spacing))) if scan.spacing else 1.0
-            keep = clean_mask(p, spacing=spacing, **parts | ({} if scan.spacing else {"smallest": 0.0}))
+            keep = clean_mask(
+                p, spacing=spacing, **parts | ({} if scan.spacing else {"smallest": 0.0})
+            )
             drawn.append(np.where(keep, p, np.minimum(p, np.float32(level))))
         return drawn

@@ -18,6 +18,7 @@ def flatten_slices(
 ) -> tuple:  # (N, pixels, 1) and (N, pixels, K)
     "Lay the pixels of each slice in a row."
     from keras import ops
+
     found, truth = ops.convert_to_tensor(found), ops.cast(truth, found.dtype)
     row = lambda x: ops.reshape(x, (ops.shape(x)[0], -1, x.shape[-1]))
     return row(truth), row(found)
@@ -25,16 +26,19 @@ def flatten_slices(
 # %% ../../nbs/07_segmentation/01_losses.ipynb #c009
 DICE_EPSILON = 1e-6  # the thesis names no value; its logs are in keeping with any small one
 
+
 def dice_loss(
     truth,  # (N, H, W, 1), 0..1
     found,  # (N, H, W, K), probabilities
 ):  # (N,): the batch's value for each slice, 0..1
     "1 - (2 sum(p g) + e) / (sum(p²) + sum(g²) + e), sums over the whole batch (thesis, section 3.9)."
     from keras import ops
+
     g, p = flatten_slices(truth, found)
     over = lambda x: ops.sum(x, axis=(0, 1))
     loss = 1 - (2 * over(p * g) + DICE_EPSILON) / (over(p * p) + over(g * g) + DICE_EPSILON)
     return ops.mean(loss) + 0 * p[:, 0, 0]
+
 
 def dice_coef(
     truth,  # (N, H, W, 1), 0..1
@@ -50,6 +54,7 @@ def bce_dice_loss(
 ):  # (N,), 0 and up
     "Mean cross-entropy plus 1 - Dice, slice by slice."
     from keras import ops
+
     g, p = flatten_slices(truth, found)
     safe = ops.clip(p, 1e-6, 1 - 1e-6)
     cross = -ops.mean(g * ops.log(safe) + (1 - g) * ops.log(1 - safe), axis=1)
@@ -66,13 +71,17 @@ def focal_tversky_loss(
 ):  # (N,), 0..1
     "(1 - Tversky index) ** (1 / gamma), slice by slice (Abraham and Khan, 2019)."
     from keras import ops
+
     g, p = flatten_slices(truth, found)
     over = lambda x: ops.sum(x, axis=1)
-    index = (over(p * g) + 1) / (over(p * g) + alpha * over((1 - p) * g) + beta * over(p * (1 - g)) + 1)
+    index = (over(p * g) + 1) / (
+        over(p * g) + alpha * over((1 - p) * g) + beta * over(p * (1 - g)) + 1
+    )
     return ops.mean(ops.maximum(1 - index, 1e-6) ** (1 / gamma), axis=-1)
 
 # %% ../../nbs/07_segmentation/01_losses.ipynb #c029
 LOSSES = {"dice": dice_loss, "bce_dice": bce_dice_loss, "focal_tversky": focal_tversky_loss}
+
 
 def find_loss(
     name: str,  # a key of LOSSES

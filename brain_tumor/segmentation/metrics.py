@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..metrics import dice
 from ..io.errors import BrainTumorError
+from ..metrics import dice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,21 +22,27 @@ def border_pixels(
 ) -> np.ndarray:  # H x W bool
     "Pixels of a mask with a neighbour outside it."
     from scipy.ndimage import binary_erosion
+
     return mask & ~binary_erosion(mask)
+
 
 def border_distances(
     found: np.ndarray,  # H x W bool, not empty
     truth: np.ndarray,  # H x W bool, not empty
     spacing: tuple[float, float] = (1.0, 1.0),  # height and width of a pixel, mm
-) -> tuple[np.ndarray, np.ndarray]:  # mm: from each border pixel of `found` to the nearest of `truth`, and the other way
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # mm: from each border pixel of `found` to the nearest of `truth`, and the other way
     "How far it is from one border to the other."
     from scipy.ndimage import distance_transform_edt
+
     ours, theirs = border_pixels(found), border_pixels(truth)
     away = lambda line: distance_transform_edt(~line, spacing)
     return away(theirs)[ours], away(ours)[theirs]
 
 # %% ../../nbs/07_segmentation/metrics.ipynb #c016
 MASK_METRICS = ("dice", "iou", "accuracy", "precision", "recall", "hd95", "nsd")
+
 
 def check_masks(
     found: np.ndarray,  # H x W, bool or 0 and 1
@@ -46,10 +52,14 @@ def check_masks(
     for name, mask in (("the found outline", found), ("the true outline", truth)):
         values = np.unique(mask)
         if np.ndim(mask) != 2 or (len(values) and not np.isin(values, (0, 1)).all()):
-            raise BrainTumorError(f"{name} has shape {np.shape(mask)} and values {', '.join(map(str, values[:4]))}{', …' if len(values) > 4 else ''}; "
-                                  "give one slice of 0 and 1: put a threshold to probabilities, and choose one label of several")
+            raise BrainTumorError(
+                f"{name} has shape {np.shape(mask)} and values {', '.join(map(str, values[:4]))}{', …' if len(values) > 4 else ''}; "
+                "give one slice of 0 and 1: put a threshold to probabilities, and choose one label of several"
+            )
     if np.shape(found) != np.shape(truth):
-        raise BrainTumorError(f"an outline of {np.shape(found)} against one of {np.shape(truth)}: give both in the scan's own size")
+        raise BrainTumorError(
+            f"an outline of {np.shape(found)} against one of {np.shape(truth)}: give both in the scan's own size"
+        )
     return np.asarray(found, bool), np.asarray(truth, bool)
 
 # %% ../../nbs/07_segmentation/metrics.ipynb #c017
@@ -68,9 +78,16 @@ def mask_scores(
         return scores | {"hd95": float(np.hypot(*(np.array(found.shape) * spacing)))}
     overlap, shared = dice(found, truth), int((found & truth).sum())
     out, back = border_distances(found, truth, spacing)
-    return scores | {"dice": overlap, "iou": overlap / (2 - overlap), "precision": shared / int(found.sum()), "recall": shared / int(truth.sum()),
-                     "hd95": float(max(np.percentile(out, 95), np.percentile(back, 95))),
-                     "nsd": float(((out <= tolerance).sum() + (back <= tolerance).sum()) / (len(out) + len(back)))}
+    return scores | {
+        "dice": overlap,
+        "iou": overlap / (2 - overlap),
+        "precision": shared / int(found.sum()),
+        "recall": shared / int(truth.sum()),
+        "hd95": float(max(np.percentile(out, 95), np.percentile(back, 95))),
+        "nsd": float(
+            ((out <= tolerance).sum() + (back <= tolerance).sum()) / (len(out) + len(back))
+        ),
+    }
 
 # %% ../../nbs/07_segmentation/metrics.ipynb #c027
 def score_masks(
@@ -81,11 +98,19 @@ def score_masks(
 ) -> "pd.DataFrame":  # the rows with FIGURES, and area_true, area_found in mm²
     "Compare many outlines; `BrainTumorError` where there is nothing to compare, or a slice whose pixels have no size."
     import pandas as pd
+
     if not len(table) or not len(table) == len(found) == len(truth):
-        raise BrainTumorError(f"{len(table)} rows, {len(found)} found and {len(truth)} true outlines; give one of each for every slice, and at least one")
+        raise BrainTumorError(
+            f"{len(table)} rows, {len(found)} found and {len(truth)} true outlines; give one of each for every slice, and at least one"
+        )
     spacing = table["spacing_mm"].to_numpy(float)
     if not (spacing > 0).all():
-        raise BrainTumorError(f"{table['image'].iloc[int(np.argmin(spacing > 0))]}: no size of its pixels is known, so its borders have no distance in mm; give spacing_mm, or 1 and read mm as pixels")
-    rows = [mask_scores(ours, theirs, (mm, mm), tolerance) | {"area_true": float(theirs.sum() * mm * mm), "area_found": float(ours.sum() * mm * mm)}
-            for ours, theirs, mm in zip(found, truth, spacing)]
+        raise BrainTumorError(
+            f"{table['image'].iloc[int(np.argmin(spacing > 0))]}: no size of its pixels is known, so its borders have no distance in mm; give spacing_mm, or 1 and read mm as pixels"
+        )
+    rows = [
+        mask_scores(ours, theirs, (mm, mm), tolerance)
+        | {"area_true": float(theirs.sum() * mm * mm), "area_found": float(ours.sum() * mm * mm)}
+        for ours, theirs, mm in zip(found, truth, spacing)
+    ]
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(rows)], axis=1)

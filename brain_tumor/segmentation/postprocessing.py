@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from ..data.datasets import read_mask, read_pixels_8bit
-from ..metrics import dice
 from ..imaging.preprocessing import prepare_8bit, restore, scale_pixels
 from ..io.errors import BrainTumorError
+from ..metrics import dice
 
 if TYPE_CHECKING:
     import keras
@@ -30,8 +30,14 @@ def predict_masks(
     batch: int = 16,  # at a time
 ) -> np.ndarray:  # (N, S, S) float32: the mean over the K answers
     "Ask a network about prepared squares."
-    parts = [np.asarray(model.predict_on_batch(scale_pixels(pictures[i:i + batch], "segmentation"))).mean(-1) for i in range(0, len(pictures), batch)]
+    parts = [
+        np.asarray(
+            model.predict_on_batch(scale_pixels(pictures[i : i + batch], "segmentation"))
+        ).mean(-1)
+        for i in range(0, len(pictures), batch)
+    ]
     return np.concatenate(parts).astype(np.float32)
+
 
 def predict_mirrored(
     ask: Callable[[np.ndarray], np.ndarray],  # (N, S, S) squares -> (N, S, S) probabilities
@@ -39,6 +45,7 @@ def predict_mirrored(
 ) -> np.ndarray:  # (N, S, S)
     "Average what is said of squares and of their mirror images."
     return (ask(squares) + ask(np.ascontiguousarray(squares[:, :, ::-1]))[:, :, ::-1]) / 2
+
 
 def predict_scan_masks(
     model: "keras.Model",  # as for `probabilities`
@@ -49,20 +56,33 @@ def predict_scan_masks(
 ) -> list[np.ndarray]:  # N of H x W float32: probabilities, each in its scan's own size
     "What a network says of many scans."
     from tqdm.auto import tqdm
+
     side, found = model.input_shape[1], []
-    for start in tqdm(range(0, len(table), batch), desc="outlining", mininterval=2, disable=len(table) < 100):
-        pairs = [prepare_8bit(read_pixels_8bit(path) / np.float32(255), side, preparation) for path in table["path"].iloc[start:start + batch]]
+    for start in tqdm(
+        range(0, len(table), batch), desc="outlining", mininterval=2, disable=len(table) < 100
+    ):
+        pairs = [
+            prepare_8bit(read_pixels_8bit(path) / np.float32(255), side, preparation)
+            for path in table["path"].iloc[start : start + batch]
+        ]
         squares = np.stack([square for square, _ in pairs])
-        said = predict_mirrored(lambda some: predict_masks(model, some), squares) if mirror else predict_masks(model, squares)
+        said = (
+            predict_mirrored(lambda some: predict_masks(model, some), squares)
+            if mirror
+            else predict_masks(model, squares)
+        )
         found += [restore(square, plan) for square, (_, plan) in zip(said, pairs)]
     return found
+
 
 def true_masks(
     table: "pd.DataFrame",  # N rows with mask
 ) -> list[np.ndarray]:  # N of H x W bool
     "The outlines as they were drawn."
     if table["mask"].isna().any():
-        raise BrainTumorError(f"{table['image'][table['mask'].isna()].iloc[0]}: no outline is known; leave out the rows without a mask")
+        raise BrainTumorError(
+            f"{table['image'][table['mask'].isna()].iloc[0]}: no outline is known; leave out the rows without a mask"
+        )
     return [read_mask(mask) > 0 for mask in table["mask"]]
 
 # %% ../../nbs/07_segmentation/postprocessing.ipynb #c015
@@ -72,6 +92,7 @@ def largest_part(
     "Keep the largest connected part of a mask."
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     return mask if count < 3 else parts == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+
 
 def remove_small_parts(
     mask: np.ndarray,  # H x W bool
@@ -83,6 +104,7 @@ def remove_small_parts(
     keep[0] = False
     return keep[parts]
 
+
 def clean_mask(
     probability: np.ndarray,  # H x W, 0..1
     level: float = 0.5,  # above it is tumour
@@ -91,14 +113,23 @@ def clean_mask(
     spacing: float = 1.0,  # mm a pixel
 ) -> np.ndarray:  # H x W bool
     "From probabilities to an outline."
-    mask = remove_small_parts(probability > level, smallest / spacing**2) if smallest else probability > level
+    mask = (
+        remove_small_parts(probability > level, smallest / spacing**2)
+        if smallest
+        else probability > level
+    )
     return largest_part(mask) if largest else mask
 
 # %% ../../nbs/07_segmentation/postprocessing.ipynb #c018
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SMALLEST_PARTS = (10.0, 25.0, 50.0)  # mm²
 PLAIN_OPTIONS = {"level": 0.5, "largest": False, "smallest": 0.0, "mirror": False}
-REQUIRED_GAIN = {"largest": 0.002, "smallest": 0.002, "mirror": 0.005}  # gain in Dice from which on an option is taken
+REQUIRED_GAIN = {
+    "largest": 0.002,
+    "smallest": 0.002,
+    "mirror": 0.005,
+}  # gain in Dice from which on an option is taken
+
 
 def measure_postprocessing(
     said: list[np.ndarray],  # N of H x W, from `look`
@@ -108,16 +139,40 @@ def measure_postprocessing(
 ) -> "pd.DataFrame":  # option, value, dice (mean over slices), gain over a threshold of one half, low, high (95 %, bootstrap over groups)
     "Measure each way to clean up on its own."
     import pandas as pd
+
     from brain_tumor.metrics import mean_interval
-    tries = [("level", level, said, {"level": level}) for level in THRESHOLDS] + [("largest", True, said, {"largest": True})]
-    tries += [("smallest", area, said, {"smallest": area}) for area in SMALLEST_PARTS] + [("mirror", True, mirrored, {})]
+
+    tries = [("level", level, said, {"level": level}) for level in THRESHOLDS] + [
+        ("largest", True, said, {"largest": True})
+    ]
+    tries += [("smallest", area, said, {"smallest": area}) for area in SMALLEST_PARTS] + [
+        ("mirror", True, mirrored, {})
+    ]
     spacing = table["spacing_mm"].to_numpy(float)
-    scores = [np.array([dice(clean_mask(p, spacing=mm, **how), mask) for p, mask, mm in zip(answers, wanted, spacing)]) for _, _, answers, how in tries]
+    scores = [
+        np.array(
+            [
+                dice(clean_mask(p, spacing=mm, **how), mask)
+                for p, mask, mm in zip(answers, wanted, spacing)
+            ]
+        )
+        for _, _, answers, how in tries
+    ]
     plain, rows = scores[THRESHOLDS.index(0.5)], []
     for (option, value, _, _), score in zip(tries, scores):
         gain, low, high = mean_interval(score - plain, table["group"].to_numpy())
-        rows.append({"option": option, "value": value, "dice": float(score.mean()), "gain": gain, "low": low, "high": high})
+        rows.append(
+            {
+                "option": option,
+                "value": value,
+                "dice": float(score.mean()),
+                "gain": gain,
+                "low": low,
+                "high": high,
+            }
+        )
     return pd.DataFrame(rows)
+
 
 def choose_postprocessing(
     measured: "pd.DataFrame",  # from `options`, on validation
@@ -125,5 +180,9 @@ def choose_postprocessing(
     "Choose threshold and clean-up by the rule above."
     best = measured.loc[measured.groupby("option")["dice"].idxmax()].set_index("option")
     taken = {name: best.loc[name, "gain"] >= least for name, least in REQUIRED_GAIN.items()}
-    return {"level": float(best.loc["level", "value"]), "largest": bool(taken["largest"]), "mirror": bool(taken["mirror"]),
-            "smallest": float(best.loc["smallest", "value"]) if taken["smallest"] else 0.0}
+    return {
+        "level": float(best.loc["level", "value"]),
+        "largest": bool(taken["largest"]),
+        "mirror": bool(taken["mirror"]),
+        "smallest": float(best.loc["smallest", "value"]) if taken["smallest"] else 0.0,
+    }

@@ -15,14 +15,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..imaging.overlay import overlay
-from ..metrics import dice, mean_interval, unpaired_difference
-from ..io.pages import figure_html, table_html, write_page
 from ..classification.report import curves_with_thesis, distinct_titles
-from ..training.runs import run_notes, Run, THESIS_LOGS, new_figure, thesis_log
-from ..io.files import RUNS
+from ..imaging.overlay import overlay
 from ..io.errors import BrainTumorError
-from .comparison import area_agreement, area_figure, box_figure, dice_by_group, mask_table, paired_difference, pairwise_differences, read_mask_scores, reader_agreement, run_ways, subset_slices, thesis_segmentation_table
+from ..io.files import RUNS
+from ..io.pages import figure_html, table_html, write_page
+from ..metrics import dice, mean_interval, unpaired_difference
+from brain_tumor.segmentation.comparison import (
+    area_agreement,
+    area_figure,
+    box_figure,
+    dice_by_group,
+    mask_table,
+    paired_difference,
+    pairwise_differences,
+    read_mask_scores,
+    reader_agreement,
+    run_ways,
+    subset_slices,
+    thesis_segmentation_table,
+)
+from ..training.runs import THESIS_LOGS, Run, new_figure, run_notes, thesis_log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,42 +44,76 @@ if TYPE_CHECKING:
 # %% ../../nbs/07_segmentation/06_report.ipynb #c006
 def _settings_differ(one: Run, two: Run) -> dict[str, tuple]:
     before, after = run_ways(one), run_ways(two)
-    return {name: (before.get(name), after.get(name)) for name in {**before, **after} if before.get(name) != after.get(name)}
+    return {
+        name: (before.get(name), after.get(name))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    }
+
 
 def recipe_changes(
     one: Run,  # segmentation run
     two: Run,  # likewise
 ) -> list[str]:  # such as "rising False to True"
     "Which switches of their recipes differ, and from what to what."
-    return [f"{name} {before} to {after}" for name, (before, after) in _settings_differ(one, two).items()]
+    return [
+        f"{name} {before} to {after}"
+        for name, (before, after) in _settings_differ(one, two).items()
+    ]
+
 
 def other_changes(
     one: Run,  # segmentation run
     two: Run,  # likewise
 ) -> list[str]:  # such as "level 0.5 to 0.2"
     "What else isn't the same, though no switch says so: what validation chose, and how many pictures there were to learn from."
-    chosen = [(run.settings.get("outline", {}) | {"training pictures": run.settings.get("pictures", {}).get("train")}) for run in (one, two)]
-    return [f"{name} {chosen[0].get(name)} to {value}" for name, value in chosen[1].items() if chosen[0].get(name) != value]
+    chosen = [
+        (
+            run.settings.get("outline", {})
+            | {"training pictures": run.settings.get("pictures", {}).get("train")}
+        )
+        for run in (one, two)
+    ]
+    return [
+        f"{name} {chosen[0].get(name)} to {value}"
+        for name, value in chosen[1].items()
+        if chosen[0].get(name) != value
+    ]
+
 
 def _slices_named(table: "pd.DataFrame") -> set[tuple[str, str]]:
     return set(zip(table["source"], table["image"]))
 
+
 def _steps(one: Run, two: Run) -> int:
     "How many switches differ; copies made before the split go with the thesis' split, since no honest one allows them."
     differ = _settings_differ(one, two)
-    return len(differ) - ("protocol" in differ and set(differ.get("copies", ())) == {"before", "after"})
+    return len(differ) - (
+        "protocol" in differ and set(differ.get("copies", ())) == {"before", "after"}
+    )
+
 
 def compare_shared(
     one: Run,  # segmentation run with a folder
     two: Run,  # likewise
 ) -> dict:  # shared: slices of validation and test that both judged; shared_difference, _low, _high; empty where there are none
     "Compare two runs on the slices that are on the far side of both their splits."
-    before, after = (read_mask_scores(run.path).set_index(["source", "image"]) for run in (one, two))
+    before, after = (
+        read_mask_scores(run.path).set_index(["source", "image"]) for run in (one, two)
+    )
     both = before.index.intersection(after.index)
     if not len(both):
         return {}
-    values = mean_interval(after.loc[both, "dice"] - before.loc[both, "dice"], after.loc[both, "group"])
-    return {"shared": len(both), **dict(zip(("shared_difference", "shared_difference_low", "shared_difference_high"), values))}
+    values = mean_interval(
+        after.loc[both, "dice"] - before.loc[both, "dice"], after.loc[both, "group"]
+    )
+    return {
+        "shared": len(both),
+        **dict(
+            zip(("shared_difference", "shared_difference_low", "shared_difference_high"), values)
+        ),
+    }
+
 
 def recipe_step(
     one: Run,  # segmentation run with a folder
@@ -80,9 +127,23 @@ def recipe_step(
         found = paired_difference((two.name, one.name), (tables[1], tables[0]))
         values = found["difference"], found["difference_low"], found["difference_high"]
     else:
-        values = unpaired_difference(*(table[name] for table in tables for name in ("dice", "group")))
-    return {"network": two.title, "changed": "; ".join(recipe_changes(one, two)), "besides": "; ".join(other_changes(one, two)), "before": one.name, "after": two.name, "dice_before": tables[0]["dice"].mean(), "dice_after": tables[1]["dice"].mean(),
-            **dict(zip(("difference", "difference_low", "difference_high"), values)), "paired": paired, **({} if paired else compare_shared(one, two)), "provenance": f"before: {one.settings['provenance']}; after: {two.settings['provenance']}"}
+        values = unpaired_difference(
+            *(table[name] for table in tables for name in ("dice", "group"))
+        )
+    return {
+        "network": two.title,
+        "changed": "; ".join(recipe_changes(one, two)),
+        "besides": "; ".join(other_changes(one, two)),
+        "before": one.name,
+        "after": two.name,
+        "dice_before": tables[0]["dice"].mean(),
+        "dice_after": tables[1]["dice"].mean(),
+        **dict(zip(("difference", "difference_low", "difference_high"), values)),
+        "paired": paired,
+        **({} if paired else compare_shared(one, two)),
+        "provenance": f"before: {one.settings['provenance']}; after: {two.settings['provenance']}",
+    }
+
 
 def recipe_ladder(
     runs: Sequence[Run],  # segmentation runs with a folder
@@ -91,11 +152,46 @@ def recipe_ladder(
 ) -> "pd.DataFrame":  # a row for each pair, as from `rung`
     "The steps between runs of one network, those under the thesis' protocol first; another seed is no step."
     import pandas as pd
-    ordered = sorted((run for run in runs if "recipe" in run.settings), key=lambda run: (run.settings["protocol"] != "thesis", run.settings["recipe"].get("rising") is not False))
-    comparable = lambda one, two: one.settings["network"] == two.settings["network"] and run_ways(one)["fold"] == run_ways(two)["fold"]
-    rows = [recipe_step(one, two, role) for one, two in combinations(ordered, 2) if comparable(one, two) and 0 < _steps(one, two) <= most and set(_settings_differ(one, two)) != {"seed"}]
-    return pd.DataFrame(rows, columns=["network", "changed", "besides", "before", "after", "dice_before", "dice_after", "difference", "difference_low", "difference_high", "paired",
-                                       "shared", "shared_difference", "shared_difference_low", "shared_difference_high", "provenance"])
+
+    ordered = sorted(
+        (run for run in runs if "recipe" in run.settings),
+        key=lambda run: (
+            run.settings["protocol"] != "thesis",
+            run.settings["recipe"].get("rising") is not False,
+        ),
+    )
+    comparable = lambda one, two: (
+        one.settings["network"] == two.settings["network"]
+        and run_ways(one)["fold"] == run_ways(two)["fold"]
+    )
+    rows = [
+        recipe_step(one, two, role)
+        for one, two in combinations(ordered, 2)
+        if comparable(one, two)
+        and 0 < _steps(one, two) <= most
+        and set(_settings_differ(one, two)) != {"seed"}
+    ]
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "network",
+            "changed",
+            "besides",
+            "before",
+            "after",
+            "dice_before",
+            "dice_after",
+            "difference",
+            "difference_low",
+            "difference_high",
+            "paired",
+            "shared",
+            "shared_difference",
+            "shared_difference_low",
+            "shared_difference_high",
+            "provenance",
+        ],
+    )
 
 # %% ../../nbs/07_segmentation/06_report.ipynb #c011
 def segmentation_curves(
@@ -118,7 +214,12 @@ def example_cases(
     values = np.asarray(overlaps, float)
     if not values.size:
         raise BrainTumorError("no slice to choose from: give the Dice of at least one")
-    return {"best": int(values.argmax()), "median": int(np.abs(values - np.median(values)).argmin()), "worst": int(values.argmin())}
+    return {
+        "best": int(values.argmax()),
+        "median": int(np.abs(values - np.median(values)).argmin()),
+        "worst": int(values.argmin()),
+    }
+
 
 def case_figure(
     pixels: Sequence[np.ndarray],  # N pictures, H x W, 0..1
@@ -128,7 +229,9 @@ def case_figure(
 ) -> "Figure":
     "Draw the best, the median and the worst case: what was found in green with its ring, the truth as a dashed line."
     if not len(pixels) == len(found) == len(truth):
-        raise BrainTumorError(f"{len(pixels)} pictures, {len(found)} outlines and {len(truth)} truths: give each picture both")
+        raise BrainTumorError(
+            f"{len(pixels)} pictures, {len(found)} outlines and {len(truth)} truths: give each picture both"
+        )
     overlaps = [dice(one, other) for one, other in zip(found, truth)]
     figure, axes = new_figure(3, provenance, (2.5, 2.8))
     for axis, (name, number) in zip(axes, example_cases(overlaps).items()):
@@ -141,26 +244,45 @@ def case_figure(
     return figure
 
 # %% ../../nbs/07_segmentation/06_report.ipynb #c019
-SEGMENTATION_TITLES = {"outlines": "On the test", "validation": "On validation, where threshold and clean-up were chosen", "readers": "How good can it be? Median Dice of two readers on the same slices",
-         "order": "Two networks on the same slices, the better one first", "steps": "What one switch changed", "class": "By class", "plane": "By plane", "third": "By size",
-         "area": "Found against true area (ratio; 95 % of the slices lie between low and high)", "figures": "Figures", "thesis": "In the thesis' own measure, beside its logs",
-         "options": "Threshold and clean-up, each on its own, on validation", "missed": "What was missed: Dice 0 on the test"}  # in the page's order
+SEGMENTATION_TITLES = {
+    "outlines": "On the test",
+    "validation": "On validation, where threshold and clean-up were chosen",
+    "readers": "How good can it be? Median Dice of two readers on the same slices",
+    "order": "Two networks on the same slices, the better one first",
+    "steps": "What one switch changed",
+    "class": "By class",
+    "plane": "By plane",
+    "third": "By size",
+    "area": "Found against true area (ratio; 95 % of the slices lie between low and high)",
+    "figures": "Figures",
+    "thesis": "In the thesis' own measure, beside its logs",
+    "options": "Threshold and clean-up, each on its own, on validation",
+    "missed": "What was missed: Dice 0 on the test",
+}  # in the page's order
+
 
 def _by_name(runs: Sequence[Run], make: Callable[[Run], "pd.DataFrame"]) -> "pd.DataFrame":
     import pandas as pd
+
     parts = [make(run).assign(run=run.name) for run in runs]
     whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["run"])
     return whole[["run", *(name for name in whole if name != "run")]]
 
+
 def _options(run: Run) -> "pd.DataFrame":
     import pandas as pd
+
     path = run.path / "options.csv"
     measured = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     return measured.rename(columns={"low": "gain_low", "high": "gain_high"})
 
+
 def _missed(run: Run) -> "pd.DataFrame":
     table = subset_slices(run)
-    return table[table["dice"] == 0][["image", "class", "group", "plane", "area_true", "area_found"]]
+    return table[table["dice"] == 0][
+        ["image", "class", "group", "plane", "area_true", "area_found"]
+    ]
+
 
 def segmentation_tables(
     runs: Sequence[Run],  # finished segmentation runs
@@ -168,34 +290,67 @@ def segmentation_tables(
 ) -> dict[str, "pd.DataFrame"]:  # by their name in HEADS; none without rows
     "All tables of the page."
     import pandas as pd
+
     kinds: dict[frozenset, list[Run]] = {}
     for run in runs:
         kinds.setdefault(frozenset(_slices_named(subset_slices(run))), []).append(run)
     pairs = [pairwise_differences(kind) for kind in kinds.values() if len(kind) > 1]
-    found = {"outlines": mask_table(runs), "validation": mask_table(runs, "validation"), "readers": reader_agreement().reset_index(), "order": pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(),
-             "steps": recipe_ladder(runs), **{by: dice_by_group(runs, by) for by in ("class", "plane", "third")}, "area": _by_name(runs, lambda run: pd.DataFrame([area_agreement(run)[1]])),
-             "thesis": thesis_segmentation_table(runs, thesis) if thesis else pd.DataFrame(), "options": _by_name(runs, _options), "missed": _by_name(runs, _missed)}
+    found = {
+        "outlines": mask_table(runs),
+        "validation": mask_table(runs, "validation"),
+        "readers": reader_agreement().reset_index(),
+        "order": pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame(),
+        "steps": recipe_ladder(runs),
+        **{by: dice_by_group(runs, by) for by in ("class", "plane", "third")},
+        "area": _by_name(runs, lambda run: pd.DataFrame([area_agreement(run)[1]])),
+        "thesis": thesis_segmentation_table(runs, thesis) if thesis else pd.DataFrame(),
+        "options": _by_name(runs, _options),
+        "missed": _by_name(runs, _missed),
+    }
     return {name: table for name, table in found.items() if len(table)}
+
 
 def _segmentation_figures(runs: Sequence[Run], thesis: str | Path | None) -> str:
     names = ", ".join(run.title for run in runs)
-    drawn = [figure_html(box_figure(runs, by), f"Box plots of Dice by {by} for {names}") for by in ("class", "third", "plane")]
+    drawn = [
+        figure_html(box_figure(runs, by), f"Box plots of Dice by {by} for {names}")
+        for by in ("class", "third", "plane")
+    ]
     drawn += [figure_html(area_figure(runs), f"Found against true area for {names}")]
-    drawn += [figure_html(segmentation_curves(run, thesis) if thesis else run.curves(), f"Accuracy, Dice and loss of {run.title} by epoch") for run in runs if run.epochs]
+    drawn += [
+        figure_html(
+            segmentation_curves(run, thesis) if thesis else run.curves(),
+            f"Accuracy, Dice and loss of {run.title} by epoch",
+        )
+        for run in runs
+        if run.epochs
+    ]
     return "".join(drawn)
+
 
 def write_segmentation_report(
     runs: Sequence[Run],  # finished segmentation runs, as from `load_run`
     out: str | Path,  # folder for outlines.html and its tables
-    thesis: str | Path | None = RUNS / "thesis",  # the thesis' logs; None, or a folder that isn't there: without them
+    thesis: str | Path | None = RUNS
+    / "thesis",  # the thesis' logs; None, or a folder that isn't there: without them
 ) -> Path:  # outlines.html
     "Write one self-contained HTML page on recorded outlines, and each of its tables as CSV beside it."
     if not runs:
         raise BrainTumorError("a report on no run: give at least one recorded run")
     thesis, runs = thesis if thesis and Path(thesis).is_dir() else None, distinct_titles(list(runs))
     tables = segmentation_tables(runs, thesis)
-    parts = {name: table_html(table) for name, table in tables.items()} | {"figures": _segmentation_figures(runs, thesis)}
-    return write_page(out, "outlines.html", "Outlines of tumours", run_notes(runs), {title: parts[name] for name, title in SEGMENTATION_TITLES.items() if name in parts}, {f"outline_{name}": table for name, table in tables.items()})
+    parts = {name: table_html(table) for name, table in tables.items()} | {
+        "figures": _segmentation_figures(runs, thesis)
+    }
+    return write_page(
+        out,
+        "outlines.html",
+        "Outlines of tumours",
+        run_notes(runs),
+        {title: parts[name] for name, title in SEGMENTATION_TITLES.items() if name in parts},
+        {f"outline_{name}": table for name, table in tables.items()},
+    )
+
 
 def report_segmentation(
     runs: Sequence[Run],  # segmentation runs
@@ -205,8 +360,11 @@ def report_segmentation(
 ) -> Path:  # the page
     "Write the page on outlines and say its figures."
     import pandas as pd
+
     page = write_segmentation_report(runs, out, thesis)
     for row in pd.read_csv(page.with_name("outline_outlines.csv")).to_dict("records"):
-        say(f"{row['run']}: Dice {row['dice']:.3f} ({row['dice_low']:.3f} to {row['dice_high']:.3f}), gliomas {row['glioma']:.3f}, missed {row['missed']} of {row['slices']} slices of {row['groups']} groups")
+        say(
+            f"{row['run']}: Dice {row['dice']:.3f} ({row['dice_low']:.3f} to {row['dice_high']:.3f}), gliomas {row['glioma']:.3f}, missed {row['missed']} of {row['slices']} slices of {row['groups']} groups"
+        )
         say(f"  {row['provenance']}")
     return page

@@ -9,7 +9,11 @@ __all__ = ['RESUNET', 'RESUNET_PUBLISHED', 'residual_block', 'decoder_path', 're
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .architecture import Architecture, UNET_FILTERS, check_architecture_input
+from brain_tumor.segmentation.architecture import (
+    UNET_FILTERS,
+    Architecture,
+    check_architecture_input,
+)
 from .unet import conv_bn_relu
 
 if TYPE_CHECKING:
@@ -23,14 +27,24 @@ def residual_block(
 ):  # features (N, h, w, width)
     "The thesis' block (3.9): two convolutions, normalised, plus the input, then ReLU (He et al. 2016, figure 2)."
     from keras import layers
+
     shortcut = x
     if x.shape[-1] != width:
         shortcut = layers.Conv2D(width, 1, use_bias=False, name=f"{stage}_shortcut")(x)
         shortcut = layers.BatchNormalization(name=f"{stage}_shortcut_norm")(shortcut)
     x = conv_bn_relu(x, width, f"{stage}_conv1")
-    x = layers.Conv2D(width, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{stage}_conv2")(x)
+    x = layers.Conv2D(
+        width,
+        3,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{stage}_conv2",
+    )(x)
     x = layers.BatchNormalization(name=f"{stage}_conv2_norm")(x)
-    return layers.Activation("relu", name=f"{stage}_relu")(layers.Add(name=f"{stage}_add")([shortcut, x]))
+    return layers.Activation("relu", name=f"{stage}_relu")(
+        layers.Add(name=f"{stage}_add")([shortcut, x])
+    )
 
 # %% ../../nbs/07_segmentation/04_resunet.ipynb #c010
 def decoder_path(
@@ -40,11 +54,17 @@ def decoder_path(
 ):  # probabilities (N, side, side, 1)
     "The way up of both networks: double the side, the skip beside it, a block; at the top a 1 x 1 convolution."
     from keras import layers
+
     x = features[-1]
     for level in range(len(features) - 1, 0, -1):
         x = layers.UpSampling2D(2, name=f"up{level}_raise")(x)
-        x = block(layers.Concatenate(name=f"up{level}_join")([features[level - 1], x]), filters[level - 1], f"up{level}")
+        x = block(
+            layers.Concatenate(name=f"up{level}_join")([features[level - 1], x]),
+            filters[level - 1],
+            f"up{level}",
+        )
     return layers.Conv2D(1, 1, activation="sigmoid", name="outline")(x)
+
 
 def resunet(
     side: int = 256,  # of the square, pixels; a multiple of 2 ** (levels - 1)
@@ -54,16 +74,22 @@ def resunet(
     "Build the thesis' ResUNet (3.9): residual blocks, pooling down, doubling up."
     import keras
     from keras import layers
+
     check_architecture_input("resunet", side, filters, channels)
     keras.backend.clear_session()
     scan = keras.Input((side, side, channels), name="scan")
     features = [residual_block(scan, filters[0], "down1")]
     for level, width in enumerate(filters[1:], 2):
         stage = f"down{level}" if level < len(filters) else "bridge"
-        features.append(residual_block(layers.MaxPooling2D(name=f"{stage}_pool")(features[-1]), width, stage))
+        features.append(
+            residual_block(layers.MaxPooling2D(name=f"{stage}_pool")(features[-1]), width, stage)
+        )
     return keras.Model(scan, decoder_path(features, filters, residual_block), name="resunet")
 
-RESUNET = Architecture("resunet", "ResUNet", resunet, "the thesis' network: U-Net of residual blocks")
+
+RESUNET = Architecture(
+    "resunet", "ResUNet", resunet, "the thesis' network: U-Net of residual blocks"
+)
 
 # %% ../../nbs/07_segmentation/04_resunet.ipynb #c012
 def preactivated_block(
@@ -74,8 +100,11 @@ def preactivated_block(
 ):  # features (N, h / stride, w / stride, width)
     "Full pre-activation (Zhang et al. 2018, figure 1b); the first block, down1, begins with its convolution."
     from keras import layers
+
     shortcut, conv = x, {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
-    if stride > 1:  # every second place; a 1 x 1 convolution in steps would be the same, but its gradient crashes TensorFlow on some processors
+    if (
+        stride > 1
+    ):  # every second place; a 1 x 1 convolution in steps would be the same, but its gradient crashes TensorFlow on some processors
         shortcut = layers.MaxPooling2D(1, strides=stride, name=f"{stage}_shortcut_step")(x)
     if x.shape[-1] != width:
         shortcut = layers.Conv2D(width, 1, use_bias=False, name=f"{stage}_shortcut")(shortcut)
@@ -94,12 +123,25 @@ def resunet_published(
 ) -> "keras.Model":  # (N, side, side, channels) in 0..1 -> probabilities (N, side, side, 1)
     "Build the published ResUNet (Zhang et al. 2018, figure 2 and table I; thesis 2.2.2.4.1): strides in place of pooling."
     import keras
+
     check_architecture_input("resunet_published", side, filters, channels)
     keras.backend.clear_session()
     scan = keras.Input((side, side, channels), name="scan")
     features = [preactivated_block(scan, filters[0], "down1")]
     for level, width in enumerate(filters[1:], 2):
-        features.append(preactivated_block(features[-1], width, f"down{level}" if level < len(filters) else "bridge", stride=2))
-    return keras.Model(scan, decoder_path(features, filters, preactivated_block), name="resunet_published")
+        features.append(
+            preactivated_block(
+                features[-1], width, f"down{level}" if level < len(filters) else "bridge", stride=2
+            )
+        )
+    return keras.Model(
+        scan, decoder_path(features, filters, preactivated_block), name="resunet_published"
+    )
 
-RESUNET_PUBLISHED = Architecture("resunet_published", "ResUNet (published)", resunet_published, "strides and full pre-activation (Zhang 2018)")
+
+RESUNET_PUBLISHED = Architecture(
+    "resunet_published",
+    "ResUNet (published)",
+    resunet_published,
+    "strides and full pre-activation (Zhang 2018)",
+)

@@ -18,25 +18,50 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..imaging.augmentation import ThesisAugmentation, augment, augment_thesis
 from ..classification.recipe import change_switches
-from ..io.files import write_table
-from ..metrics import dice
-from ..data.loading import background_batches, smallest_tumours, with_copies
-from ..training.loop import best_epoch, describe_timeout, early_stopping, out_of_time, plateau_rate, training_seconds
-from ..data.loading import ImageSet, load_images
+from brain_tumor.data.loading import (
+    ImageSet,
+    background_batches,
+    load_images,
+    smallest_tumours,
+    with_copies,
+)
+from ..data.splits import ROLES, check_split, read_data, split_hash, split_table
+from ..imaging.augmentation import ThesisAugmentation, augment, augment_thesis
 from ..imaging.preprocessing import scale_pixels
-from ..training.runs import SEGMENTATION_LOG_COLUMNS
 from ..io.errors import BrainTumorError
-from .postprocessing import PLAIN_OPTIONS, choose_postprocessing, clean_mask, measure_postprocessing, predict_masks, predict_scan_masks, true_masks
-from .architecture import Architecture, UNET_FILTERS
+from ..io.files import write_json, write_table
+from ..metrics import dice
+from .architecture import UNET_FILTERS, Architecture
 from .losses import dice_coef, find_loss, flatten_slices
 from .metrics import score_masks
+from brain_tumor.segmentation.postprocessing import (
+    PLAIN_OPTIONS,
+    choose_postprocessing,
+    clean_mask,
+    measure_postprocessing,
+    predict_masks,
+    predict_scan_masks,
+    true_masks,
+)
 from ..training.acceleration import LONG_TRAINING, faster_precision, use_torch
-from ..data.splits import ROLES, check_split, read_data, split_hash, split_table
-from ..training.loop import adamw, add_run_arguments, cosine_rate, describe_environment, out_of_memory, seed_everything, train_epochs
+from brain_tumor.training.loop import (
+    adamw,
+    add_run_arguments,
+    best_epoch,
+    cosine_rate,
+    describe_environment,
+    describe_timeout,
+    early_stopping,
+    out_of_memory,
+    out_of_time,
+    plateau_rate,
+    seed_everything,
+    train_epochs,
+    training_seconds,
+)
+from ..training.runs import SEGMENTATION_LOG_COLUMNS
 from ..training.weights import load_weights
-from ..io.files import write_json
 
 if TYPE_CHECKING:
     import keras
@@ -46,6 +71,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class SegmentationRecipe:
     "All settings of a run; they go into its run.json."
+
     protocol: str = "honest"  # whose split: "honest" (the manifests' role, by group) or "thesis" (60/20/20 by picture)
     fold: int = 0  # of "honest": 0: the manifests' role; 1 to 5: the author's fold that is the test, the one before it is validation
     side: int = 128  # of the squares, pixels
@@ -58,32 +84,65 @@ class SegmentationRecipe:
     epochs: int = 30
     optimizer: str = "adamw"  # with a moving average of the weights; "adam": without
     rate: float = 1e-3  # at its highest
-    schedule: str = "cosine"  # "plateau": divided by ten after five epochs, ended after ten without a gain
+    schedule: str = (
+        "cosine"  # "plateau": divided by ten after five epochs, ended after ten without a gain
+    )
     rising: bool = True  # of the plateau: a gain is a higher Dice; False: a lower one, as the thesis' callback ran
     score: str = "val_dice"  # the epoch that is kept: by the mean Dice of slices, or the thesis' "val_dice_coef", soft and over batches
     batch: int = 16  # pictures a step; the thesis doesn't say
     seed: int = 0
 
-THESIS_SEGMENTATION_RECIPE = SegmentationRecipe(protocol="thesis", side=256, filters=UNET_FILTERS, preparation="uncropped", shades=True, copies="before", augment="none", loss="dice", optimizer="adam",
-                rate=1e-4, schedule="plateau", rising=False, score="val_dice_coef", seed=42)
+
+THESIS_SEGMENTATION_RECIPE = SegmentationRecipe(
+    protocol="thesis",
+    side=256,
+    filters=UNET_FILTERS,
+    preparation="uncropped",
+    shades=True,
+    copies="before",
+    augment="none",
+    loss="dice",
+    optimizer="adam",
+    rate=1e-4,
+    schedule="plateau",
+    rising=False,
+    score="val_dice_coef",
+    seed=42,
+)
 
 # %% ../../nbs/07_segmentation/training.ipynb #c009
-SWITCH_VALUES = {"protocol": ("honest", "thesis"), "copies": ("none", "after", "before"), "augment": ("strong", "gentle", "none"), "optimizer": ("adamw", "adam"),
-         "schedule": ("cosine", "plateau"), "score": ("val_dice", "val_dice_coef")}
+SWITCH_VALUES = {
+    "protocol": ("honest", "thesis"),
+    "copies": ("none", "after", "before"),
+    "augment": ("strong", "gentle", "none"),
+    "optimizer": ("adamw", "adam"),
+    "schedule": ("cosine", "plateau"),
+    "score": ("val_dice", "val_dice_coef"),
+}
+
 
 def segmentation_recipe(
     protocol: str = "honest",  # or "thesis"
     **changes,  # switches to set otherwise
 ) -> SegmentationRecipe:
     "A recipe by its protocol, with some switches turned; `BrainTumorError` for a switch or a value that isn't known."
-    how = change_switches(THESIS_SEGMENTATION_RECIPE if protocol == "thesis" else SegmentationRecipe(protocol=protocol), changes)
+    how = change_switches(
+        THESIS_SEGMENTATION_RECIPE
+        if protocol == "thesis"
+        else SegmentationRecipe(protocol=protocol),
+        changes,
+    )
     for name, values in SWITCH_VALUES.items():
         if getattr(how, name) not in values:
             raise BrainTumorError(f"{name} {getattr(how, name)!r}: known are {', '.join(values)}")
     if how.copies == "before" and how.protocol != "thesis":
-        raise BrainTumorError('copies "before" the split put copies of training pictures into the test; only protocol="thesis" may do that. Take "after"')
+        raise BrainTumorError(
+            'copies "before" the split put copies of training pictures into the test; only protocol="thesis" may do that. Take "after"'
+        )
     if how.fold and how.protocol == "thesis":
-        raise BrainTumorError(f"fold {how.fold}: the thesis' protocol splits by picture and has no folds; take protocol=\"honest\", or fold 0")
+        raise BrainTumorError(
+            f'fold {how.fold}: the thesis\' protocol splits by picture and has no folds; take protocol="honest", or fold 0'
+        )
     find_loss(how.loss)
     return how
 
@@ -92,7 +151,12 @@ def slices_with_mask(
     everything: "pd.DataFrame",  # from `read_data`
 ) -> "pd.DataFrame":  # rows of the figshare set that show a tumour and have its outline
     "The slices that this part is about."
-    return everything[(everything["source"] == "figshare") & everything["mask"].notna() & (everything["class"] != "no_tumor")].reset_index(drop=True)
+    return everything[
+        (everything["source"] == "figshare")
+        & everything["mask"].notna()
+        & (everything["class"] != "no_tumor")
+    ].reset_index(drop=True)
+
 
 def run_images(
     data: str | Path,  # folder of the sets
@@ -102,7 +166,9 @@ def run_images(
     everything = read_data(data, copies=True)
     table = slices_with_mask(everything)
     if table.empty:
-        raise BrainTumorError(f"{data}: no set named figshare with outlines; the segmentation chapters need it (brain_tumor data get figshare)")
+        raise BrainTumorError(
+            f"{data}: no set named figshare with outlines; the segmentation chapters need it (brain_tumor data get figshare)"
+        )
     pictures = load_images(table, how.side, how.preparation, how.shades)
     area = pictures.masks.mean((1, 2)) / 255
     if how.copies == "before":
@@ -116,9 +182,16 @@ def run_images(
     if how.copies != "none":
         pictures = with_copies(pictures, table, how.seed)
     pictures.table = table
-    said, hashed = check_split(table, how.protocol), split_hash(table if how.protocol == "thesis" or how.fold else everything)
+    said, hashed = (
+        check_split(table, how.protocol),
+        split_hash(table if how.protocol == "thesis" or how.fold else everything),
+    )
     which = f", the author's fold {how.fold} kept for the test" if how.fold else ""
-    return pictures, f"protocol {how.protocol}{which}: " + said.removeprefix("protocol thesis: "), hashed
+    return (
+        pictures,
+        f"protocol {how.protocol}{which}: " + said.removeprefix("protocol thesis: "),
+        hashed,
+    )
 
 # %% ../../nbs/07_segmentation/training.ipynb #c016
 def segmentation_batches(
@@ -134,16 +207,22 @@ def segmentation_batches(
         rng = np.random.default_rng([how.seed, epoch, int(place)])
         if how.augment == "strong":
             return augment(picture, mask, how.side, rng)
-        picture, mask = augment_thesis(picture, mask, rng, ThesisAugmentation()) if how.augment == "gentle" else (picture, mask)
+        picture, mask = (
+            augment_thesis(picture, mask, rng, ThesisAugmentation())
+            if how.augment == "gentle"
+            else (picture, mask)
+        )
         return picture.astype(np.float32) / 255, mask.astype(np.float32) / 255
 
     def load(number):
         x, y = zip(*map(one, range(number * how.batch, min((number + 1) * how.batch, len(rows)))))
         return scale_pixels(np.stack(x) * 255, "segmentation"), np.stack(y)[..., None]
+
     return background_batches(load, -(-len(rows) // how.batch))
 
 # %% ../../nbs/07_segmentation/training.ipynb #c019
 SEGMENTATION_HISTORY = (*SEGMENTATION_LOG_COLUMNS, "val_dice", "seconds")
+
 
 def pixel_accuracy(
     truth,  # (N, H, W, 1), 0..1
@@ -151,8 +230,10 @@ def pixel_accuracy(
 ):  # (N,), 0..1
     "Share of pixels on the right side of one half, by the mean of the K answers."
     from keras import ops
+
     g, p = flatten_slices(truth, found)
     return ops.mean(ops.cast((ops.mean(p, axis=-1) > 0.5) == (g[..., 0] > 0.5), "float32"), axis=-1)
+
 
 def validation_dice(
     model: "keras.Model",  # as for `answers.probabilities`
@@ -161,11 +242,22 @@ def validation_dice(
 ) -> dict[str, float]:  # val_accuracy, val_dice_coef, val_loss, val_dice
     "Mark a network's answers to the squares of validation."
     from keras import ops
-    p, g = predict_masks(model, data.pictures, how.batch)[..., None], data.masks[..., None].astype(np.float32) / 255
+
+    p, g = (
+        predict_masks(model, data.pictures, how.batch)[..., None],
+        data.masks[..., None].astype(np.float32) / 255,
+    )
     parts = [slice(i, i + how.batch) for i in range(0, len(p), how.batch)]
-    mean = lambda provenance: float(np.mean([float(ops.mean(provenance(g[part], p[part]))) for part in parts]))
+    mean = lambda provenance: float(
+        np.mean([float(ops.mean(provenance(g[part], p[part]))) for part in parts])
+    )
     overlap = np.mean([dice(ours > 0.5, theirs > 0.5) for ours, theirs in zip(p, g)])
-    return {"val_accuracy": mean(pixel_accuracy), "val_dice_coef": mean(dice_coef), "val_loss": mean(find_loss(how.loss)), "val_dice": float(overlap)}
+    return {
+        "val_accuracy": mean(pixel_accuracy),
+        "val_dice_coef": mean(dice_coef),
+        "val_loss": mean(find_loss(how.loss)),
+        "val_dice": float(overlap),
+    }
 
 # %% ../../nbs/07_segmentation/training.ipynb #c021
 def compile_segmentation(
@@ -174,9 +266,13 @@ def compile_segmentation(
 ) -> "keras.Model":  # the same
     "Give a network its loss, its optimiser and what is logged."
     import keras
+
     optimizer = adamw(how.rate) if how.optimizer == "adamw" else keras.optimizers.Adam(how.rate)
-    model.compile(optimizer, find_loss(how.loss), metrics=[pixel_accuracy, dice_coef], jit_compile=False)
+    model.compile(
+        optimizer, find_loss(how.loss), metrics=[pixel_accuracy, dice_coef], jit_compile=False
+    )
     return model
+
 
 def segmentation_schedule(
     how: SegmentationRecipe,  # schedule, rising, rate
@@ -188,7 +284,9 @@ def segmentation_schedule(
     if how.schedule == "cosine":
         return (lambda step, past: cosine_rate(step, steps, how.rate, min(150, steps // 10))), late
     watch = "val_dice_coef"
-    rate = lambda step, past: plateau_rate(past, how.rate, watch, factor=0.1, patience=5, least=1e-7, rising=how.rising)
+    rate = lambda step, past: plateau_rate(
+        past, how.rate, watch, factor=0.1, patience=5, least=1e-7, rising=how.rising
+    )
     return rate, lambda past: late(past) or early_stopping(past, 10, watch, rising=True)
 
 # %% ../../nbs/07_segmentation/training.ipynb #c025
@@ -207,15 +305,21 @@ def train_segmentation(
     parts = {role: pictures.rows((pictures.table["role"] == role).to_numpy()) for role in ROLES}
     empty = [role for role, part in parts.items() if not len(part.table)]
     if empty:
-        raise BrainTumorError(f"{data}: no slices for {', '.join(empty)}; a run needs all three sides")
+        raise BrainTumorError(
+            f"{data}: no slices for {', '.join(empty)}; a run needs all three sides"
+        )
     seed_everything(how.seed)
     model = architecture.build(side=how.side, filters=how.filters)
     about = describe_segmentation_run(architecture, how, parts, said, hashed, model)
     write_json(out / "run.json", about | {"finished": False})
     tried, past = fit_segmentation(model, parts, how, out, resume, minutes)
     load_weights(out / "best.weights.npz", model)
-    about |= tried | {"cut": describe_timeout(past, how.epochs, minutes), "epochs_done": len(past), "seconds": round(training_seconds(past)),
-                      "chosen_epoch": best_epoch(past, how.score, rising=True) + 1}
+    about |= tried | {
+        "cut": describe_timeout(past, how.epochs, minutes),
+        "epochs_done": len(past),
+        "seconds": round(training_seconds(past)),
+        "chosen_epoch": best_epoch(past, how.score, rising=True) + 1,
+    }
     about["outline"] = write_mask_scores(use_torch(model), parts, how, out)
     write_json(out / "run.json", about | {"finished": True})
     return about | {"finished": True}
@@ -231,10 +335,23 @@ def describe_segmentation_run(
 ) -> dict:
     "What run.json says before the first epoch."
     import keras
-    return {"network": architecture.name, "title": architecture.title, "task": "segmentation", "protocol": how.protocol, "provenance": said, "split_sha256": hashed,
-            "recipe": asdict(how), "parameters": model.count_params(), "backend": keras.backend.backend(), "epochs_asked": how.epochs,
-            "pictures": {role: len(part.table) for role, part in parts.items()}, "groups": {role: int(part.table["group"].nunique()) for role, part in parts.items()},
-            "surroundings": describe_environment()}
+
+    return {
+        "network": architecture.name,
+        "title": architecture.title,
+        "task": "segmentation",
+        "protocol": how.protocol,
+        "provenance": said,
+        "split_sha256": hashed,
+        "recipe": asdict(how),
+        "parameters": model.count_params(),
+        "backend": keras.backend.backend(),
+        "epochs_asked": how.epochs,
+        "pictures": {role: len(part.table) for role, part in parts.items()},
+        "groups": {role: int(part.table["group"].nunique()) for role, part in parts.items()},
+        "surroundings": describe_environment(),
+    }
+
 
 def fit_segmentation(
     model: "keras.Model",  # built
@@ -248,16 +365,40 @@ def fit_segmentation(
     epoch_data = lambda epoch: segmentation_batches(parts["train"], how, epoch)
     steps, ready = how.epochs * len(epoch_data(0)), lambda net: compile_segmentation(net, how)
     seed_everything(how.seed)
-    network, tried = faster_precision(model, ready, *epoch_data(0)[0]) if steps >= LONG_TRAINING else (ready(use_torch(model)), {})
+    network, tried = (
+        faster_precision(model, ready, *epoch_data(0)[0])
+        if steps >= LONG_TRAINING
+        else (ready(use_torch(model)), {})
+    )
     rate, stop = segmentation_schedule(how, steps, minutes)
     try:
-        past = train_epochs(network, epoch_data, how.epochs, rate, out, lambda net: validation_dice(net, parts["validation"], how), how.score, resume, stop, SEGMENTATION_HISTORY)
+        past = train_epochs(
+            network,
+            epoch_data,
+            how.epochs,
+            rate,
+            out,
+            lambda net: validation_dice(net, parts["validation"], how),
+            how.score,
+            resume,
+            stop,
+            SEGMENTATION_HISTORY,
+        )
     except Exception as error:
         raise out_of_memory(error, how.batch) or error
     return tried, past
 
 # %% ../../nbs/07_segmentation/training.ipynb #c027
-MASK_SCORE_COLUMNS = ("source", "image", "class", "group", "role", "plane", "spacing_mm")  # of a slice, beside its figures
+MASK_SCORE_COLUMNS = (
+    "source",
+    "image",
+    "class",
+    "group",
+    "role",
+    "plane",
+    "spacing_mm",
+)  # of a slice, beside its figures
+
 
 def write_mask_scores(
     model: "keras.Model",  # with the chosen epoch's weights
@@ -266,31 +407,52 @@ def write_mask_scores(
     out: Path,  # folder for options.csv and outlines.csv
 ) -> dict:  # level, largest, smallest, mirror: as chosen on validation
     "Choose on validation, then judge every slice of validation and test in its own size."
-    return postprocess_and_score(lambda table, mirror: predict_scan_masks(model, table, how.preparation, mirror), parts, how, out)
+    return postprocess_and_score(
+        lambda table, mirror: predict_scan_masks(model, table, how.preparation, mirror),
+        parts,
+        how,
+        out,
+    )
+
 
 def postprocess_and_score(
-    ask: Callable[["pd.DataFrame", bool], list[np.ndarray]],  # table, mirror -> what a network says of its rows, each H x W
+    ask: Callable[
+        ["pd.DataFrame", bool], list[np.ndarray]
+    ],  # table, mirror -> what a network says of its rows, each H x W
     parts: dict[str, ImageSet],  # validation, test
     how: SegmentationRecipe,  # protocol
     out: Path,  # folder for options.csv and outlines.csv
 ) -> dict:  # level, largest, smallest, mirror: as chosen on validation
     "The same, whoever looked at the scans."
     import pandas as pd
-    tables = {role: part.table[part.table["copied"].eq("") if "copied" in part.table else slice(None)].reset_index(drop=True) for role, part in parts.items() if role != "train"}
+
+    tables = {
+        role: part.table[
+            part.table["copied"].eq("") if "copied" in part.table else slice(None)
+        ].reset_index(drop=True)
+        for role, part in parts.items()
+        if role != "train"
+    }
     seen, wanted = tables["validation"], true_masks(tables["validation"])
     said = {mirror: ask(seen, mirror) for mirror in (False, True)}
     measured = measure_postprocessing(said[False], said[True], wanted, seen)
     chosen = PLAIN_OPTIONS if how.protocol == "thesis" else choose_postprocessing(measured)
     write_table(measured.round(5), out / "options.csv")
-    judged = [score_probabilities(said[chosen["mirror"]], seen, chosen), score_probabilities(ask(tables["test"], chosen["mirror"]), tables["test"], chosen)]
+    judged = [
+        score_probabilities(said[chosen["mirror"]], seen, chosen),
+        score_probabilities(ask(tables["test"], chosen["mirror"]), tables["test"], chosen),
+    ]
     write_table(pd.concat(judged, ignore_index=True), out / "outlines.csv")
     return chosen
+
 
 def score_probabilities(
     said: list[np.ndarray],  # N of H x W probabilities, from `look`
     table: "pd.DataFrame",  # N rows with mask, spacing_mm
     chosen: dict,  # level, largest, smallest, mirror
-) -> "pd.DataFrame":  # N rows: OUTLINES, the figures of `metrics.FIGURES`, area_true and area_found in mm²
+) -> (
+    "pd.DataFrame"
+):  # N rows: OUTLINES, the figures of `metrics.FIGURES`, area_true and area_found in mm²
     "Clean up what was said of slices, and judge it."
     how = {name: value for name, value in chosen.items() if name != "mirror"}
     found = [clean_mask(p, spacing=mm, **how) for p, mm in zip(said, table["spacing_mm"])]
@@ -302,16 +464,46 @@ def add_segmentation_arguments(
 ) -> None:
     "Name what the command line can set."
     add_run_arguments(parser, start=False)
-    parser.add_argument("--protocol", choices=("honest", "thesis"), default="honest", help="whose split and recipe (default: %(default)s)")
-    parser.add_argument("--fold", type=int, choices=range(1, 6), help="keep this of the set author's five folds for the test and the one before it for validation (default: the project's split)")
-    parser.add_argument("--side", type=int, help=f"of the squares, pixels (default: {SegmentationRecipe.side}, under the thesis' protocol {THESIS_SEGMENTATION_RECIPE.side})")
-    parser.add_argument("--width", type=int, help=f"filters of the first level, doubled at each of five (default: {SegmentationRecipe.filters[0]}, under the thesis' protocol {THESIS_SEGMENTATION_RECIPE.filters[0]})")
+    parser.add_argument(
+        "--protocol",
+        choices=("honest", "thesis"),
+        default="honest",
+        help="whose split and recipe (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fold",
+        type=int,
+        choices=range(1, 6),
+        help="keep this of the set author's five folds for the test and the one before it for validation (default: the project's split)",
+    )
+    parser.add_argument(
+        "--side",
+        type=int,
+        help=f"of the squares, pixels (default: {SegmentationRecipe.side}, under the thesis' protocol {THESIS_SEGMENTATION_RECIPE.side})",
+    )
+    parser.add_argument(
+        "--width",
+        type=int,
+        help=f"filters of the first level, doubled at each of five (default: {SegmentationRecipe.filters[0]}, under the thesis' protocol {THESIS_SEGMENTATION_RECIPE.filters[0]})",
+    )
     parser.add_argument("--epochs", type=int, help=f"default: {SegmentationRecipe.epochs}")
-    parser.add_argument("--batch", type=int, help=f"pictures a step (default: {SegmentationRecipe.batch})")
+    parser.add_argument(
+        "--batch", type=int, help=f"pictures a step (default: {SegmentationRecipe.batch})"
+    )
     parser.add_argument("--loss", help="dice, bce_dice or focal_tversky (default: the recipe's)")
-    parser.add_argument("--seed", type=int, help=f"default: {SegmentationRecipe.seed}, under the thesis' protocol {THESIS_SEGMENTATION_RECIPE.seed}")
-    parser.add_argument("--rising", action=argparse.BooleanOptionalAction, default=None, help="under the thesis' protocol: the plateau rule as it was meant (a gain is a higher Dice), or, the default, as it ran")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help=f"default: {SegmentationRecipe.seed}, under the thesis' protocol {THESIS_SEGMENTATION_RECIPE.seed}",
+    )
+    parser.add_argument(
+        "--rising",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="under the thesis' protocol: the plateau rule as it was meant (a gain is a higher Dice), or, the default, as it ran",
+    )
     parser.add_argument("--minutes", type=float, help="no new epoch begins after this time")
+
 
 def train_segmentation_from_args(
     args,  # parsed arguments, with `architecture`
@@ -321,6 +513,17 @@ def train_segmentation_from_args(
         value = getattr(args, name)
         if value is not None and value < least:
             raise BrainTumorError(f"--{name} {value:g}: give {least} or more")
-    asked = {name: getattr(args, name) for name in ("fold", "side", "epochs", "batch", "loss", "seed", "rising") if getattr(args, name) is not None}
+    asked = {
+        name: getattr(args, name)
+        for name in ("fold", "side", "epochs", "batch", "loss", "seed", "rising")
+        if getattr(args, name) is not None
+    }
     asked |= {"filters": tuple(args.width * 2**level for level in range(5))} if args.width else {}
-    return train_segmentation(args.architecture, args.data, args.out, segmentation_recipe(args.protocol, **asked), args.resume, args.minutes)
+    return train_segmentation(
+        args.architecture,
+        args.data,
+        args.out,
+        segmentation_recipe(args.protocol, **asked),
+        args.resume,
+        args.minutes,
+    )

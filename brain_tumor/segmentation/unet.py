@@ -6,7 +6,11 @@
 __all__ = ['UNET', 'conv_bn_relu', 'double_conv', 'encoder_path', 'up_block', 'unet']
 
 # %% ../../nbs/07_segmentation/02_unet.ipynb #imports
-from .architecture import Architecture, UNET_FILTERS, check_architecture_input
+from brain_tumor.segmentation.architecture import (
+    UNET_FILTERS,
+    Architecture,
+    check_architecture_input,
+)
 
 # %% ../../nbs/07_segmentation/02_unet.ipynb #c010
 def conv_bn_relu(
@@ -17,9 +21,13 @@ def conv_bn_relu(
 ):  # features (N, h, w, width)
     "Convolution of 3 x 3, batch normalisation, ReLU."
     from keras import layers
-    x = layers.Conv2D(width, 3, padding="same", use_bias=not normalise, kernel_initializer="he_normal", name=name)(x)
+
+    x = layers.Conv2D(
+        width, 3, padding="same", use_bias=not normalise, kernel_initializer="he_normal", name=name
+    )(x)
     x = layers.BatchNormalization(name=f"{name}_norm")(x) if normalise else x
     return layers.Activation("relu", name=f"{name}_relu")(x)
+
 
 def double_conv(
     x,  # features (N, h, w, channels)
@@ -28,7 +36,9 @@ def double_conv(
     normalise: bool = True,  # batch normalisation
 ):  # features (N, h, w, width)
     "U-Net's block: two convolutions of 3 x 3 (Ronneberger et al. 2015, figure 1)."
-    return conv_bn_relu(conv_bn_relu(x, width, f"{stage}_conv1", normalise), width, f"{stage}_conv2", normalise)
+    return conv_bn_relu(
+        conv_bn_relu(x, width, f"{stage}_conv1", normalise), width, f"{stage}_conv2", normalise
+    )
 
 # %% ../../nbs/07_segmentation/02_unet.ipynb #c012
 def encoder_path(
@@ -38,6 +48,7 @@ def encoder_path(
 ) -> list:  # features of each level, top to bottom
     "The way down."
     from keras import layers
+
     features = [double_conv(scan, filters[0], "down1", normalise)]
     for level, width in enumerate(filters[1:], 2):
         stage = f"down{level}" if level < len(filters) else "bridge"
@@ -55,7 +66,10 @@ def up_block(
 ):  # features (N, 2h, 2w, width)
     "One step of the way up: up-convolution, the skip beside it, two convolutions."
     from keras import layers
-    x = layers.Conv2DTranspose(width, 2, strides=2, kernel_initializer="he_normal", name=f"{stage}_raise")(x)
+
+    x = layers.Conv2DTranspose(
+        width, 2, strides=2, kernel_initializer="he_normal", name=f"{stage}_raise"
+    )(x)
     x = layers.Concatenate(name=f"{stage}_join")([skip, x])
     return double_conv(x, width, stage, normalise)
 
@@ -69,6 +83,7 @@ def unet(
 ) -> "keras.Model":  # (N, side, side, channels) in 0..1 -> probabilities (N, side, side, 1)
     "Build U-Net (Ronneberger et al. 2015, figure 1; thesis 2.2.2) with convolutions that keep the size."
     import keras
+
     check_architecture_input("unet", side, filters, channels)
     keras.backend.clear_session()
     scan = keras.Input((side, side, channels), name="scan")
@@ -76,6 +91,9 @@ def unet(
     x = keras.layers.Dropout(dropout, name="bridge_drop")(x) if dropout else x
     for level in range(len(skips), 0, -1):
         x = up_block(x, skips[level - 1], filters[level - 1], f"up{level}", normalise)
-    return keras.Model(scan, keras.layers.Conv2D(1, 1, activation="sigmoid", name="outline")(x), name="unet")
+    return keras.Model(
+        scan, keras.layers.Conv2D(1, 1, activation="sigmoid", name="outline")(x), name="unet"
+    )
+
 
 UNET = Architecture("unet", "U-Net", unet, "down, up, and skips across (Ronneberger 2015)")

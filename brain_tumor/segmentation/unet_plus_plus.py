@@ -9,7 +9,11 @@ __all__ = ['UNET_PLUS_PLUS', 'nested_node', 'output_heads', 'unet_plus_plus', 'p
 from typing import TYPE_CHECKING
 
 from ..io.errors import BrainTumorError
-from .architecture import Architecture, UNET_FILTERS, check_architecture_input
+from brain_tumor.segmentation.architecture import (
+    UNET_FILTERS,
+    Architecture,
+    check_architecture_input,
+)
 from .unet import double_conv
 
 if TYPE_CHECKING:
@@ -25,15 +29,24 @@ def nested_node(
 ):  # features of X^{i,j} (N, 2h, 2w, width)
     "A node with all before it on its row and the up-convolution of its lower left neighbour (Zhou et al. 2020, equation 1)."
     from keras import layers
-    raised = layers.Conv2DTranspose(width, 2, strides=2, kernel_initializer="he_normal", name=f"{stage}_raise")(below)
-    return double_conv(layers.Concatenate(name=f"{stage}_join")([*row, raised]), width, stage, normalise)
+
+    raised = layers.Conv2DTranspose(
+        width, 2, strides=2, kernel_initializer="he_normal", name=f"{stage}_raise"
+    )(below)
+    return double_conv(
+        layers.Concatenate(name=f"{stage}_join")([*row, raised]), width, stage, normalise
+    )
+
 
 def output_heads(
     ends: list,  # features of the nodes that answer (N, side, side, width)
 ):  # probabilities (N, side, side, number of ends)
     "A 1 x 1 convolution for each end; their sigmoids side by side."
     from keras import layers
-    logits = [layers.Conv2D(1, 1, name=f"outline{number}")(end) for number, end in enumerate(ends, 1)]
+
+    logits = [
+        layers.Conv2D(1, 1, name=f"outline{number}")(end) for number, end in enumerate(ends, 1)
+    ]
     joined = layers.Concatenate(name="outline_join")(logits) if len(logits) > 1 else logits[0]
     return layers.Activation("sigmoid", name="outline")(joined)
 
@@ -47,6 +60,7 @@ def unet_plus_plus(
 ) -> "keras.Model":  # (N, side, side, channels) in 0..1 -> probabilities (N, side, side, levels - 1), or (N, side, side, 1)
     "Build U-Net++ (Zhou et al. 2018, figure 1; 2020, equation 1; thesis 2.2.2)."
     import keras
+
     check_architecture_input("unet_plus_plus", side, filters, channels)
     keras.backend.clear_session()
     x = scan = keras.Input((side, side, channels), name="scan")
@@ -57,22 +71,44 @@ def unet_plus_plus(
         rows.append([x])
     for j in range(1, len(filters)):
         for i in range(len(filters) - j):
-            rows[i].append(nested_node(rows[i], rows[i + 1][j - 1], filters[i], f"x{i}_{j}", normalise))
-    return keras.Model(scan, output_heads(rows[0][1:] if deep_supervision else rows[0][-1:]), name="unet_plus_plus")
+            rows[i].append(
+                nested_node(rows[i], rows[i + 1][j - 1], filters[i], f"x{i}_{j}", normalise)
+            )
+    return keras.Model(
+        scan, output_heads(rows[0][1:] if deep_supervision else rows[0][-1:]), name="unet_plus_plus"
+    )
 
-UNET_PLUS_PLUS = Architecture("unet_plus_plus", "U-Net++", unet_plus_plus, "nested skips and deep supervision (Zhou 2018)")
+
+UNET_PLUS_PLUS = Architecture(
+    "unet_plus_plus", "U-Net++", unet_plus_plus, "nested skips and deep supervision (Zhou 2018)"
+)
 
 # %% ../../nbs/07_segmentation/unet_plus_plus.ipynb #c050
 def prune_unet_plus_plus(
     model: "keras.Model",  # from `unet_plus_plus`, with deep supervision
     branch: int,  # the end that is kept, 1 (shallowest) to levels - 1
-) -> "keras.Model":  # (N, side, side, channels) -> probabilities (N, side, side, 1); shares the model's weights
+) -> (
+    "keras.Model"
+):  # (N, side, side, channels) -> probabilities (N, side, side, 1); shares the model's weights
     "Keep one branch and what it needs (Zhou et al. 2020, model pruning)."
     import keras
-    ends = [layer.name for layer in model.layers if layer.name.startswith("outline") and layer.name[7:].isdigit()]
+
+    ends = [
+        layer.name
+        for layer in model.layers
+        if layer.name.startswith("outline") and layer.name[7:].isdigit()
+    ]
     if len(ends) < 2:
-        raise BrainTumorError(f"{model.name} has no branches to choose from; build unet_plus_plus with deep_supervision=True and three levels or more")
+        raise BrainTumorError(
+            f"{model.name} has no branches to choose from; build unet_plus_plus with deep_supervision=True and three levels or more"
+        )
     if f"outline{branch}" not in ends:
-        raise BrainTumorError(f"{model.name} has no branch {branch}; its branches are 1 to {len(ends)}")
+        raise BrainTumorError(
+            f"{model.name} has no branch {branch}; its branches are 1 to {len(ends)}"
+        )
     logits = model.get_layer(f"outline{branch}").output
-    return keras.Model(model.input, keras.layers.Activation("sigmoid", name="outline")(logits), name=f"{model.name}_{branch}")
+    return keras.Model(
+        model.input,
+        keras.layers.Activation("sigmoid", name="outline")(logits),
+        name=f"{model.name}_{branch}",
+    )

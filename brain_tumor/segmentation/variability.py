@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..metrics import mean_interval
-from ..training.runs import Run, new_figure
 from ..io.errors import BrainTumorError
-from .comparison import mask_figures, paired_difference, run_ways, runs_by_seed, runs_differing_in, size_third, subset_mean, subset_slices
+from ..metrics import mean_interval
+from brain_tumor.segmentation.comparison import (
+    mask_figures,
+    paired_difference,
+    run_ways,
+    runs_by_seed,
+    runs_differing_in,
+    size_third,
+    subset_mean,
+    subset_slices,
+)
+from ..training.runs import Run, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,13 +34,19 @@ if TYPE_CHECKING:
 def average_over_seeds(
     alike: Sequence[Run],  # that differ in their seed alone, as from `by_seed`
     role: str = "test",  # or "validation"
-) -> "pd.DataFrame":  # source, image, class, group, plane, area_true, third, dice: the mean over the seeds
+) -> (
+    "pd.DataFrame"
+):  # source, image, class, group, plane, area_true, third, dice: the mean over the seeds
     "What a recipe says of each slice, whatever the seed."
     tables = [subset_slices(run, role).set_index(["source", "image"]) for run in alike]
     if any(not table.index.sort_values().equals(tables[0].index.sort_values()) for table in tables):
-        raise BrainTumorError(f"{', '.join(run.name for run in alike)} judged other slices than one another; only runs on the same slices can be averaged")
+        raise BrainTumorError(
+            f"{', '.join(run.name for run in alike)} judged other slices than one another; only runs on the same slices can be averaged"
+        )
     kept = tables[0][["class", "group", "plane", "area_true", "third"]]
-    return kept.assign(dice=np.mean([table["dice"].reindex(kept.index) for table in tables], axis=0)).reset_index()
+    return kept.assign(
+        dice=np.mean([table["dice"].reindex(kept.index) for table in tables], axis=0)
+    ).reset_index()
 
 # %% ../../nbs/07_segmentation/variability.ipynb #c007
 def seed_table(
@@ -40,13 +55,29 @@ def seed_table(
 ) -> "pd.DataFrame":  # network, side, seeds, dice with _low and _high (of the averages); lowest, highest, spread: of the seeds' means; glioma, mark
     "A row for each recipe that was trained with more than one seed."
     import pandas as pd
+
     rows = []
     for alike in runs_by_seed(runs):
         if len(alike) > 1:
-            table, means = average_over_seeds(alike, role), [subset_slices(run, role)["dice"].mean() for run in alike]
-            rows.append({"network": alike[0].title, "side": run_ways(alike[0]).get("side"), "seeds": len(alike), **dict(zip(("dice", "dice_low", "dice_high"), subset_mean(table))), "lowest": min(means), "highest": max(means),
-                         "spread": float(np.std(means, ddof=1)), "glioma": subset_mean(table[table["class"] == "glioma"])[0], "provenance": alike[0].settings["provenance"]})
+            table, means = (
+                average_over_seeds(alike, role),
+                [subset_slices(run, role)["dice"].mean() for run in alike],
+            )
+            rows.append(
+                {
+                    "network": alike[0].title,
+                    "side": run_ways(alike[0]).get("side"),
+                    "seeds": len(alike),
+                    **dict(zip(("dice", "dice_low", "dice_high"), subset_mean(table))),
+                    "lowest": min(means),
+                    "highest": max(means),
+                    "spread": float(np.std(means, ddof=1)),
+                    "glioma": subset_mean(table[table["class"] == "glioma"])[0],
+                    "provenance": alike[0].settings["provenance"],
+                }
+            )
     return pd.DataFrame(rows)
+
 
 def seed_difference(
     ones: Sequence[Run],  # seeds of a recipe
@@ -54,7 +85,10 @@ def seed_difference(
     role: str = "test",  # or "validation"
 ) -> dict:  # as from `comparison.difference`
     "Compare two recipes with the seeds averaged out."
-    return paired_difference((ones[0].title, others[0].title), (average_over_seeds(ones, role), average_over_seeds(others, role)))
+    return paired_difference(
+        (ones[0].title, others[0].title),
+        (average_over_seeds(ones, role), average_over_seeds(others, role)),
+    )
 
 # %% ../../nbs/07_segmentation/variability.ipynb #c012
 def pool_folds(
@@ -62,11 +96,17 @@ def pool_folds(
 ) -> "pd.DataFrame":  # as from `slices_of`, and fold; thirds over all of them
     "The test slices of several folds as one table, each slice once."
     import pandas as pd
-    table = pd.concat([subset_slices(run).assign(fold=run_ways(run)["fold"]) for run in folds], ignore_index=True)
+
+    table = pd.concat(
+        [subset_slices(run).assign(fold=run_ways(run)["fold"]) for run in folds], ignore_index=True
+    )
     twice = table.duplicated(["source", "image"])
     if twice.any():
-        raise BrainTumorError(f"{', '.join(run.name for run in folds)}: {int(twice.sum())} slices were judged twice, such as {table['image'][twice].iloc[0]}; give each fold once")
+        raise BrainTumorError(
+            f"{', '.join(run.name for run in folds)}: {int(twice.sum())} slices were judged twice, such as {table['image'][twice].iloc[0]}; give each fold once"
+        )
     return table.assign(third=size_third(table["area_true"]))
+
 
 def runs_by_fold(
     runs: Sequence[Run],  # segmentation runs
@@ -80,32 +120,72 @@ def fold_table(
 ) -> "pd.DataFrame":  # network, folds, dice, glioma, small, each with _low and _high; missed, slices, groups: a row for each fold and, where there are several, one for all of them
     "What a recipe is worth on each fold, and on all that were trained."
     import pandas as pd
+
     rows = []
     for folds in runs_by_fold(runs):
         whole = pool_folds(folds)
-        parts = [(str(fold), part) for fold, part in whole.groupby("fold")] + ([("together", whole)] if len(folds) > 1 else [])
-        rows += [{"network": folds[0].title, "folds": name} | mask_figures(table) for name, table in parts]
+        parts = [(str(fold), part) for fold, part in whole.groupby("fold")] + (
+            [("together", whole)] if len(folds) > 1 else []
+        )
+        rows += [
+            {"network": folds[0].title, "folds": name} | mask_figures(table)
+            for name, table in parts
+        ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/07_segmentation/variability.ipynb #c016
 def fold_figure(
     runs: Sequence[Run],  # segmentation runs
-    tests: Sequence[Run] = (),  # of the same networks on the project's split, to be drawn beside them
+    tests: Sequence[
+        Run
+    ] = (),  # of the same networks on the project's split, to be drawn beside them
 ) -> "Figure":
     "Mean Dice of each fold, of all of them together (filled) and of the project's test (square), with 95 % intervals over groups."
     import pandas as pd
+
     table = fold_table(runs)
-    beside = pd.DataFrame([{"network": run.title, "folds": "test", **dict(zip(("dice", "dice_low", "dice_high"), subset_mean(subset_slices(run))))} for run in tests if run.title in set(table["network"])])
+    beside = pd.DataFrame(
+        [
+            {
+                "network": run.title,
+                "folds": "test",
+                **dict(zip(("dice", "dice_low", "dice_high"), subset_mean(subset_slices(run)))),
+            }
+            for run in tests
+            if run.title in set(table["network"])
+        ]
+    )
     whole = pd.concat([table, beside], ignore_index=True)
     names = list(dict.fromkeys(whole["network"]))
-    figure, axes = new_figure(len(names), "protocol honest: no group on two sides; test: the project's split", (2.6, 2.6))
+    figure, axes = new_figure(
+        len(names), "protocol honest: no group on two sides; test: the project's split", (2.6, 2.6)
+    )
     for axis, name in zip(axes, names):
         part = whole[whole["network"] == name].reset_index(drop=True)
         for place, row in part.iterrows():
-            marker, fill = ("s", "none") if row["folds"] == "test" else ("o", "full" if row["folds"] == "together" else "none")
-            axis.errorbar(place, row["dice"], [[row["dice"] - row["dice_low"]], [row["dice_high"] - row["dice"]]], fmt=marker, color="black", fillstyle=fill, capsize=3, markersize=6, linewidth=1)
+            marker, fill = (
+                ("s", "none")
+                if row["folds"] == "test"
+                else ("o", "full" if row["folds"] == "together" else "none")
+            )
+            axis.errorbar(
+                place,
+                row["dice"],
+                [[row["dice"] - row["dice_low"]], [row["dice_high"] - row["dice"]]],
+                fmt=marker,
+                color="black",
+                fillstyle=fill,
+                capsize=3,
+                markersize=6,
+                linewidth=1,
+            )
         axis.set_xticks(range(len(part)), part["folds"], rotation=30)
-        axis.set(title=name, ylim=(0.4, 1), ylabel="Dice" if axis is axes[0] else "", xlabel="the author's fold")
+        axis.set(
+            title=name,
+            ylim=(0.4, 1),
+            ylabel="Dice" if axis is axes[0] else "",
+            xlabel="the author's fold",
+        )
     return figure
 
 # %% ../../nbs/07_segmentation/variability.ipynb #c025c
@@ -120,6 +200,10 @@ def interval_coverage(
     parts, held = [part for _, part in table.groupby("group")["dice"]], 0
     for _ in range(draws):
         chosen = [parts[i] for i in rng.integers(0, len(parts), groups)]
-        _, low, high = mean_interval(np.concatenate(chosen), np.repeat(np.arange(groups), [len(part) for part in chosen]), draws=500)
+        _, low, high = mean_interval(
+            np.concatenate(chosen),
+            np.repeat(np.arange(groups), [len(part) for part in chosen]),
+            draws=500,
+        )
         held += low <= truth <= high
     return held / draws

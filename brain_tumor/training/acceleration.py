@@ -28,22 +28,36 @@ def same_padding(
     stride: tuple[int, int],  # of the convolution
     value: float = 0.0,  # of an odd rest
 ):  # the tensor, padded where the two sides differ, and the even padding that is left to do
-    "TensorFlow's padding \"same\": an odd rest goes to the right and the bottom."
+    'TensorFlow\'s padding "same": an odd rest goes to the right and the bottom.'
     from torch.nn.functional import pad
-    height, width = (max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(x.shape[2:], kernel, stride))
+
+    height, width = (
+        max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(x.shape[2:], kernel, stride)
+    )
     if height % 2 == 0 and width % 2 == 0:
         return x, (height // 2, width // 2)
-    return pad(x, (width // 2, width - width // 2, height // 2, height - height // 2), value=value), (0, 0)
+    return pad(
+        x, (width // 2, width - width // 2, height // 2, height - height // 2), value=value
+    ), (0, 0)
 
 # %% ../../nbs/05_training/acceleration.ipynb #c042c
 def _activate(layer, x):
     "Apply a layer's own activation; classes stand on axis 1 here, not on the last."
     from torch.nn import functional as F
-    known = {"linear": lambda x: x, "relu": lambda x: F.relu(x, inplace=True), "softmax": lambda x: F.softmax(x.float(), 1), "sigmoid": lambda x: F.sigmoid(x.float())}
+
+    known = {
+        "linear": lambda x: x,
+        "relu": lambda x: F.relu(x, inplace=True),
+        "softmax": lambda x: F.softmax(x.float(), 1),
+        "sigmoid": lambda x: F.sigmoid(x.float()),
+    }
     name = getattr(layer.activation, "__name__", str(layer.activation))
     if name not in known:
-        raise BrainTumorError(f"{layer.name}: no rule for the activation {name}; train it through Keras alone")
+        raise BrainTumorError(
+            f"{layer.name}: no rule for the activation {name}; train it through Keras alone"
+        )
     return known[name](x)
+
 
 def torch_convolution(
     layer,  # Conv2D or DepthwiseConv2D
@@ -52,24 +66,64 @@ def torch_convolution(
 ):  # (N, filters, H, W)
     "A convolution with the layer's own kernel."
     from torch.nn.functional import conv2d
+
     depthwise = type(layer).__name__ == "DepthwiseConv2D"
-    x, padding = same_padding(x, layer.kernel_size, layer.strides) if layer.padding == "same" else (x, 0)
-    kernel = layer.kernel.value.permute(2, 3, 0, 1) if depthwise else layer.kernel.value.permute(3, 2, 0, 1)
+    x, padding = (
+        same_padding(x, layer.kernel_size, layer.strides) if layer.padding == "same" else (x, 0)
+    )
+    kernel = (
+        layer.kernel.value.permute(2, 3, 0, 1)
+        if depthwise
+        else layer.kernel.value.permute(3, 2, 0, 1)
+    )
     bias = layer.bias.value if layer.use_bias else None
-    return _activate(layer, conv2d(x, kernel, bias, layer.strides, padding, 1, x.shape[1] if depthwise else 1))
+    return _activate(
+        layer, conv2d(x, kernel, bias, layer.strides, padding, 1, x.shape[1] if depthwise else 1)
+    )
+
 
 def _transposed(layer, x, training: bool):
     "An up-convolution whose windows lie side by side, as in U-Net."
     from torch.nn.functional import conv_transpose2d
+
     if layer.kernel_size != layer.strides:
-        raise BrainTumorError(f"{layer.name}: an up-convolution of {layer.kernel_size} in steps of {layer.strides} overlaps, and there is no rule for that; train it through Keras alone")
-    return _activate(layer, conv_transpose2d(x, layer.kernel.value.permute(3, 2, 0, 1), layer.bias.value if layer.use_bias else None, layer.strides))
+        raise BrainTumorError(
+            f"{layer.name}: an up-convolution of {layer.kernel_size} in steps of {layer.strides} overlaps, and there is no rule for that; train it through Keras alone"
+        )
+    return _activate(
+        layer,
+        conv_transpose2d(
+            x,
+            layer.kernel.value.permute(3, 2, 0, 1),
+            layer.bias.value if layer.use_bias else None,
+            layer.strides,
+        ),
+    )
+
 
 def _separable(layer, x, training: bool):
     from torch.nn.functional import conv2d
-    x, padding = same_padding(x, layer.kernel_size, layer.strides) if layer.padding == "same" else (x, 0)
-    x = conv2d(x, layer.depthwise_kernel.value.permute(2, 3, 0, 1), None, layer.strides, padding, 1, x.shape[1])
-    return _activate(layer, conv2d(x, layer.pointwise_kernel.value.permute(3, 2, 0, 1), layer.bias.value if layer.use_bias else None))
+
+    x, padding = (
+        same_padding(x, layer.kernel_size, layer.strides) if layer.padding == "same" else (x, 0)
+    )
+    x = conv2d(
+        x,
+        layer.depthwise_kernel.value.permute(2, 3, 0, 1),
+        None,
+        layer.strides,
+        padding,
+        1,
+        x.shape[1],
+    )
+    return _activate(
+        layer,
+        conv2d(
+            x,
+            layer.pointwise_kernel.value.permute(3, 2, 0, 1),
+            layer.bias.value if layer.use_bias else None,
+        ),
+    )
 
 # %% ../../nbs/05_training/acceleration.ipynb #c042d
 def torch_normalisation(
@@ -79,64 +133,123 @@ def torch_normalisation(
 ):  # same shape
     "Batch normalisation with the layer's own statistics."
     from torch.nn.functional import batch_norm
-    gamma, beta = (layer.gamma.value if layer.scale else None), (layer.beta.value if layer.center else None)
-    return batch_norm(x, layer.moving_mean.value, layer.moving_variance.value, gamma, beta, training and layer.trainable, 1 - layer.momentum, layer.epsilon)
+
+    gamma, beta = (
+        (layer.gamma.value if layer.scale else None),
+        (layer.beta.value if layer.center else None),
+    )
+    return batch_norm(
+        x,
+        layer.moving_mean.value,
+        layer.moving_variance.value,
+        gamma,
+        beta,
+        training and layer.trainable,
+        1 - layer.momentum,
+        layer.epsilon,
+    )
+
 
 def _torch_pool(layer, x, training: bool):
     "Maximum or mean of each window; what padding adds takes no part."
     import torch
     from torch.nn import functional as F
-    pool, size, stride = (F.max_pool2d if "Max" in type(layer).__name__ else F.avg_pool2d), layer.pool_size, layer.strides
+
+    pool, size, stride = (
+        (F.max_pool2d if "Max" in type(layer).__name__ else F.avg_pool2d),
+        layer.pool_size,
+        layer.strides,
+    )
     if layer.padding != "same":
         return pool(x, size, stride)
     largest = pool is F.max_pool2d
     whole, rest = same_padding(x, size, stride, -torch.inf if largest else 0.0)
     if largest:
         return pool(whole, size, stride, rest)
-    return pool(whole, size, stride, rest) / pool(same_padding(torch.ones_like(x[:1, :1]), size, stride)[0], size, stride, rest)
+    return pool(whole, size, stride, rest) / pool(
+        same_padding(torch.ones_like(x[:1, :1]), size, stride)[0], size, stride, rest
+    )
 
 # %% ../../nbs/05_training/acceleration.ipynb #c042e
-def torch_rules() -> dict[str, Callable]:  # name of a layer or operation -> function (layer, *inputs, training) on (N, C, H, W)
+def torch_rules() -> dict[
+    str, Callable
+]:  # name of a layer or operation -> function (layer, *inputs, training) on (N, C, H, W)
     "What plain PyTorch does for each of Keras' layers and operations that the networks here use."
     import torch
     from torch.nn import functional as F
+
     axes = {0: 0, 1: 2, 2: 3, 3: 1, -1: 1}
-    fold = lambda join: lambda op, x, *rest: functools.reduce(join, x if isinstance(x, (list, tuple)) else (x, rest[0]))  # a layer has a list, an operation two
+    fold = lambda join: (
+        lambda op, x, *rest: functools.reduce(
+            join, x if isinstance(x, (list, tuple)) else (x, rest[0])
+        )
+    )  # a layer has a list, an operation two
     return {
-        "Conv2D": torch_convolution, "DepthwiseConv2D": torch_convolution, "BatchNormalization": torch_normalisation,
-        "ReLU": lambda layer, x, t: F.relu(x, inplace=True) if layer.max_value is None else F.hardtanh(x, 0.0, float(layer.max_value), inplace=True),
+        "Conv2D": torch_convolution,
+        "DepthwiseConv2D": torch_convolution,
+        "BatchNormalization": torch_normalisation,
+        "ReLU": lambda layer, x, t: (
+            F.relu(x, inplace=True)
+            if layer.max_value is None
+            else F.hardtanh(x, 0.0, float(layer.max_value), inplace=True)
+        ),
         "ZeroPadding2D": lambda layer, x, t: F.pad(x, (*layer.padding[1], *layer.padding[0])),
         "Rescaling": lambda layer, x, t: x * layer.scale + layer.offset,
-        "UpSampling2D": lambda layer, x, t: F.interpolate(x, scale_factor=layer.size, mode=layer.interpolation),
-        "SeparableConv2D": _separable, "AveragePooling2D": _torch_pool, "MaxPooling2D": _torch_pool, "Activation": lambda layer, x, t: _activate(layer, x),
-        "GlobalAveragePooling2D": lambda layer, x, t: x.mean((2, 3)), "GlobalMaxPooling2D": lambda layer, x, t: x.amax((2, 3)), "Flatten": lambda layer, x, t: x.flatten(1),
+        "UpSampling2D": lambda layer, x, t: F.interpolate(
+            x, scale_factor=layer.size, mode=layer.interpolation
+        ),
+        "SeparableConv2D": _separable,
+        "AveragePooling2D": _torch_pool,
+        "MaxPooling2D": _torch_pool,
+        "Activation": lambda layer, x, t: _activate(layer, x),
+        "GlobalAveragePooling2D": lambda layer, x, t: x.mean((2, 3)),
+        "GlobalMaxPooling2D": lambda layer, x, t: x.amax((2, 3)),
+        "Flatten": lambda layer, x, t: x.flatten(1),
         "Concatenate": lambda layer, x, t: torch.cat(x, 1),
         "Dropout": lambda layer, x, t: F.dropout(x, layer.rate, t),
-        "Dense": lambda layer, x, t: _activate(layer, F.linear(x, layer.kernel.value.T, layer.bias.value)),
-        "Add": fold(operator.add), "Multiply": fold(operator.mul), "Conv2DTranspose": _transposed, "TrueDivide": lambda op, x, y, t: x / y, "Sigmoid": lambda op, x, t: torch.sigmoid(x),
-        "StopGradient": lambda op, x, t: x.detach(), "Sum": lambda op, x, t: x.sum([axes[a] for a in op.axis])}
+        "Dense": lambda layer, x, t: _activate(
+            layer, F.linear(x, layer.kernel.value.T, layer.bias.value)
+        ),
+        "Add": fold(operator.add),
+        "Multiply": fold(operator.mul),
+        "Conv2DTranspose": _transposed,
+        "TrueDivide": lambda op, x, y, t: x / y,
+        "Sigmoid": lambda op, x, t: torch.sigmoid(x),
+        "StopGradient": lambda op, x, t: x.detach(),
+        "Sum": lambda op, x, t: x.sum([axes[a] for a in op.axis]),
+    }
 
 # %% ../../nbs/05_training/acceleration.ipynb #c042g
 def half_precision_helps() -> bool:
     "Tell whether this machine multiplies matrices in bfloat16: a GPU, or a processor with AMX. One that only has the AVX-512 instructions may gain as well: `quicker` measures it."
     import torch
+
     about = Path("/proc/cpuinfo")
-    return torch.cuda.is_available() or (about.is_file() and "amx_bf16" in about.read_text(encoding="utf-8", errors="replace"))
+    return torch.cuda.is_available() or (
+        about.is_file() and "amx_bf16" in about.read_text(encoding="utf-8", errors="replace")
+    )
 
 # %% ../../nbs/05_training/acceleration.ipynb #c042f
 def through_torch(
     model: "keras.Model",  # functional, built under KERAS_BACKEND=torch; changed in place
-    half: bool | None = None,  # compute in bfloat16; None: where the processor multiplies matrices in it
+    half: bool
+    | None = None,  # compute in bfloat16; None: where the processor multiplies matrices in it
 ) -> "keras.Model":  # the same model, with the same variables
     "Run a Keras graph by plain PyTorch calls, channels in front: same answers, a fraction of the time."
     import keras
+
     if keras.backend.backend() != "torch":
-        raise BrainTumorError(f"the backend of Keras is {keras.backend.backend()}; set KERAS_BACKEND=torch before Keras is imported")
+        raise BrainTumorError(
+            f"the backend of Keras is {keras.backend.backend()}; set KERAS_BACKEND=torch before Keras is imported"
+        )
     import torch
+
     rules = torch_rules()
     unknown = sorted({type(op).__name__ for op in model.operations} - set(rules) - {"InputLayer"})
     if unknown:
-        raise BrainTumorError(f"{model.name}: no rule for {', '.join(unknown)}; train it through Keras alone")
+        raise BrainTumorError(
+            f"{model.name}: no rule for {', '.join(unknown)}; train it through Keras alone"
+        )
     half = half_precision_helps() if half is None else half
     last = lambda x: x.float().permute(0, 2, 3, 1) if x.ndim == 4 else x.float()
 
@@ -145,7 +258,9 @@ def through_torch(
     def call(inputs, training=None, mask=None):
         x = keras.ops.convert_to_tensor(inputs[0] if isinstance(inputs, (list, tuple)) else inputs)
         x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x
-        step = lambda op: lambda *args, **kwargs: rules[type(op).__name__](op, *args, bool(training))
+        step = lambda op: (
+            lambda *args, **kwargs: rules[type(op).__name__](op, *args, bool(training))
+        )
         with torch.autocast(x.device.type, torch.bfloat16, enabled=model.half):
             outputs = model._run_through_graph([x], operation_fn=step)
         return keras.tree.map_structure(last, outputs)
@@ -159,6 +274,7 @@ def use_torch(
 ) -> "keras.Model":  # the same
     "Let plain PyTorch compute, where that is Keras' backend."
     import keras
+
     return through_torch(model, half=False) if keras.backend.backend() == "torch" else model
 
 # %% ../../nbs/05_training/acceleration.ipynb #c044
@@ -167,8 +283,13 @@ def half_precision_copy(
 ) -> "keras.Model":  # another network with the same names and the same weights; all but its last layer computes in bfloat16
     "Build a network again so that it computes in half precision."
     import keras
+
     last = {output._keras_history.operation.name for output in model.outputs}
-    policy = lambda layer: "float32" if layer.name in last or isinstance(layer, keras.layers.InputLayer) else "mixed_bfloat16"
+    policy = lambda layer: (
+        "float32"
+        if layer.name in last or isinstance(layer, keras.layers.InputLayer)
+        else "mixed_bfloat16"
+    )
     again = lambda layer: type(layer).from_config(layer.get_config() | {"dtype": policy(layer)})
     twin = keras.models.clone_model(model, clone_function=again)
     twin.set_weights(model.get_weights())
@@ -198,14 +319,18 @@ def step_seconds(
 # %% ../../nbs/05_training/acceleration.ipynb #c049
 LONG_TRAINING = 200  # steps of a run from which on it is worth trying both precisions
 
+
 def faster_precision(
     model: "keras.Model",  # functional, with its weights
     ready: Callable[["keras.Model"], "keras.Model"],  # compiles a network
     inputs: np.ndarray,  # one batch
     targets: np.ndarray,  # one batch
-) -> tuple["keras.Model", dict]:  # the network to train, compiled; half: the choice, seconds_full, seconds_half: of a step
+) -> tuple[
+    "keras.Model", dict
+]:  # the network to train, compiled; half: the choice, seconds_full, seconds_half: of a step
     "Compile a network in the precision in which a training step takes less time here. It may be another network, with the same names and weights: read the trained weights back from their file."
     import keras
+
     torch = keras.backend.backend() == "torch"
     full = ready(use_torch(model))
     seconds = {False: step_seconds(full, inputs, targets)}
@@ -216,4 +341,8 @@ def faster_precision(
     chosen = seconds[True] < seconds[False]
     if torch:
         full.half = chosen
-    return (half if chosen else full), {"half": chosen, "seconds_full": round(seconds[False], 3), "seconds_half": round(seconds[True], 3)}
+    return (half if chosen else full), {
+        "half": chosen,
+        "seconds_full": round(seconds[False], 3),
+        "seconds_half": round(seconds[True], 3),
+    }

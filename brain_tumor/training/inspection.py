@@ -17,29 +17,45 @@ if TYPE_CHECKING:
 # %% ../../nbs/05_training/inspection.ipynb #c008
 def kernel_shapes(
     layer: "keras.Layer",  # any, built
-) -> list[tuple[int, ...]]:  # shape of each kernel: two for a separable convolution, none where nothing is multiplied
+) -> list[
+    tuple[int, ...]
+]:  # shape of each kernel: two for a separable convolution, none where nothing is multiplied
     "Shapes of a layer's kernels."
     return [tuple(weight.shape) for weight in layer.weights if weight.name.endswith("kernel")]
+
 
 def layer_multiplications(
     layer: "keras.Layer",  # a convolution or dense layer, or any without a kernel
 ) -> int:  # for one picture
     "Multiplications (with their additions) of one layer: the numbers in its kernels times the places they are laid on."
-    places = layer.input if type(layer).__name__ == "Conv2DTranspose" else layer.output  # an up-convolution is laid on what comes in
-    return int(np.prod(places.shape[1:-1])) * sum(int(np.prod(shape)) for shape in kernel_shapes(layer))
+    places = (
+        layer.input if type(layer).__name__ == "Conv2DTranspose" else layer.output
+    )  # an up-convolution is laid on what comes in
+    return int(np.prod(places.shape[1:-1])) * sum(
+        int(np.prod(shape)) for shape in kernel_shapes(layer)
+    )
+
 
 def _layers_before(layer: "keras.Layer") -> list[str]:
     import keras
-    return [] if isinstance(layer, keras.layers.InputLayer) else [tensor._keras_history.operation.name for tensor in keras.tree.flatten(layer.input)]
+
+    return (
+        []
+        if isinstance(layer, keras.layers.InputLayer)
+        else [tensor._keras_history.operation.name for tensor in keras.tree.flatten(layer.input)]
+    )
 
 # %% ../../nbs/05_training/inspection.ipynb #c011
 def _pair(value) -> np.ndarray:
     return np.array([value, value] if isinstance(value, int) else value[:2])
 
+
 def _layer_window(layer: "keras.Layer") -> tuple[np.ndarray, np.ndarray]:
     "Rows and columns that a layer looks at, and its steps."
     size = _pair(getattr(layer, "kernel_size", getattr(layer, "pool_size", 1)))
-    return 1 + (size - 1) * _pair(getattr(layer, "dilation_rate", 1)), _pair(getattr(layer, "strides", 1))
+    return 1 + (size - 1) * _pair(getattr(layer, "dilation_rate", 1)), _pair(
+        getattr(layer, "strides", 1)
+    )
 
 # %% ../../nbs/05_training/inspection.ipynb #c012
 def layer_table(
@@ -47,26 +63,50 @@ def layer_table(
 ) -> "pd.DataFrame":  # one row a layer: layer, kind, side, channels, parameters, kernels, multiplications, depth, sees
     "List a network's layers with what each costs, how deep it lies and how many pixels of the input one of its places depends on."
     import pandas as pd
+
     rows, depth, sees, step = [], {}, {}, {}
     for layer in model.layers:
         before, (window, stride) = _layers_before(layer), _layer_window(layer)
-        depth[layer.name] = max((depth[name] for name in before), default=0) + len(kernel_shapes(layer))
+        depth[layer.name] = max((depth[name] for name in before), default=0) + len(
+            kernel_shapes(layer)
+        )
         step_in = max((step[name] for name in before), key=np.max, default=np.ones(2, int))
-        sees[layer.name] = np.max([sees[name] for name in before] or [np.ones(2, int)], axis=0) + (window - 1) * step_in
+        sees[layer.name] = (
+            np.max([sees[name] for name in before] or [np.ones(2, int)], axis=0)
+            + (window - 1) * step_in
+        )
         step[layer.name] = step_in * stride
         shape = layer.output.shape
         whole = len(shape) < 4 and len(model.input.shape) == 4
-        rows.append({"layer": layer.name, "kind": type(layer).__name__, "side": 1 if whole else shape[1], "channels": shape[-1], "parameters": layer.count_params(), "kernels": len(kernel_shapes(layer)),
-                     "multiplications": layer_multiplications(layer), "depth": depth[layer.name], "sees": model.input.shape[1] if whole else int(sees[layer.name].max())})
+        rows.append(
+            {
+                "layer": layer.name,
+                "kind": type(layer).__name__,
+                "side": 1 if whole else shape[1],
+                "channels": shape[-1],
+                "parameters": layer.count_params(),
+                "kernels": len(kernel_shapes(layer)),
+                "multiplications": layer_multiplications(layer),
+                "depth": depth[layer.name],
+                "sees": model.input.shape[1] if whole else int(sees[layer.name].max()),
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/05_training/inspection.ipynb #c017
 def layer_counts(
     model: "keras.Model",  # with its ImageNet head, if it is to agree with published counts
-) -> dict[str, int]:  # longest_path: kernels on the longest way from input to output; kernels: all of them; keras: rows of Keras' list
+) -> dict[
+    str, int
+]:  # longest_path: kernels on the longest way from input to output; kernels: all of them; keras: rows of Keras' list
     "Count a network's layers by three rules."
     table = layer_table(model)
-    return {"longest_path": int(table["depth"].max()), "kernels": int(table["kernels"].sum()), "keras": len(table)}
+    return {
+        "longest_path": int(table["depth"].max()),
+        "kernels": int(table["kernels"].sum()),
+        "keras": len(table),
+    }
+
 
 def multiplications(
     model: "keras.Model",  # functional

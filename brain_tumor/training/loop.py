@@ -14,7 +14,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Callable, Iterable, TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable, Iterable
 
 import numpy as np
 
@@ -31,7 +31,10 @@ def append_history(
     row: dict,  # one epoch; `epoch` is the key
 ) -> None:
     "Add one epoch to history.csv; an epoch that is there already, and all after it, are replaced."
-    write_history(path, [r for r in read_history(path) if int(r["epoch"]) < int(row["epoch"])] + [row])
+    write_history(
+        path, [r for r in read_history(path) if int(r["epoch"]) < int(row["epoch"])] + [row]
+    )
+
 
 def write_history(
     path: str | Path,  # history.csv
@@ -39,9 +42,13 @@ def write_history(
 ) -> None:
     "Write history.csv in one step."
     with write_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[-1]), restval="", extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(
+            file, list(rows[-1]), restval="", extrasaction="ignore", lineterminator="\n"
+        )
         writer.writeheader()
-        writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows)
+        writer.writerows(
+            {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows
+        )
 
 # %% ../../nbs/05_training/01_loop.ipynb #c009
 def read_history(
@@ -58,14 +65,28 @@ def describe_environment() -> dict:  # python, platform, processors, library ver
     "Tell what a run ran on: enough to explain a last-digit difference."
     import platform
     from importlib.metadata import PackageNotFoundError, version
+
     found = {}
-    for name in ("numpy", "keras", "tensorflow", "tensorflow-cpu", "torch", "jax", "opencv-python-headless"):
+    for name in (
+        "numpy",
+        "keras",
+        "tensorflow",
+        "tensorflow-cpu",
+        "torch",
+        "jax",
+        "opencv-python-headless",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             pass
-    return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(),
-            "processors": os.cpu_count(), "libraries": found}
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "libraries": found,
+    }
 
 # %% ../../nbs/05_training/01_loop.ipynb #c013
 def seed_everything(
@@ -73,6 +94,7 @@ def seed_everything(
 ) -> None:
     "Seed Python, NumPy and Keras' backend."
     import keras
+
     keras.utils.set_random_seed(seed)
 
 # %% ../../nbs/05_training/01_loop.ipynb #c014b
@@ -81,11 +103,18 @@ def add_run_arguments(
     start: bool = True,  # whether it may begin from weights
 ) -> None:
     "Name what every training asks for: data, run folder, start, and whether to go on."
-    parser.add_argument("--data", required=True, help="folder of the sets, each with a manifest.csv")
+    parser.add_argument(
+        "--data", required=True, help="folder of the sets, each with a manifest.csv"
+    )
     parser.add_argument("--out", required=True, help="run folder")
     if start:
-        parser.add_argument("--weights", default="imagenet", help='start: "imagenet" (downloaded by Keras), an npz file, or "none"')
+        parser.add_argument(
+            "--weights",
+            default="imagenet",
+            help='start: "imagenet" (downloaded by Keras), an npz file, or "none"',
+        )
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
+
 
 def find_start(
     args,  # parsed, with weights
@@ -116,6 +145,7 @@ def adamw(
 ) -> "keras.optimizers.Optimizer":
     "AdamW with a slower rate for some variables, gradient clipping and a moving average of the weights."
     import keras
+
     slow = frozenset(slow)
 
     class TwoRates(keras.optimizers.AdamW):
@@ -125,26 +155,39 @@ def adamw(
 
         def update_step(self, gradient, variable, learning_rate):
             slower = self._get_variable_index(variable) in self.slow
-            super().update_step(gradient, variable, learning_rate * share if slower else learning_rate)
+            super().update_step(
+                gradient, variable, learning_rate * share if slower else learning_rate
+            )
 
         def finalize_variable_values(self, variables):
             "Keep the weights: Keras would put the average in their place whenever `fit` ends, here after each epoch."
 
-    optimizer = TwoRates(rate, weight_decay=decay, global_clipnorm=clip,
-                         use_ema=average > 0, ema_momentum=average or 0.99)
+    optimizer = TwoRates(
+        rate,
+        weight_decay=decay,
+        global_clipnorm=clip,
+        use_ema=average > 0,
+        ema_momentum=average or 0.99,
+    )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
 # %% ../../nbs/05_training/01_loop.ipynb #c040
 class averaged_weights:
     "Context manager: put the moving average of the weights into the model, and take it out again."
+
     def __init__(self, model):
-        self.model, self.average = model, model.optimizer._model_variables_moving_average if model.optimizer.use_ema else []
+        self.model, self.average = (
+            model,
+            model.optimizer._model_variables_moving_average if model.optimizer.use_ema else [],
+        )
+
     def __enter__(self):
         self.kept = [np.asarray(v) for v in self.model.trainable_variables]
         for variable, average in zip(self.model.trainable_variables, self.average):
             variable.assign(average)
         return self.model
+
     def __exit__(self, *problem):
         for variable, kept in zip(self.model.trainable_variables, self.kept):
             variable.assign(kept)
@@ -164,13 +207,17 @@ def step_callback(
 
         def on_train_batch_begin(self, batch, logs=None):
             if self.bar is None:
-                self.bar = tqdm(total=total, initial=first, unit="step", mininterval=5, desc="training")
+                self.bar = tqdm(
+                    total=total, initial=first, unit="step", mininterval=5, desc="training"
+                )
             self.model.optimizer.learning_rate = rate(self.step)
 
         def on_train_batch_end(self, batch, logs=None):
             self.step += 1
             self.bar.update(1)
-            self.bar.set_postfix(loss=f"{(logs or {}).get('loss', float('nan')):.3f}", refresh=False)
+            self.bar.set_postfix(
+                loss=f"{(logs or {}).get('loss', float('nan')):.3f}", refresh=False
+            )
 
         def close(self):
             if self.bar is not None:
@@ -181,7 +228,12 @@ def step_callback(
 # %% ../../nbs/05_training/01_loop.ipynb #c042
 def _score_function(score: str) -> Callable[[dict], float]:
     "The figure by which an epoch is kept: higher is better."
-    return (lambda row: -float(row[score[1:]])) if score.startswith("-") else lambda row: float(row[score])
+    return (
+        (lambda row: -float(row[score[1:]]))
+        if score.startswith("-")
+        else lambda row: float(row[score])
+    )
+
 
 def train_epochs(
     model: "keras.Model",  # compiled
@@ -202,7 +254,11 @@ def train_epochs(
     if not done:
         history.unlink(missing_ok=True)
     model.optimizer.build(model.trainable_variables)
-    per_epoch, past, worth = [len(epoch_data(e)) for e in range(epochs)], read_history(history)[:done], _score_function(score)
+    per_epoch, past, worth = (
+        [len(epoch_data(e)) for e in range(epochs)],
+        read_history(history)[:done],
+        _score_function(score),
+    )
     steps = step_callback(lambda step: rate(step, past), sum(per_epoch[:done]), sum(per_epoch))
     shape = None
     for epoch in range(done, epochs):
@@ -212,13 +268,19 @@ def train_epochs(
         if data[0][0].shape != shape:
             shape, model.train_function = data[0][0].shape, None
         result = model.fit(data, verbose=0, shuffle=False, callbacks=[steps])
-        row = {"epoch": epoch + 1, "learning_rate": float(rate(steps.step - 1, past)), **{k: float(v[-1]) for k, v in result.history.items()}}
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": float(rate(steps.step - 1, past)),
+            **{k: float(v[-1]) for k, v in result.history.items()},
+        }
         with averaged_weights(model):
             row |= judge(model)
             if worth(row) >= max(map(worth, past), default=-math.inf):
                 save_weights(best, model)
         row |= {"seconds": round(time.time() - start, 1)}
-        append_history(history, {name: row[name] for name in [*columns, *(k for k in row if k not in columns)]})
+        append_history(
+            history, {name: row[name] for name in [*columns, *(k for k in row if k not in columns)]}
+        )
         past = read_history(history)
         save_state(state, model, epoch + 1)
     steps.close()
@@ -230,10 +292,21 @@ def out_of_memory(
     batch: int,  # pictures a step
 ) -> BrainTumorError | None:  # what to say; None: it was something else
     "Turn a backend's cry for memory into advice."
-    cries = ("out of memory", "can't allocate memory", "not enough memory", "oom when allocating", "resource exhausted")
-    if not isinstance(error, MemoryError) and not any(cry in f"{type(error).__name__} {error}".lower() for cry in (*cries, "resourceexhausted", "outofmemory")):
+    cries = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "oom when allocating",
+        "resource exhausted",
+    )
+    if not isinstance(error, MemoryError) and not any(
+        cry in f"{type(error).__name__} {error}".lower()
+        for cry in (*cries, "resourceexhausted", "outofmemory")
+    ):
         return None
-    return BrainTumorError(f"a batch of {batch} pictures doesn't fit into memory; try --batch {max(batch // 2, 1)}. Whole epochs are kept: the same command with --resume goes on from the last one")
+    return BrainTumorError(
+        f"a batch of {batch} pictures doesn't fit into memory; try --batch {max(batch // 2, 1)}. Whole epochs are kept: the same command with --resume goes on from the last one"
+    )
 
 # %% ../../nbs/05_training/01_loop.ipynb #c008-1
 def history_values(
@@ -244,6 +317,7 @@ def history_values(
     if past and watch not in past[0]:
         raise BrainTumorError(f"the history has no column {watch}; it has {', '.join(past[0])}")
     return [float(row[watch]) for row in past]
+
 
 def plateau_rate(
     past: list[dict],  # rows of a history so far, one an epoch; empty before the first
@@ -276,6 +350,7 @@ def best_epoch(
     values = history_values(past, watch)
     return values.index(max(values) if rising else min(values))
 
+
 def early_stopping(
     past: list[dict],  # rows of a history so far
     patience: int = 5,  # epochs without improvement
@@ -292,6 +367,7 @@ def training_seconds(
     "How long these epochs took."
     return sum(float(row["seconds"]) for row in past)
 
+
 def out_of_time(
     past: list[dict],  # rows of a history so far
     minutes: float | None,  # None: no limit
@@ -299,10 +375,15 @@ def out_of_time(
     "Whether the time that was given is used up."
     return minutes is not None and training_seconds(past) > 60 * minutes
 
+
 def describe_timeout(
     past: list[dict],  # rows of a history
     epochs: int,  # as asked
     minutes: float | None,  # as for `out_of_time`
 ) -> str | None:  # what to say of it; None: it ran as it was meant to
     "Say of a run that ran out of time how far it came."
-    return f"{len(past)} of {epochs} epochs, after {training_seconds(past) / 60:.0f} minutes" if len(past) < epochs and out_of_time(past, minutes) else None
+    return (
+        f"{len(past)} of {epochs} epochs, after {training_seconds(past) / 60:.0f} minutes"
+        if len(past) < epochs and out_of_time(past, minutes)
+        else None
+    )

@@ -20,14 +20,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..io.files import write_table
-from ..io.pages import html_image, png_bytes
-from ..metrics import softmax
-from ..io.files import RUNS
-from ..io.pages import figure_pixels
 from ..io.errors import BrainTumorError
+from ..io.files import RUNS, write_json, write_table
+from ..io.pages import figure_pixels, html_image, png_bytes
 from ..io.scan import CLASSES
-from ..io.files import write_json
+from ..metrics import softmax
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +32,35 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/05_training/runs.ipynb #c009x1
-REQUIRED_SETTINGS = ("network", "title", "task", "protocol", "provenance")  # what run.json has to say, among other things
-LOG_COLUMNS = ("epoch", "accuracy", "learning_rate", "loss", "precision", "recall", "val_accuracy", "val_loss", "val_precision", "val_recall")
-SEGMENTATION_LOG_COLUMNS = ("epoch", "accuracy", "dice_coef", "learning_rate", "loss", "val_accuracy", "val_dice_coef", "val_loss")  # of segmentation
+REQUIRED_SETTINGS = (
+    "network",
+    "title",
+    "task",
+    "protocol",
+    "provenance",
+)  # what run.json has to say, among other things
+LOG_COLUMNS = (
+    "epoch",
+    "accuracy",
+    "learning_rate",
+    "loss",
+    "precision",
+    "recall",
+    "val_accuracy",
+    "val_loss",
+    "val_precision",
+    "val_recall",
+)
+SEGMENTATION_LOG_COLUMNS = (
+    "epoch",
+    "accuracy",
+    "dice_coef",
+    "learning_rate",
+    "loss",
+    "val_accuracy",
+    "val_dice_coef",
+    "val_loss",
+)  # of segmentation
 PROBABILITY_COLUMNS = tuple(f"p_{name}" for name in CLASSES)
 ID_COLUMNS = ("source", "image", "class", "group", "role", "set")  # of a picture
 PREDICTION_COLUMNS = (*ID_COLUMNS, "disputed", "predicted", *PROBABILITY_COLUMNS)
@@ -46,18 +69,33 @@ PREDICTION_COLUMNS = (*ID_COLUMNS, "disputed", "predicted", *PROBABILITY_COLUMNS
 def _table(path: Path, columns: Sequence[str], words: Sequence[str] = ()) -> "pd.DataFrame":
     "A CSV that has these columns, numbers in all that are no words; refuses any other."
     import pandas as pd
+
     try:
         table = pd.read_csv(path, dtype={name: str for name in words}, na_filter=False)
     except FileNotFoundError:
-        raise BrainTumorError(f"{path}: there is no such file; give the folder of a run, which holds run.json and history.csv") from None
+        raise BrainTumorError(
+            f"{path}: there is no such file; give the folder of a run, which holds run.json and history.csv"
+        ) from None
     except (OSError, ValueError) as error:
-        raise BrainTumorError(f"{path}: not a table that can be read ({error}); restore it, or record the run again") from None
+        raise BrainTumorError(
+            f"{path}: not a table that can be read ({error}); restore it, or record the run again"
+        ) from None
     missing = [name for name in columns if name not in table]
     if missing or not len(table):
-        raise BrainTumorError(f"{path}: {'no column ' + ', '.join(missing) if missing else 'no line below the names of the columns'}; needed are {', '.join(columns)}")
-    strange = [name for name in columns if name not in words and name != "disputed" and not pd.api.types.is_numeric_dtype(table[name])]
+        raise BrainTumorError(
+            f"{path}: {'no column ' + ', '.join(missing) if missing else 'no line below the names of the columns'}; needed are {', '.join(columns)}"
+        )
+    strange = [
+        name
+        for name in columns
+        if name not in words
+        and name != "disputed"
+        and not pd.api.types.is_numeric_dtype(table[name])
+    ]
     if strange:
-        raise BrainTumorError(f"{path}: not all values of {', '.join(strange)} are numbers; the file was damaged: restore it, or record the run again")
+        raise BrainTumorError(
+            f"{path}: not all values of {', '.join(strange)} are numbers; the file was damaged: restore it, or record the run again"
+        )
     return table
 
 # %% ../../nbs/05_training/runs.ipynb #c012
@@ -68,7 +106,9 @@ def read_log(
     "Read a training log; `BrainTumorError` where a column is missing or an epoch is not in its place."
     table = _table(Path(path), columns, words=("phase_name",))
     if table["epoch"].tolist() != list(range(1, len(table) + 1)):
-        raise BrainTumorError(f"{path}: epochs {', '.join(map(str, table['epoch'][:5]))}, … where 1, 2, 3, … is expected: a line is missing or stands twice")
+        raise BrainTumorError(
+            f"{path}: epochs {', '.join(map(str, table['epoch'][:5]))}, … where 1, 2, 3, … is expected: a line is missing or stands twice"
+        )
     return table
 
 # %% ../../nbs/05_training/runs.ipynb #c015
@@ -77,12 +117,22 @@ def _settings(path: Path) -> dict:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BrainTumorError(f"{path}: run.json is missing, so nobody knows how this run was made; give the folder of a recorded run") from None
+        raise BrainTumorError(
+            f"{path}: run.json is missing, so nobody knows how this run was made; give the folder of a recorded run"
+        ) from None
     except (OSError, ValueError) as error:
-        raise BrainTumorError(f"{path}: damaged ({error}); restore it, or record the run again") from None
-    missing = [name for name in REQUIRED_SETTINGS if not isinstance(settings, dict) or not isinstance(settings.get(name), str)]
+        raise BrainTumorError(
+            f"{path}: damaged ({error}); restore it, or record the run again"
+        ) from None
+    missing = [
+        name
+        for name in REQUIRED_SETTINGS
+        if not isinstance(settings, dict) or not isinstance(settings.get(name), str)
+    ]
     if missing:
-        raise BrainTumorError(f"{path}: it does not say {', '.join(missing)}; a run's settings name at least {', '.join(REQUIRED_SETTINGS)}")
+        raise BrainTumorError(
+            f"{path}: it does not say {', '.join(missing)}; a run's settings name at least {', '.join(REQUIRED_SETTINGS)}"
+        )
     return settings
 
 # %% ../../nbs/05_training/runs.ipynb #c017
@@ -93,30 +143,45 @@ def check_predictions(
     "Refuse probabilities that are none, and classes that are out of order."
     missing = [column for column in (*ID_COLUMNS[:5], *PROBABILITY_COLUMNS) if column not in table]
     if missing:
-        raise BrainTumorError(f"{name}: predictions without {', '.join(missing)}; needed are {', '.join((*ID_COLUMNS[:5], *PROBABILITY_COLUMNS))}")
+        raise BrainTumorError(
+            f"{name}: predictions without {', '.join(missing)}; needed are {', '.join((*ID_COLUMNS[:5], *PROBABILITY_COLUMNS))}"
+        )
     order = [column for column in table if column.startswith("p_")]
     if order != list(PROBABILITY_COLUMNS):
-        raise BrainTumorError(f"{name}: the classes stand in the order {', '.join(order)}; the order here is {', '.join(PROBABILITY_COLUMNS)}: write the columns so")
+        raise BrainTumorError(
+            f"{name}: the classes stand in the order {', '.join(order)}; the order here is {', '.join(PROBABILITY_COLUMNS)}: write the columns so"
+        )
     if table.duplicated(["source", "image"]).any():
-        raise BrainTumorError(f"{name}: {table['image'][table.duplicated(['source', 'image'])].iloc[0]} stands there twice; list each picture once")
+        raise BrainTumorError(
+            f"{name}: {table['image'][table.duplicated(['source', 'image'])].iloc[0]} stands there twice; list each picture once"
+        )
     named = table["predicted"] if "predicted" in table else ()
     strange = sorted(map(str, {*table["class"], *named} - {*CLASSES}))
     if strange:
-        raise BrainTumorError(f"{name}: {', '.join(strange)}: no class of ours; these are {', '.join(CLASSES)}")
+        raise BrainTumorError(
+            f"{name}: {', '.join(strange)}: no class of ours; these are {', '.join(CLASSES)}"
+        )
     _check_softmax(table, named, name)
     return table
+
 
 def _check_softmax(table: "pd.DataFrame", named: Sequence[str], name: str) -> None:
     try:
         p = table[list(PROBABILITY_COLUMNS)].to_numpy(float)
     except ValueError as error:
-        raise BrainTumorError(f"{name}: a probability is no number ({error}); record the run again") from None
+        raise BrainTumorError(
+            f"{name}: a probability is no number ({error}); record the run again"
+        ) from None
     bad = np.flatnonzero(~((p >= 0).all(1) & (np.abs(p.sum(1) - 1) < 1e-3)))
     if len(bad):
-        raise BrainTumorError(f"{name}: {len(bad)} of {len(p)} rows have no probabilities that sum to 1, first {table['image'].iloc[bad[0]]} with {p[bad[0]].sum():.4g}: give a softmax, not logits")
+        raise BrainTumorError(
+            f"{name}: {len(bad)} of {len(p)} rows have no probabilities that sum to 1, first {table['image'].iloc[bad[0]]} with {p[bad[0]].sum():.4g}: give a softmax, not logits"
+        )
     said = p[np.arange(len(p)), [CLASSES.index(one) for one in named]] if len(named) else p.max(1)
     if (said < p.max(1) - 2e-5).any():
-        raise BrainTumorError(f"{name}: in {(said < p.max(1) - 2e-5).sum()} of {len(p)} rows `predicted` is not the likeliest class: the probabilities were written in another order than {', '.join(CLASSES)}")
+        raise BrainTumorError(
+            f"{name}: in {(said < p.max(1) - 2e-5).sum()} of {len(p)} rows `predicted` is not the likeliest class: the probabilities were written in another order than {', '.join(CLASSES)}"
+        )
 
 # %% ../../nbs/05_training/runs.ipynb #c018
 def write_predictions(
@@ -126,12 +191,22 @@ def write_predictions(
 ) -> Path:  # the file
     "Write what a network said, whole or not at all, with five decimals."
     p = np.asarray(probabilities, float)
-    table = table if "set" in table else table.assign(set=table["source"]) if "source" in table else table
+    table = (
+        table
+        if "set" in table
+        else table.assign(set=table["source"])
+        if "source" in table
+        else table
+    )
     missing = [name for name in (*ID_COLUMNS, "disputed") if name not in table]
     if missing or p.shape != (len(table), len(CLASSES)):
-        raise BrainTumorError(f"{path}: {'pictures without ' + ', '.join(missing) if missing else f'{len(table)} pictures and probabilities of shape {p.shape}'}; "
-                              f"needed are {', '.join(ID_COLUMNS)}, disputed, and {len(CLASSES)} probabilities a picture")
-    said = table[[*ID_COLUMNS, "disputed"]].assign(predicted=np.array(CLASSES)[p.argmax(1)], **dict(zip(PROBABILITY_COLUMNS, p.T.round(5))))
+        raise BrainTumorError(
+            f"{path}: {'pictures without ' + ', '.join(missing) if missing else f'{len(table)} pictures and probabilities of shape {p.shape}'}; "
+            f"needed are {', '.join(ID_COLUMNS)}, disputed, and {len(CLASSES)} probabilities a picture"
+        )
+    said = table[[*ID_COLUMNS, "disputed"]].assign(
+        predicted=np.array(CLASSES)[p.argmax(1)], **dict(zip(PROBABILITY_COLUMNS, p.T.round(5)))
+    )
     return write_table(check_predictions(said, str(path)), path)
 
 # %% ../../nbs/05_training/runs.ipynb #c019
@@ -141,7 +216,9 @@ def read_predictions(
     "Read what a network said; `BrainTumorError` where a class or a probability is out of order."
     table = _table(Path(path), PREDICTION_COLUMNS, words=(*ID_COLUMNS, "predicted"))
     if table["disputed"].dtype != bool:
-        raise BrainTumorError(f"{path}: disputed says {', '.join(map(str, table['disputed'].unique()[:3]))}; it says True or False")
+        raise BrainTumorError(
+            f"{path}: disputed says {', '.join(map(str, table['disputed'].unique()[:3]))}; it says True or False"
+        )
     return check_predictions(table, str(path))
 
 # %% ../../nbs/05_training/runs.ipynb #c022
@@ -156,9 +233,19 @@ def draw_curve(
     if f"val_{what}" in table:
         axis.plot(table["epoch"], table[f"val_{what}"], "k--", label="validation", linewidth=1.2)
     if run.second:
-        axis.axvline(run.second - 0.5, color="0.4", linestyle=":", linewidth=1, label="phase 2 begins")
+        axis.axvline(
+            run.second - 0.5, color="0.4", linestyle=":", linewidth=1, label="phase 2 begins"
+        )
     if run.chosen:
-        axis.plot(run.chosen, table[f"val_{what}"][run.chosen - 1], "ko", markersize=9, fillstyle="none", linestyle="none", label=f"kept: epoch {run.chosen}")
+        axis.plot(
+            run.chosen,
+            table[f"val_{what}"][run.chosen - 1],
+            "ko",
+            markersize=9,
+            fillstyle="none",
+            linestyle="none",
+            label=f"kept: epoch {run.chosen}",
+        )
     axis.set(xlabel="epoch", ylabel=what.replace("_", " "))
     axis.xaxis.get_major_locator().set_params(integer=True)
     return axis
@@ -172,10 +259,16 @@ def new_figure(
 ) -> tuple["Figure", list["Axes"]]:  # the panels row by row
     "An empty figure with its mark: black on white, small enough for a notebook, and shown there by being a cell's last line."
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(panels * size[0], rows * size[1]), dpi=75, layout="constrained")
-    figure.supxlabel("\n".join(textwrap.wrap(provenance, max(40, int(panels * size[0] * 18)))), fontsize=7, color="0.2")
+    figure.supxlabel(
+        "\n".join(textwrap.wrap(provenance, max(40, int(panels * size[0] * 18)))),
+        fontsize=7,
+        color="0.2",
+    )
     figure._repr_png_ = lambda: png_bytes(figure_pixels(figure), 6)
     return figure, list(figure.subplots(rows, panels, squeeze=False).flat)
+
 
 def new_grid(
     count: int,  # panels, 1 and up
@@ -195,10 +288,13 @@ def new_grid(
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
     "A recorded run: how it was made, how it went, what it said."
+
     path: Path | None  # its folder or file
     settings: dict  # as in run.json; at least SETTINGS
     history: "pd.DataFrame"  # one row an epoch
-    predictions: "pd.DataFrame | None" = None  # columns as in PREDICTIONS; None where the run has not come so far
+    predictions: "pd.DataFrame | None" = (
+        None  # columns as in PREDICTIONS; None where the run has not come so far
+    )
     part: str = ""  # which pictures were kept of the predictions
 
     @property
@@ -231,7 +327,11 @@ class Run:
     @property
     def chosen(self) -> int | None:
         "The epoch that was kept: as recorded, or of the lowest validation loss."
-        return self.settings.get("chosen_epoch") or (int(self.history["epoch"][self.history["val_loss"].idxmin()]) if "val_loss" in self.history else None)
+        return self.settings.get("chosen_epoch") or (
+            int(self.history["epoch"][self.history["val_loss"].idxmin()])
+            if "val_loss" in self.history
+            else None
+        )
 
     @property
     def second(self) -> int | None:
@@ -250,7 +350,9 @@ class Run:
         "Accuracy and loss (and Dice, where it was logged) against epochs."
         panels = [name for name in ("accuracy", "dice_coef", "loss") if name in self.history]
         if not panels:
-            raise BrainTumorError(f"{self.name}: no epochs were logged, so there is no curve to draw")
+            raise BrainTumorError(
+                f"{self.name}: no epochs were logged, so there is no curve to draw"
+            )
         figure, axes = new_figure(len(panels), self.settings["provenance"])
         for axis, name in zip(axes, panels):
             draw_curve(axis, self, name)
@@ -263,7 +365,13 @@ class Run:
         return f"Run({self.name}: {self.title}, {self.epochs} epochs{kept}; {self.provenance})"
 
     def _repr_html_(self) -> str:
-        curves = html_image(figure_pixels(self.curves()), f"Accuracy and loss of {self.title} against epochs") if self.epochs else ""
+        curves = (
+            html_image(
+                figure_pixels(self.curves()), f"Accuracy and loss of {self.title} against epochs"
+            )
+            if self.epochs
+            else ""
+        )
         return f'<div>{curves}<div style="font-size:.9em">{escape(repr(self))}</div></div>'
 
 # %% ../../nbs/05_training/runs.ipynb #c027
@@ -272,29 +380,55 @@ def _only(run: Run, wanted: dict) -> Run:
     rows, words = np.ones(len(table), bool), []
     for column, value in wanted.items():
         if column not in table:
-            raise BrainTumorError(f"{run.name}: predictions have no column {column}; choose by {', '.join(PREDICTION_COLUMNS[:7])}")
+            raise BrainTumorError(
+                f"{run.name}: predictions have no column {column}; choose by {', '.join(PREDICTION_COLUMNS[:7])}"
+            )
         values = value if isinstance(value, (list, tuple, set)) else [value]
         rows &= table[column].isin(values).to_numpy()
-        words.append(("disputed alone" if value else "without disputed") if column == "disputed" else " or ".join(map(str, values)))
+        words.append(
+            ("disputed alone" if value else "without disputed")
+            if column == "disputed"
+            else " or ".join(map(str, values))
+        )
     if not rows.any():
-        raise BrainTumorError(f"{run.name}: no picture is left of {' and '.join(f'{k}={v!r}' for k, v in wanted.items())}; there are roles {', '.join(sorted(set(table['role'])))} and sets {', '.join(sorted(set(table['set'])))}")
-    return replace(run, predictions=table[rows].reset_index(drop=True), part=", ".join(filter(None, [run.part, *words])))
+        raise BrainTumorError(
+            f"{run.name}: no picture is left of {' and '.join(f'{k}={v!r}' for k, v in wanted.items())}; there are roles {', '.join(sorted(set(table['role'])))} and sets {', '.join(sorted(set(table['set'])))}"
+        )
+    return replace(
+        run,
+        predictions=table[rows].reset_index(drop=True),
+        part=", ".join(filter(None, [run.part, *words])),
+    )
+
 
 def _need_predictions(run: Run) -> "pd.DataFrame":
     if run.predictions is None:
-        raise BrainTumorError(f"{run.name}: no predictions.csv, so the run is not finished or is a log alone; finish it, or take another")
+        raise BrainTumorError(
+            f"{run.name}: no predictions.csv, so the run is not finished or is a log alone; finish it, or take another"
+        )
     return run.predictions
 
 # %% ../../nbs/05_training/runs.ipynb #c028
 def _history(folder: Path, settings: dict) -> "pd.DataFrame":
     "history.csv; a stack of networks is trained without validation, or not at all, and an engine that was judged here was trained elsewhere."
     import pandas as pd
+
     path, ensemble = folder / "history.csv", settings["network"] == "stacking"
     if (ensemble or "trained_in" in settings) and not path.exists():
         return pd.DataFrame({"epoch": pd.Series(dtype=int)})
     if settings.get("finished") is False and not path.exists():
-        raise BrainTumorError(f"{folder}: this run is not finished, no history.csv yet; wait for it, or go on with it (--resume)")
-    return read_log(path, ("epoch", "accuracy", "loss") if ensemble else SEGMENTATION_LOG_COLUMNS if settings["task"] == "segmentation" else LOG_COLUMNS)
+        raise BrainTumorError(
+            f"{folder}: this run is not finished, no history.csv yet; wait for it, or go on with it (--resume)"
+        )
+    return read_log(
+        path,
+        ("epoch", "accuracy", "loss")
+        if ensemble
+        else SEGMENTATION_LOG_COLUMNS
+        if settings["task"] == "segmentation"
+        else LOG_COLUMNS,
+    )
+
 
 def load_run(
     folder: str | Path,  # of a run: run.json, history.csv and, when it is finished, predictions.csv
@@ -302,12 +436,16 @@ def load_run(
     "Open a recorded run; `BrainTumorError` where a file of it is missing or damaged."
     folder = Path(folder)
     if not folder.is_dir():
-        raise BrainTumorError(f"{folder}: there is no such folder; give the folder of a run, which holds run.json and history.csv")
+        raise BrainTumorError(
+            f"{folder}: there is no such folder; give the folder of a run, which holds run.json and history.csv"
+        )
     settings = _settings(folder / "run.json")
     history = _history(folder, settings)
     chosen = settings.get("chosen_epoch")
     if chosen is not None and chosen not in history["epoch"].tolist():
-        raise BrainTumorError(f"{folder}: run.json keeps epoch {chosen}, and history.csv has {len(history)} epochs; they belong to two runs: restore the one that was changed")
+        raise BrainTumorError(
+            f"{folder}: run.json keeps epoch {chosen}, and history.csv has {len(history)} epochs; they belong to two runs: restore the one that was changed"
+        )
     said = folder / "predictions.csv"
     return Run(folder, settings, history, read_predictions(said) if said.exists() else None)
 
@@ -322,19 +460,59 @@ def write_example_run(
 ) -> Path:  # the folder
     "Write a run folder of known truth, with no scan behind it: three slices a patient."
     import pandas as pd
-    folder, rng, number = Path(folder), np.random.default_rng(seed), np.repeat(np.arange(patients), 3)
+
+    folder, rng, number = (
+        Path(folder),
+        np.random.default_rng(seed),
+        np.repeat(np.arange(patients), 3),
+    )
     label = number % len(CLASSES)
-    noise = np.sqrt(0.5) * (rng.normal(size=(patients, 4))[number] + rng.normal(size=(len(number), 4)))
+    noise = np.sqrt(0.5) * (
+        rng.normal(size=(patients, 4))[number] + rng.normal(size=(len(number), 4))
+    )
     p = softmax(distance * (noise + distance * np.eye(4)[label]))
-    table = pd.DataFrame({"source": "made up", "image": [f"{n}.png" for n in range(len(number))], "class": np.array(CLASSES)[label], "group": [f"P{n:03d}" for n in number],
-                          "role": np.where(number % 8 < 4, "validation", "test"), "set": "kaggle", "disputed": False})
+    table = pd.DataFrame(
+        {
+            "source": "made up",
+            "image": [f"{n}.png" for n in range(len(number))],
+            "class": np.array(CLASSES)[label],
+            "group": [f"P{n:03d}" for n in number],
+            "role": np.where(number % 8 < 4, "validation", "test"),
+            "set": "kaggle",
+            "disputed": False,
+        }
+    )
     epochs, part = np.arange(1, 9), 1 - 0.8 ** np.arange(1, 9)
-    history = pd.DataFrame({"epoch": epochs, "accuracy": part, "learning_rate": 0.001, "loss": 1.2 * (1 - part), "precision": part, "recall": part, "val_accuracy": 0.95 * part,
-                            "val_loss": 1.3 * (1 - part) + 0.06 * (epochs == 8), "val_precision": 0.95 * part, "val_recall": 0.95 * part, "phase": np.where(epochs < 5, 1, 2), "seconds": 1.0})
+    history = pd.DataFrame(
+        {
+            "epoch": epochs,
+            "accuracy": part,
+            "learning_rate": 0.001,
+            "loss": 1.2 * (1 - part),
+            "precision": part,
+            "recall": part,
+            "val_accuracy": 0.95 * part,
+            "val_loss": 1.3 * (1 - part) + 0.06 * (epochs == 8),
+            "val_precision": 0.95 * part,
+            "val_recall": 0.95 * part,
+            "phase": np.where(epochs < 5, 1, 2),
+            "seconds": 1.0,
+        }
+    )
     write_predictions(table, p, folder / "predictions.csv")
     write_table(history.round(5), folder / "history.csv")
-    write_json(folder / "run.json", {"network": network, "title": folder.name, "task": "classification", "protocol": protocol, "provenance": f"made up, no scan behind it (protocol {protocol})",
-                                     "recipe": {"distance": distance, "seed": seed}, "chosen_epoch": 7})
+    write_json(
+        folder / "run.json",
+        {
+            "network": network,
+            "title": folder.name,
+            "task": "classification",
+            "protocol": protocol,
+            "provenance": f"made up, no scan behind it (protocol {protocol})",
+            "recipe": {"distance": distance, "seed": seed},
+            "chosen_epoch": 7,
+        },
+    )
     return folder
 
 # %% ../../nbs/05_training/runs.ipynb #c037x
@@ -344,7 +522,9 @@ def saved_weights(
     "Where a run's weights lie; `BrainTumorError` where they were not kept."
     weights = Path(out) / "best.weights.npz"
     if not weights.is_file():
-        raise BrainTumorError(f"{out}: no best.weights.npz; weights are not committed: train the run again, or ask where they were kept")
+        raise BrainTumorError(
+            f"{out}: no best.weights.npz; weights are not committed: train the run again, or ask where they were kept"
+        )
     return weights
 
 # %% ../../nbs/05_training/runs.ipynb #c039
@@ -358,14 +538,29 @@ def find_runs(
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise BrainTumorError(f"{path}: damaged ({error}); restore it, or take its folder away") from None
-        if isinstance(said, dict) and said.get("task") == task and said.get("finished") is not False:
+            raise BrainTumorError(
+                f"{path}: damaged ({error}); restore it, or take its folder away"
+            ) from None
+        if (
+            isinstance(said, dict)
+            and said.get("task") == task
+            and said.get("finished") is not False
+        ):
             found.append(load_run(path.parent))
     return found
 
 # %% ../../nbs/05_training/runs.ipynb #c042
-THESIS_LOGS = {"xception": ("Xception", "3.34", 10), "inception_v3": ("InceptionV3", "3.36", 10), "resnet50": ("ResNet-50", "3.38", 10), "vgg19": ("VGG-19", "3.40", 10), "stacking": ("Stacking", "3.49", None),
-        "resunet": ("ResUNet", "3.60", None), "attention_unet": ("Attention U-Net", "3.62", None), "unet": ("U-Net", "3.64", None)}  # title, figure, epochs of the first phase
+THESIS_LOGS = {
+    "xception": ("Xception", "3.34", 10),
+    "inception_v3": ("InceptionV3", "3.36", 10),
+    "resnet50": ("ResNet-50", "3.38", 10),
+    "vgg19": ("VGG-19", "3.40", 10),
+    "stacking": ("Stacking", "3.49", None),
+    "resunet": ("ResUNet", "3.60", None),
+    "attention_unet": ("Attention U-Net", "3.62", None),
+    "unet": ("U-Net", "3.64", None),
+}  # title, figure, epochs of the first phase
+
 
 def thesis_log(
     name: str,  # a key of LOGS: xception, inception_v3, resnet50, vgg19, stacking, resunet, attention_unet, unet
@@ -373,13 +568,29 @@ def thesis_log(
 ) -> Run:  # without predictions: none were published
     "Read one of the thesis' logs."
     if name not in THESIS_LOGS:
-        raise BrainTumorError(f"{name}: the thesis prints no log of that; it has {', '.join(THESIS_LOGS)}")
+        raise BrainTumorError(
+            f"{name}: the thesis prints no log of that; it has {', '.join(THESIS_LOGS)}"
+        )
     title, figure, first = THESIS_LOGS[name]
     log = read_log(Path(folder) / f"{name}.csv", ("epoch", "accuracy", "loss"))
     log = log.assign(phase=np.where(log["epoch"] > first, 2, 1)) if first else log
     task = "classification" if first or name == "stacking" else "segmentation"
-    provenance = f"the thesis' own log, figure {figure}: patients stand on both sides" if name != "stacking" else f"the thesis' own log, figure {figure}: trained and scored on the same 1307 rows"
-    return Run(Path(folder) / f"{name}.csv", {"network": name, "title": title, "task": task, "protocol": "thesis", "provenance": provenance}, log)
+    provenance = (
+        f"the thesis' own log, figure {figure}: patients stand on both sides"
+        if name != "stacking"
+        else f"the thesis' own log, figure {figure}: trained and scored on the same 1307 rows"
+    )
+    return Run(
+        Path(folder) / f"{name}.csv",
+        {
+            "network": name,
+            "title": title,
+            "task": task,
+            "protocol": "thesis",
+            "provenance": provenance,
+        },
+        log,
+    )
 
 # %% ../../nbs/05_training/runs.ipynb #c044
 def epoch_table(
@@ -387,13 +598,25 @@ def epoch_table(
 ) -> "pd.DataFrame":  # network, kept, of, figures of the kept epoch, highest (val_accuracy) and its epoch, first_phase, gained, mark
     "For each run the epoch that was kept, the one with the highest validation accuracy, and what the second phase gained over the first, each at its lowest validation loss."
     import pandas as pd
+
     rows = []
     for run in runs:
         log, first = run.history, run.history[: run.second - 1] if run.second else run.history
         kept, best = log.loc[run.chosen - 1], log.loc[log["val_accuracy"].idxmax()]
         before = first.loc[first["val_loss"].idxmin(), "val_accuracy"]
-        rows.append({"network": run.title, "kept": run.chosen, "of": run.epochs, **kept[["accuracy", "loss", "val_accuracy", "val_loss"]], "best_epoch": int(best["epoch"]), "highest": best["val_accuracy"],
-                     "first_phase": before, "gained": kept["val_accuracy"] - before, "provenance": run.settings["provenance"]})
+        rows.append(
+            {
+                "network": run.title,
+                "kept": run.chosen,
+                "of": run.epochs,
+                **kept[["accuracy", "loss", "val_accuracy", "val_loss"]],
+                "best_epoch": int(best["epoch"]),
+                "highest": best["val_accuracy"],
+                "first_phase": before,
+                "gained": kept["val_accuracy"] - before,
+                "provenance": run.settings["provenance"],
+            }
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/05_training/runs.ipynb #c047
@@ -405,7 +628,9 @@ def infer_image_count(
     shares, numbers = np.asarray(shares, float), np.arange(1, most + 1)[:, None]
     fits = (np.abs(np.rint(shares * numbers) / numbers - shares) < 1e-7).all(1)
     if not fits.any():
-        raise BrainTumorError(f"no number of pictures up to {most:,} gives these {len(shares)} shares: they are rounded, or of different sets")
+        raise BrainTumorError(
+            f"no number of pictures up to {most:,} gives these {len(shares)} shares: they are rounded, or of different sets"
+        )
     return int(numbers[fits.argmax(), 0])
 
 # %% ../../nbs/05_training/runs.ipynb #c027x1
@@ -414,8 +639,14 @@ def describe_start(run: Run) -> str:
     said = run.settings
     if "trained_in" in said:
         return f"an engine, from {said['trained_in']}"
-    until, pixels = f" to {said['until']}" if said.get("until") else "", said.get("side") or (said["recipe"]["side"] if said["task"] == "segmentation" else None)
-    side, cut = f", {pixels} px" if pixels else "", f"; cut: {said['cut']}" if said.get("cut") else ""
+    until, pixels = (
+        f" to {said['until']}" if said.get("until") else "",
+        said.get("side") or (said["recipe"]["side"] if said["task"] == "segmentation" else None),
+    )
+    side, cut = (
+        f", {pixels} px" if pixels else "",
+        f"; cut: {said['cut']}" if said.get("cut") else "",
+    )
     return f"{said.get('start') or 'random weights'}{until}{side}{cut}"
 
 # %% ../../nbs/05_training/runs.ipynb #notes1

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..io.errors import BrainTumorError
-from ..io.files import write_whole
-from ..io.files import write_arrays
+from ..io.files import write_arrays, write_whole
 
 if TYPE_CHECKING:
     import keras
@@ -26,23 +25,30 @@ def batch_norm_after(
 ) -> dict:  # name of a convolution -> the batch normalisation it feeds
     "Follow the graph from each batch normalisation back to its convolution."
     import keras
+
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     return {norm.input._keras_history.operation.name: norm for norm in norms}
 
 # %% ../../nbs/05_training/weights.ipynb #c021
-def _identity(norm: "keras.layers.BatchNormalization", scale: np.ndarray, shift: np.ndarray) -> None:
+def _identity(
+    norm: "keras.layers.BatchNormalization", scale: np.ndarray, shift: np.ndarray
+) -> None:
     "Let a batch normalisation multiply and add, and nothing else."
     shift = shift.astype("float32")
     gamma = [scale.astype("float32")] if norm.scale else []
     norm.set_weights([*gamma, shift, np.zeros_like(shift), np.full_like(shift, 1 - norm.epsilon)])
 
+
 def fill_folded(
     model: "keras.Model",  # a functional model whose layer names are those of the file
-    path: str | Path,  # npz with NAME/kernel and NAME/bias, batch normalisation folded in; NAME/scale and NAME/shift where it stands alone
+    path: str
+    | Path,  # npz with NAME/kernel and NAME/bias, batch normalisation folded in; NAME/scale and NAME/shift where it stands alone
 ) -> list[str]:  # names of the layers that were filled
     "Fill a network from a start with folded batch normalisation; the function computed is the file's."
     if not Path(path).is_file():
-        raise BrainTumorError(f"{path}: no such file of starting weights; give its path, weights='imagenet', or None for random weights")
+        raise BrainTumorError(
+            f"{path}: no such file of starting weights; give its path, weights='imagenet', or None for random weights"
+        )
     norms, filled, arrays = batch_norm_after(model), [], np.load(path)
     names = {layer.name for layer in model.layers}
     for name in sorted({key.rsplit("/", 1)[0] for key in arrays.files} & names):
@@ -67,6 +73,7 @@ def fold_batch_norm(
 ) -> dict[str, np.ndarray]:  # NAME/kernel float16, NAME/bias float32
     "Fold batch normalisation into the convolutions before it."
     import keras
+
     norms, arrays = batch_norm_after(model), {}
     for layer in model.layers:
         if not hasattr(layer, "kernel"):
@@ -77,8 +84,14 @@ def fold_batch_norm(
             *gamma, beta, mean, variance = norm.get_weights()
             slope = (gamma[0] if gamma else 1) / np.sqrt(variance + norm.epsilon)
             depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-            kernel, bias = kernel * (slope[:, None] if depthwise else slope), beta + slope * (bias - mean)
-        arrays |= {f"{layer.name}/kernel": kernel.astype("float16"), f"{layer.name}/bias": bias.astype("float32")}
+            kernel, bias = (
+                kernel * (slope[:, None] if depthwise else slope),
+                beta + slope * (bias - mean),
+            )
+        arrays |= {
+            f"{layer.name}/kernel": kernel.astype("float16"),
+            f"{layer.name}/bias": bias.astype("float32"),
+        }
     return arrays
 
 # %% ../../nbs/05_training/weights.ipynb #c025
@@ -88,14 +101,21 @@ def unfold_batch_norm(
 ) -> None:
     "Give batch normalisation true statistics without changing what the network computes."
     import keras
+
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    before = keras.Model(model.inputs if len(model.inputs) > 1 else model.input, [norm.input for norm in norms])(inputs, training=False)
+    before = keras.Model(
+        model.inputs if len(model.inputs) > 1 else model.input, [norm.input for norm in norms]
+    )(inputs, training=False)
     for norm, values in zip(norms, map(keras.ops.convert_to_numpy, keras.tree.flatten(before))):
         mean, variance = values.mean((0, 1, 2)), values.var((0, 1, 2))
         *gamma, beta, old_mean, old_variance = norm.get_weights()
         slope = (gamma[0] if gamma else 1) / np.sqrt(old_variance + norm.epsilon)
         beta = beta + slope * (mean - old_mean)
-        norm.set_weights([slope * np.sqrt(variance + norm.epsilon), beta, mean, variance] if gamma else [beta, mean, old_variance])
+        norm.set_weights(
+            [slope * np.sqrt(variance + norm.epsilon), beta, mean, variance]
+            if gamma
+            else [beta, mean, old_variance]
+        )
 
 # %% ../../nbs/05_training/weights.ipynb #c034
 def save_state(
@@ -118,12 +138,16 @@ def load_state(
     variables = [*model.variables, *model.optimizer.variables]
     with np.load(path, allow_pickle=False) as arrays:
         if len(arrays.files) != len(variables) + 1:
-            raise BrainTumorError(f"{path}: holds {len(arrays.files) - 1} arrays, the network has {len(variables)}; "
-                                  "it was written by another network: start without --resume, in another folder")
+            raise BrainTumorError(
+                f"{path}: holds {len(arrays.files) - 1} arrays, the network has {len(variables)}; "
+                "it was written by another network: start without --resume, in another folder"
+            )
         for i, variable in enumerate(variables):
             if arrays[f"v{i}"].shape != tuple(variable.shape):
-                raise BrainTumorError(f"{path}: {arrays[f'v{i}'].shape} numbers for {variable.path}, which has {tuple(variable.shape)}; "
-                                      "it was written by another network: start without --resume, in another folder")
+                raise BrainTumorError(
+                    f"{path}: {arrays[f'v{i}'].shape} numbers for {variable.path}, which has {tuple(variable.shape)}; "
+                    "it was written by another network: start without --resume, in another folder"
+                )
         for i, variable in enumerate(variables):
             variable.assign(arrays[f"v{i}"])
         return int(arrays["epoch"])
@@ -134,7 +158,9 @@ def save_weights(
     model: "keras.Model",  # any
 ) -> None:
     "Write a network's weights by their paths."
-    arrays = {v.path: np.asarray(v).astype("float32") for v in model.variables if "seed" not in v.path}
+    arrays = {
+        v.path: np.asarray(v).astype("float32") for v in model.variables if "seed" not in v.path
+    }
     write_arrays(path, arrays)
 
 # %% ../../nbs/05_training/weights.ipynb #c038
@@ -145,8 +171,12 @@ def load_weights(
     "Read weights by their paths; a missing or misshapen one is refused by name."
     with np.load(path, allow_pickle=False) as arrays:
         for variable in (v for v in model.variables if "seed" not in v.path):
-            if variable.path not in arrays.files or arrays[variable.path].shape != tuple(variable.shape):
-                raise BrainTumorError(f"{path}: no weights of shape {tuple(variable.shape)} for {variable.path}; the file belongs to another network")
+            if variable.path not in arrays.files or arrays[variable.path].shape != tuple(
+                variable.shape
+            ):
+                raise BrainTumorError(
+                    f"{path}: no weights of shape {tuple(variable.shape)} for {variable.path}; the file belongs to another network"
+                )
             variable.assign(arrays[variable.path].astype("float32"))
 
 # %% ../../nbs/05_training/weights.ipynb #c061
@@ -155,11 +185,16 @@ def halve_weights(
 ) -> None:
     "Store kernels as float16 and cast them back, which the runtime does once, when it loads; biases stay as they are."
     from onnx import TensorProto, helper, numpy_helper
+
     casts = []
     for i, constant in enumerate(graph.initializer):
         if constant.data_type == TensorProto.FLOAT and sum(side > 1 for side in constant.dims) > 1:
-            half = numpy_helper.from_array(numpy_helper.to_array(constant).astype(np.float16), constant.name + "_half")
-            casts.append(helper.make_node("Cast", [half.name], [constant.name], to=TensorProto.FLOAT))
+            half = numpy_helper.from_array(
+                numpy_helper.to_array(constant).astype(np.float16), constant.name + "_half"
+            )
+            casts.append(
+                helper.make_node("Cast", [half.name], [constant.name], to=TensorProto.FLOAT)
+            )
             graph.initializer[i].CopyFrom(half)
     nodes = casts + list(graph.node)
     del graph.node[:]
@@ -186,7 +221,9 @@ def to_onnx(
 ) -> None:
     "Export to ONNX, large weights at half precision."
     import tempfile
+
     import onnx
+
     with tempfile.TemporaryDirectory() as folder:
         model(np.zeros((1, *model.input_shape[1:]), np.float32))
         model.export(Path(folder) / "full.onnx", format="onnx", verbose=False)

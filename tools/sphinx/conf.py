@@ -1,4 +1,5 @@
 """How Sphinx turns the processed notebooks into pages that need no network."""
+
 import sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -17,7 +18,7 @@ extensions = ["myst_nb", "mathml"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_render_markdown_format = "myst"     # tables in Markdown outputs
+nb_render_markdown_format = "myst"  # tables in Markdown outputs
 nb_ipywidgets_js = {}
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline", "deflist"]
 myst_heading_anchors = 4
@@ -38,8 +39,11 @@ html_theme_options = {
     "footer_end": [],
     "show_nav_level": 2,
 }
-html_sidebars = {"**": ["globaltoc.html"]}      # all chapters on each page, not only those beside it
+html_sidebars = {"**": ["globaltoc.html"]}  # all chapters on each page, not only those beside it
 
 
 def setup(app):
-    app.connect("config-inited", lambda app, config: config.html_static_path.append(str(Path(app.srcdir) / "_static")))
+    app.connect(
+        "config-inited",
+        lambda app, config: config.html_static_path.append(str(Path(app.srcdir) / "_static")),
+    )

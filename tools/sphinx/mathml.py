@@ -1,4 +1,5 @@
 """Formulas as MathML, which browsers draw themselves: no script, no font, nothing fetched."""
+
 from docutils import nodes
 from latex2mathml.converter import convert
 
