@@ -6,7 +6,7 @@ RUN    ?= runs/compact
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz app explore lab docs readme bench train-compact clean install install-all
+.PHONY: help demo test style fuzz app explore lab docs readme bench train-compact clean install install-all
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,8 +15,11 @@ demo: install  ## analyse the bundled sample scans and show where the results ar
 	@$(BIN)/brain_tumor demo
 
 test: install-all  ## run the tests in the notebooks, then pytest
-	@status=0; $(BIN)/nbdev_test --n_workers 2 || status=$$?; \
+	@status=0; $(BIN)/python tools/test_notebooks.py || status=$$?; \
 	NOTEBOOK_TESTS=$$status $(BIN)/python -m pytest -n 2 --dist loadfile
+
+style: install-all  ## format notebooks, tests, tools and bench, and name what ruff cannot mend
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 fuzz: install-all  ## damage files in tens of thousands, other ones each time, and keep the counts in runs/fuzz
 	FUZZ_EXAMPLES=5 FUZZ_SEED=$$(date +%s) FUZZ_RECORD=runs/fuzz/run.json $(BIN)/python -m pytest -q tests/test_fuzz.py
@@ -30,10 +33,10 @@ app: install-all  ## open the page: upload, predict, correct, take home
 	$(BIN)/voila nbs/app.ipynb
 
 explore: install-all  ## open the recorded runs as a page: confusion, thresholds, maps, curves
-	$(BIN)/voila nbs/51_explore.ipynb
+	$(BIN)/voila nbs/11_app/explore.ipynb
 
 lab: install-all  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=nbs
+	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb
 
 docs: install-all  ## build the site into _docs and check its links
 	$(BIN)/python tools/build_docs.py

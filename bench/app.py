@@ -1,11 +1,12 @@
-"""How long the page takes to open beside an empty notebook, and whether its memory stays steady (`make bench`).
+"""How long the page takes to open beside an empty notebook, and whether its memory stays steady
+(`make bench`).
 
     python bench/app.py            some minutes; the record is runs/bench/app.json
     python bench/app.py --quick    a first look; the record is out/bench/app.json
 
-Opening is measured in turns under one Voila, in one browser: from the request until the button Predict, or the one line, is seen.
-Memory and the time of a prediction are those of the process behind the page, which makes them without a browser.
-"""
+Opening is measured in turns under one Voila, in one browser: from the request until the button
+Predict, or the one line, is seen. Memory and the time of a prediction are those of the process
+behind the page, which makes them without a browser."""
 
 import argparse
 import json
@@ -72,7 +73,10 @@ def resident() -> int:
 
 
 def predictions(count: int) -> dict:
-    """Predict so many different slices with one page; seconds of each, and the memory on the way."""
+    """Predict so many different slices with one page;
+
+    Seconds of each, and the memory on the way.
+    """
     import cv2
     import numpy as np
 

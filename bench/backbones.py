@@ -1,4 +1,5 @@
-"""Time of one forward pass of each backbone at its own side, as ratios to the fastest, all in turns in one process.
+"""Time of one forward pass of each backbone at its own side, as ratios to the fastest, all in turns
+in one process.
 
     python -m bench.backbones runs/bench/backbones.json "nothing else ran"
 
@@ -57,7 +58,10 @@ def measure(functions: dict, batch: int, rounds: int) -> dict[str, list[float]]:
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Time of each relative to the fastest's in the same round: median and middle half of the rounds."""
+    """Time of each relative to the fastest's in the same round:
+
+    Median and middle half of the rounds.
+    """
     fastest = min(seconds, key=lambda name: np.median(seconds[name]))
     found = {}
     for name, values in seconds.items():

@@ -1,4 +1,5 @@
-"""Measure what decoding in a process of its own costs, as ratios, both ways in turns in one run (`make bench`).
+"""Measure what decoding in a process of its own costs, as ratios, both ways in turns in one run
+(`make bench`).
 
 python bench/decoder.py           a minute; the record is runs/bench/decoder.json
 """

@@ -1,11 +1,12 @@
-"""The search for copies (`brain_tumor.data.duplicates`) judged on the public sets, side by side with imagededup's perceptual hash, and shown to grow.
+"""The search for copies (`brain_tumor.data.duplicates`) judged on the public sets, side by side
+with imagededup's perceptual hash, and shown to grow.
 
     python bench/duplicates.py --data FOLDER                        ours alone
     python bench/duplicates.py --data FOLDER --imagededup PYTHON    PYTHON is an interpreter that can import imagededup
     python bench/duplicates.py --parts growth                       on generated pictures; needs no data
 
-The record is runs/bench/duplicates.json, the tables are runs/audit/*.csv. Parts that are not asked for keep what the record says of them.
-"""
+The record is runs/bench/duplicates.json, the tables are runs/audit/*.csv. Parts that are not asked
+for keep what the record says of them."""
 
 import argparse
 import json
@@ -58,7 +59,8 @@ if __name__ == "__main__":
 
 
 def process(python: str, code: str, *words) -> tuple[dict, float, float]:
-    """What a fresh process answers, its seconds on the clock and those of the processor, its children's included."""
+    """What a fresh process answers, its seconds on the clock and those of the processor, its
+    children's included."""
     import resource  # which Windows lacks: what else is here needs none
 
     begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -91,7 +93,10 @@ def has_imagededup(python: str) -> bool:
 
 
 def links(folder: Path, table: "pd.DataFrame") -> list[str]:
-    """A flat folder of links to the table's files, so that both sides look at the same; their names, in the table's order."""
+    """A flat folder of links to the table's files, so that both sides look at the same;
+
+    Their names, in the table's order.
+    """
     names = [f"{number:05d}{Path(path).suffix}" for number, path in enumerate(table["path"])]
     for name, path in zip(names, table["path"]):
         (folder / name).symlink_to(Path(path).resolve())
@@ -173,7 +178,10 @@ def ratios(above: list[float], below: list[float]) -> dict:
 
 
 def matched(first: np.ndarray, second: np.ndarray, worth: np.ndarray, truth: np.ndarray) -> dict:
-    """Pictures (`first`) whose known slice (`truth`, -1: none) is among their matches, and those whose best match is another; a tie counts as right."""
+    """Pictures (`first`) whose known slice (`truth`, -1:
+
+    None) is among their matches, and those whose best match is another; a tie counts as right.
+    """
     known = truth[first] >= 0
     first, second, worth = first[known], second[known], worth[known]
     right = truth[first] == second
@@ -213,7 +221,10 @@ def among(pairs: np.ndarray, first: np.ndarray, second: np.ndarray, count: int) 
 
 
 def in_one_group(table: "pd.DataFrame", first: np.ndarray, second: np.ndarray) -> dict:
-    """Pairs and the share of them in one group of the manifest: all, tumour pictures, no_tumor pictures."""
+    """Pairs and the share of them in one group of the manifest:
+
+    All, tumour pictures, no_tumor pictures.
+    """
     group, healthy = table["group"].to_numpy(str), (table["class"] == "no_tumor").to_numpy()
     same, none = group[first] == group[second], healthy[first] & healthy[second]
     return {
@@ -228,7 +239,10 @@ def in_one_group(table: "pd.DataFrame", first: np.ndarray, second: np.ndarray) -
 def joined(
     table: "pd.DataFrame", pairs: "pd.DataFrame", verdicts: dict[tuple[str, str], str]
 ) -> "pd.DataFrame":
-    """Groups of the manifest that the search joins: pairs, best correlation, roles, and what the eye said (from the table as it stands)."""
+    """Groups of the manifest that the search joins:
+
+    Pairs, best correlation, roles, and what the eye said (from the table as it stands).
+    """
     group, role = table["group"].to_numpy(str), table["role"].to_numpy(str)
     a, b = pairs["first"].to_numpy(), pairs["second"].to_numpy()
     low, high = np.sort(np.stack([group[a], group[b]]), axis=0)
@@ -327,7 +341,10 @@ class Sets:
 
 
 def judged(sets: Sets, first, second, worth, within) -> dict:
-    """Everything that is known, of one search: its pairs between Kaggle and figshare, and those within all sets."""
+    """Everything that is known, of one search:
+
+    Its pairs between Kaggle and figshare, and those within all sets.
+    """
     import pandas as pd
 
     from brain_tumor.data.duplicates import group_duplicates
@@ -348,7 +365,10 @@ def judged(sets: Sets, first, second, worth, within) -> dict:
 
 
 def mirrored_found(sets: Sets, copies: dict) -> dict:
-    """Of the copies that are mirror images of their slices: how many there are, how many were found."""
+    """Of the copies that are mirror images of their slices:
+
+    How many there are, how many were found.
+    """
     import pandas as pd
 
     mirrored = pd.read_csv(
@@ -363,7 +383,10 @@ def mirrored_found(sets: Sets, copies: dict) -> dict:
 
 
 def recall(sets: Sets, python: str | None, out: Path) -> dict:
-    """Both searches against the manifests; writes joined.csv, conflicts.csv, missed.csv and phash.csv."""
+    """Both searches against the manifests;
+
+    Writes joined.csv, conflicts.csv, missed.csv and phash.csv.
+    """
     import pandas as pd
 
     within, between = sets.within, sets.between
@@ -473,7 +496,10 @@ def figures(one: dict) -> dict:
 
 
 def missed(sets: Sets, copies: dict) -> "pd.DataFrame":
-    """Copies that were not found or whose best match is another slice: what the two looked like to the search."""
+    """Copies that were not found or whose best match is another slice:
+
+    What the two looked like to the search.
+    """
     import pandas as pd
 
     from brain_tumor.data.duplicates import Fingerprints, find_duplicates
@@ -595,7 +621,11 @@ def landed(
     groups: np.ndarray,
     group: np.ndarray,
 ) -> dict:
-    """One line: how many copies land on their original, or in its chain; how alike the two are; how many pairs lead to another group of the manifest."""
+    """One line:
+
+    How many copies land on their original, or in its chain; how alike the two are; how many pairs
+    lead to another group of the manifest.
+    """
     first, second, worth = near
     on, source = worth >= sure, chosen[second]
     own, kin = np.full(len(chosen), np.nan), np.zeros(len(chosen), bool)
@@ -618,7 +648,10 @@ def landed(
 
 
 def grow(count: int, copies: int) -> dict:
-    """Search among generated pictures that are made on the fly: milliseconds a picture, memory, and what of the planted copies was found."""
+    """Search among generated pictures that are made on the fly:
+
+    Milliseconds a picture, memory, and what of the planted copies was found.
+    """
     from bench.generated import bases
     from bench.workers import memory
     from brain_tumor.data.duplicates import find_duplicates, fingerprint_images

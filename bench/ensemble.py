@@ -1,9 +1,10 @@
-"""An ensemble of recorded runs, asked about scans of their test: does the folder say what the runs have recorded?
+"""An ensemble of recorded runs, asked about scans of their test: does the folder say what the runs
+have recorded?
 
     python -m bench.ensemble DATA runs/bench/ensemble.json METHOD RUN RUN...
 
-DATA is the folder of the public sets; each RUN holds its weights. Every fifth picture of the test is asked, one at a time.
-"""
+DATA is the folder of the public sets; each RUN holds its weights. Every fifth picture of the test
+is asked, one at a time."""
 
 import sys
 import tempfile

@@ -2,8 +2,8 @@
 
     python -m bench.explanation DATA runs/bench/explanation.json
 
-DATA is the folder of the public sets. Every slice of figshare's validation with a drawn outline is asked.
-"""
+DATA is the folder of the public sets. Every slice of figshare's validation with a drawn outline is
+asked."""
 
 import sys
 
@@ -12,7 +12,10 @@ import numpy as np
 
 
 def where(heat: np.ndarray, mask: np.ndarray) -> dict:
-    "Hottest pixel in the outline, or within a sixteenth of the picture from it; heat in the outline against the whole picture's."
+    """Hottest pixel in the outline, or within a sixteenth of the picture from it;
+
+    Heat in the outline against the whole picture's.
+    """
     y, x = np.unravel_index(heat.argmax(), heat.shape)
     near = (
         cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=mask.shape[0] // 16)

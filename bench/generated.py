@@ -1,4 +1,7 @@
-"""Pictures that look like heads, as many as are asked for, made one after the other: for measuring how the search for copies grows."""
+"""Pictures that look like heads, as many as are asked for, made one after the other:
+
+For measuring how the search for copies grows.
+"""
 
 from collections.abc import Iterator
 
@@ -11,7 +14,10 @@ SIDE, BASES = 128, 300
 
 
 def bases(count: int = BASES, side: int = SIDE) -> np.ndarray:
-    """Phantom slices (count, side, side) uint8 that all pictures start from; drawn once, which takes a minute, and kept in out/bench."""
+    """Phantom slices (count, side, side) uint8 that all pictures start from;
+
+    Drawn once, which takes a minute, and kept in out/bench.
+    """
     from brain_tumor.imaging.phantoms import phantoms
     from brain_tumor.io.files import write_whole
 
@@ -30,7 +36,10 @@ def smooth(rng: np.random.Generator, knots: int, side: int, depth: int = 1) -> n
 
 
 def picture(base: np.ndarray, number: int, seed: int = 0) -> np.ndarray:
-    """The picture of that number (side, side) uint8: a phantom bent, with texture and blobs of its own."""
+    """The picture of that number (side, side) uint8:
+
+    A phantom bent, with texture and blobs of its own.
+    """
     rng, side = np.random.default_rng([seed, number]), base.shape[1]
     head = base[rng.integers(len(base))]
     y, x = np.mgrid[:side, :side].astype(np.float32)
@@ -63,7 +72,11 @@ WAYS = ("crop", "jpeg 30", "brighter", "darker", "half size", "mirrored", "all")
 
 
 def spoilt(original: np.ndarray, way: str, rng: np.random.Generator) -> np.ndarray:
-    """A copy as it comes about: cropped by up to a tenth of each side's length, saved at JPEG quality 30, 20 % brighter or darker, halved, mirrored."""
+    """A copy as it comes about:
+
+    Cropped by up to a tenth of each side's length, saved at JPEG quality 30, 20 % brighter or
+    darker, halved, mirrored.
+    """
     out = original
     if way in ("crop", "all"):
         size = np.array(out.shape)
@@ -85,7 +98,10 @@ def spoilt(original: np.ndarray, way: str, rng: np.random.Generator) -> np.ndarr
 
 
 def planted_at(count: int, copies: int, seed: int = 0) -> dict[int, tuple[int, str]]:
-    """Place of each copy -> place of its original, and the way it was spoilt; originals and copies are all different places."""
+    """Place of each copy -> place of its original, and the way it was spoilt;
+
+    Originals and copies are all different places.
+    """
     places = np.random.default_rng([seed, count]).permutation(count)[: 2 * copies].tolist()
     return {
         copy: (original, WAYS[number % len(WAYS)])

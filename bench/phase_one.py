@@ -1,9 +1,10 @@
-"""Phase 1 on features computed once against phase 1 the plain way, in one run: the same pictures, head, order and epochs.
+"""Phase 1 on features computed once against phase 1 the plain way, in one run: the same pictures,
+head, order and epochs.
 
     python -m bench.phase_one DATA WEIGHTS runs/bench/phase_one.json
 
-DATA is the folder of the public sets, WEIGHTS a start of MobileNetV2. Both ways read the pictures themselves; the first features are computed, not found.
-"""
+DATA is the folder of the public sets, WEIGHTS a start of MobileNetV2. Both ways read the pictures
+themselves; the first features are computed, not found."""
 
 import sys
 import tempfile

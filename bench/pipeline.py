@@ -1,11 +1,12 @@
-"""Images a second on the way to a network: `pipeline.stream` against the thesis' way, Keras' `ImageDataGenerator`
-reading files, at 299 x 299 in batches of 32, every picture disturbed. All ways in turns in one run (`make bench`).
+"""Images a second on the way to a network: `pipeline.stream` against the thesis' way, Keras'
+`ImageDataGenerator` reading files, at 299 x 299 in batches of 32, every picture disturbed. All ways
+in turns in one run (`make bench`).
 
     python bench/pipeline.py            some minutes; the record is runs/bench/pipeline.json
     python bench/pipeline.py --quick    a first look; the record is out/bench/pipeline.json
 
-What counts is the ratio within a round, so that another program on the machine slows all sides alike.
-"""
+What counts is the ratio within a round, so that another program on the machine slows all sides
+alike."""
 
 import argparse
 import sys
@@ -36,7 +37,10 @@ QUICK = Settings(rounds=3, pictures=32)
 
 
 def make_pictures(folder: Path, how: Settings) -> "pd.DataFrame":
-    """Phantoms as JPEG in colour, as Kaggle's pictures are; written once. Columns: filename, class."""
+    """Phantoms as JPEG in colour, as Kaggle's pictures are;
+
+    Written once. Columns: filename, class.
+    """
     import cv2
     import pandas as pd
 
@@ -73,7 +77,10 @@ def thesis_generator():
 
 
 def ways(folder: Path, table: "pd.DataFrame") -> tuple[dict, float]:
-    """Each way as a function of the batch number that makes one batch; and the seconds that reading all into memory took."""
+    """Each way as a function of the batch number that makes one batch;
+
+    And the seconds that reading all into memory took.
+    """
     from brain_tumor.data.datasets import read_pixels_8bit
     from brain_tumor.data.loading import epoch_stream
     from brain_tumor.imaging.preprocessing import squeeze_square
@@ -109,7 +116,10 @@ def ways(folder: Path, table: "pd.DataFrame") -> tuple[dict, float]:
 
 
 def measure(how: Settings, made: dict) -> dict[str, list[float]]:
-    """Images a second of each way in each round; before it, one batch of each that doesn't count."""
+    """Images a second of each way in each round;
+
+    Before it, one batch of each that doesn't count.
+    """
     for make in made.values():
         make(0)
     found = {name: [] for name in made}

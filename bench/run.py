@@ -1,12 +1,13 @@
-"""Measure the speed of brain_tumor as ratios, both sides of each taken in turns in one run (`make bench`).
+"""Measure the speed of brain_tumor as ratios, both sides of each taken in turns in one run (`make
+bench`).
 
     python bench/run.py               everything, some minutes; the record is runs/bench/bench.json
     python bench/run.py --quick       a first look: few repeats, 100 scans; the record is out/bench/quick.json
     python bench/run.py --parts start import
 
-Absolute times move with the machine and with whatever else it is doing; the ratios are what is promised. A missed
-bound is said and recorded, and is no failure of the run. Run it on a machine that does nothing else.
-"""
+Absolute times move with the machine and with whatever else it is doing; the ratios are what is
+promised. A missed bound is said and recorded, and is no failure of the run. Run it on a machine
+that does nothing else."""
 
 import argparse
 import json
@@ -80,7 +81,10 @@ def judge(
     aim: float | None = None,
     unit: str = "x",
 ) -> dict:
-    """One line of the table: a measured value against its bound and its aim. Without a bound it is for information."""
+    """One line of the table:
+
+    A measured value against its bound and its aim. Without a bound it is for information.
+    """
     ratio, bound = value["ratio"], most if least is None else least
     sign = 1 if most is None else -1
     met = None if bound is None else sign * ratio >= sign * bound
@@ -132,7 +136,10 @@ def processor() -> str:
 
 
 def environment() -> dict:
-    """The variables of a process that is timed: compiled modules are kept, as in any installed package."""
+    """The variables of a process that is timed:
+
+    Compiled modules are kept, as in any installed package.
+    """
     kept = {
         key: value
         for key, value in os.environ.items()
@@ -198,7 +205,10 @@ class Worker:
         fail(self.words, self.errors.read().decode("utf-8", "replace"))
 
     def seconds(self, job: str, repeats: int = 1) -> list[float]:
-        """Seconds of each call; threads of the other process are given a moment to go to sleep first."""
+        """Seconds of each call;
+
+        Threads of the other process are given a moment to go to sleep first.
+        """
         time.sleep(0.2)
         self.process.stdin.write(f"{job} {repeats}\n")
         self.process.stdin.flush()
@@ -260,7 +270,10 @@ def one_scan(how: Settings, model: str) -> dict:
 
 
 def processes(how: Settings, name: str, ours: str, theirs: str) -> tuple[dict, dict]:
-    """Two one-line programs as whole processes, in turns; each is run once before, to fill the page cache."""
+    """Two one-line programs as whole processes, in turns;
+
+    Each is run once before, to fill the page cache.
+    """
     programs, seconds = {"ours": ours, "theirs": theirs}, {"ours": [], "theirs": []}
     for code in programs.values():
         python("-c", code)
@@ -296,7 +309,8 @@ def importing(how: Settings, model: str) -> dict:
 
 
 def many_scans(how: Settings, model: str) -> dict:
-    """A folder of scans, read, analysed and written, against the network alone on arrays in memory."""
+    """A folder of scans, read, analysed and written, against the network alone on arrays in
+    memory."""
     from bench.scans import make_folder
 
     scans = make_folder(CACHE / f"scans-{how.scans}", how.scans, how.distinct)

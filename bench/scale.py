@@ -1,15 +1,15 @@
-"""Measure what many scans and many workers cost (`make bench`): memory that stays flat, and time against one process.
+"""Measure what many scans and many workers cost (`make bench`): memory that stays flat, and time
+against one process.
 
     python bench/scale.py             some minutes; the record is runs/bench/scale.json
     python bench/scale.py --quick     a first look: 1,000 scans, one round; the record is out/bench/scale-quick.json
 
-Time is told as ratios of runs that take turns; memory in MB and as ratios within one run. The scans of the memory's
-part are drawn from a few hundred phantoms in memory, so that ten thousand need no disk.
-"""
+Time is told as ratios of runs that take turns; memory in MB and as ratios within one run. The scans
+of the memory's part are drawn from a few hundred phantoms in memory, so that ten thousand need no
+disk."""
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -45,7 +45,10 @@ QUICK = Settings(many=1_000, shared=500, early=200, distinct=20, rounds=1, scans
 
 
 def pictures(count: int, distinct: int, size: int = 256):
-    """Many pictures from few, as bytes of PNG files; one number in a corner makes each a picture of its own."""
+    """Many pictures from few, as bytes of PNG files;
+
+    One number in a corner makes each a picture of its own.
+    """
     import cv2
 
     from bench.scans import drawn
@@ -101,7 +104,8 @@ def children() -> float:
 
 
 def memory_of(count: int, early: int, distinct: int, way: str, workers: int) -> dict:
-    """Resident memory early and late in one run from a generator to a table, and what the kept rows weigh."""
+    """Resident memory early and late in one run from a generator to a table, and what the kept
+    rows weigh."""
     import gc
     import pickle
 
@@ -145,7 +149,10 @@ def rows_size(rows: list[tuple]) -> int:
 
 
 def times_of(folder: str, rounds: int, workers: int, ways: list[str]) -> dict:
-    """Seconds of each way over one folder, in turns, the executors kept open and warm; and whether the tables are equal."""
+    """Seconds of each way over one folder, in turns, the executors kept open and warm;
+
+    And whether the tables are equal.
+    """
     from contextlib import ExitStack
 
     from bench.workers import timed

@@ -1,4 +1,7 @@
-"""A folder of many scans to time a batch on: phantoms in three formats and five sizes, made once and kept."""
+"""A folder of many scans to time a batch on:
+
+Phantoms in three formats and five sizes, made once and kept.
+"""
 
 import json
 import shutil
@@ -59,7 +62,10 @@ def drawn(distinct: int):
 
 
 def make_folder(folder: Path, count: int, distinct: int = 50) -> Path:
-    """Fill a folder with `count` scans, each phantom in every format under many names; one that is there is kept."""
+    """Fill a folder with `count` scans, each phantom in every format under many names;
+
+    One that is there is kept.
+    """
     from tqdm.auto import tqdm
 
     folder, recipe = Path(folder), {"recipe": RECIPE, "count": count, "distinct": distinct}
@@ -79,7 +85,10 @@ def make_folder(folder: Path, count: int, distinct: int = 50) -> Path:
 
 
 def prepared(folder: Path, size: int, count: int) -> np.ndarray:
-    """What the network sees of the first `count` scans of a folder: count x size x size x 1, float32."""
+    """What the network sees of the first `count` scans of a folder:
+
+    Count x size x size x 1, float32.
+    """
     from brain_tumor.imaging.preprocessing import prepare
     from brain_tumor.io.decode import read_in_process
 

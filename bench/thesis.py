@@ -1,4 +1,5 @@
-"""The thesis' own way from a slice to a mask, as plain Keras: four backbones, a stacking network, a ResUNet.
+"""The thesis' own way from a slice to a mask, as plain Keras: four backbones, a stacking network, a
+ResUNet.
 
 Weights are random: time does not depend on them. Sources are figures and sections of L. I. Louai,
 *Artificial Intelligence in Malignant Brain Tumor Detection* (Tiaret, 2025).
@@ -13,7 +14,8 @@ CLASSES = 4
 
 
 def backbone(name: str, size: int | None = None):
-    """A network of keras.applications without its top, pooled by maximum, under the thesis' head [3.8].
+    """A network of keras.applications without its top, pooled by maximum, under the thesis' head
+    [3.8].
 
     `size` is the side of its input; None: the thesis' own.
     """
@@ -54,10 +56,11 @@ def residual_block(x, filters: int):
 
 
 def resunet(size: int = 256, filters: tuple = FILTERS):
-    """The thesis' ResUNet: max pooling on the way down, upsampling and concatenation on the way up [3.9].
+    """The thesis' ResUNet: max pooling on the way down, upsampling and concatenation on the way up
+    [3.9].
 
-    The end of the block and the doubling of the filters are not legible in the thesis; the usual is assumed.
-    """
+    The end of the block and the doubling of the filters are not legible in the thesis; the usual is
+    assumed."""
     import keras
     from keras import layers
 
@@ -80,7 +83,10 @@ class Thesis:
         self.stacking, self.resunet = stacking(), resunet()
 
     def inputs(self, grey: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Colour pictures of one grey scan (H x W, 0..1): one for each backbone, and the ResUNet's."""
+        """Colour pictures of one grey scan (H x W, 0..1):
+
+        One for each backbone, and the ResUNet's.
+        """
         import cv2
 
         def square(side):

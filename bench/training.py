@@ -2,8 +2,8 @@
 
     python -m bench.training runs/bench/training.json
 
-Each way runs in a process of its own, the ways in turn, twice. PyTorch is needed beside the extra `workbook`.
-"""
+Each way runs in a process of its own, the ways in turn, twice. PyTorch is needed beside the extra
+`workbook`."""
 
 import json
 import os

@@ -1,15 +1,13 @@
-"""What runs in processes of its own. Each prints lines of JSON; `python -m bench.workers NAME ...` starts one.
+"""What runs in processes of its own. Each prints lines of JSON; `python -m bench.workers NAME ...`
+starts one.
 
-`analyse` and `thesis` stay alive, get ready, and then answer each line they are sent with seconds. `folder` and
-`network` do one piece of work and report. Only `thesis` imports TensorFlow.
-"""
+`analyse` and `thesis` stay alive, get ready, and then answer each line they are sent with seconds.
+`folder` and `network` do one piece of work and report. Only `thesis` imports TensorFlow."""
 
 import json
 import sys
 import time
 from pathlib import Path
-
-import numpy as np
 
 
 def say(**facts) -> None:
@@ -24,7 +22,8 @@ def timed(work, *given) -> float:
 
 
 def serve(jobs: dict) -> None:
-    """Answer each line `NAME REPEATS` with the seconds of that many calls, after two that do not count."""
+    """Answer each line `NAME REPEATS` with the seconds of that many calls, after two that do not
+    count."""
     for line in sys.stdin:
         name, repeats = line.split()
         for _ in range(2 if int(repeats) > 1 else 0):
@@ -35,8 +34,8 @@ def serve(jobs: dict) -> None:
 def memory() -> tuple[float, float]:
     """Resident memory of this process now and at its highest, in MB.
 
-    On Linux the highest value is read from /proc: what getrusage tells there includes the parent's before exec.
-    """
+    On Linux the highest value is read from /proc: what getrusage tells there includes the parent's
+    before exec."""
     import psutil
 
     now = psutil.Process().memory_info()
@@ -54,7 +53,10 @@ def memory() -> tuple[float, float]:
 
 
 def long_way(engine) -> tuple[str, object]:
-    """The first bundled sample that the network takes all the way to sizes; failing that, the first."""
+    """The first bundled sample that the network takes all the way to sizes;
+
+    Failing that, the first.
+    """
     from brain_tumor import analyze, samples
 
     found = [(path, analyze(path, engine=engine)) for path in samples()]
@@ -62,7 +64,10 @@ def long_way(engine) -> tuple[str, object]:
 
 
 def analyse(model: str) -> None:
-    """One scan by `analyze`, reading included; and the parts of it: the network alone, reading, measuring."""
+    """One scan by `analyze`, reading included;
+
+    And the parts of it: the network alone, reading, measuring.
+    """
     from brain_tumor import analyze, measure
     from brain_tumor.imaging.preprocessing import prepare, restore
     from brain_tumor.inference.engines import load_engine
@@ -97,7 +102,10 @@ def analyse(model: str) -> None:
 
 
 def thesis(sample: str) -> None:
-    """The same scan the thesis' way; its pictures are prepared beforehand, which is in its favour."""
+    """The same scan the thesis' way;
+
+    Its pictures are prepared beforehand, which is in its favour.
+    """
     from bench.thesis import Thesis
     from brain_tumor import samples
     from brain_tumor.io.decode import read_in_process
@@ -144,7 +152,10 @@ def folder(scans: str, out: str, model: str) -> None:
 
 
 def network(scans: str, count: str, batch_size: str, model: str) -> None:
-    """The network alone on prepared arrays in memory, in the engine's batches; and in others, for comparison."""
+    """The network alone on prepared arrays in memory, in the engine's batches;
+
+    And in others, for comparison.
+    """
     from bench.scans import prepared
     from brain_tumor.inference.engines import load_engine
 

@@ -1,4 +1,7 @@
-"""Servers and a browser for the tests of the page: Voila and JupyterLab as `make app` and `make lab` start them."""
+"""Servers and a browser for the tests of the page:
+
+Voila and JupyterLab as `make app` and `make lab` start them.
+"""
 
 import json
 import os
@@ -126,7 +129,11 @@ def notebook(path, *sources):
 
 
 def run_all(page):
-    """In JupyterLab: run all cells. An idle kernel may not be listening yet, so the click is repeated until it is heard."""
+    """In JupyterLab:
+
+    Run all cells. An idle kernel may not be listening yet, so the click is repeated until it is
+    heard.
+    """
     from playwright.sync_api import TimeoutError
 
     page.locator(".jp-Notebook").wait_for(timeout=90_000)
@@ -163,7 +170,10 @@ INK = """image => {
 
 
 def ink(locator):
-    """What an image or a canvas really shows: its size, how many colours, how many green and how many white pixels."""
+    """What an image or a canvas really shows:
+
+    Its size, how many colours, how many green and how many white pixels.
+    """
     locator.wait_for()
     locator.evaluate("e => e.decode ? e.decode() : null")
     return locator.evaluate(INK)

@@ -21,7 +21,10 @@ def root():
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """The folder with the public data sets; tests that ask for it are skipped where it is not to be had."""
+    """The folder with the public data sets;
+
+    Tests that ask for it are skipped where it is not to be had.
+    """
     places = [os.environ.get("BRAIN_TUMOR_DATA"), ROOT.parent / "shared" / "data"]
     for place in filter(None, places):
         if (Path(place) / "figshare" / "manifest.csv").is_file():
@@ -31,7 +34,10 @@ def shared_data():
 
 @pytest.fixture(scope="session")
 def tracked():
-    """All files under version control, as paths; without git, all files that are not made from others."""
+    """All files under version control, as paths;
+
+    Without git, all files that are not made from others.
+    """
     try:
         out = subprocess.run(
             ["git", "-c", "safe.directory=*", "ls-files", "-z"],
@@ -85,7 +91,8 @@ def browser():
 
 @pytest.fixture()
 def visit(browser):
-    """Opens pages that may ask nobody but the server they come from, and end without an error in them."""
+    """Opens pages that may ask nobody but the server they come from, and end without an error in
+    them."""
     pages, outside, errors = [], [], []
 
     def visit(address, width=1280, height=720):

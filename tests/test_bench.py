@@ -1,4 +1,7 @@
-"""The benchmark measures what it says it measures. No clock is asked here: only what is run and how it is judged."""
+"""The benchmark measures what it says it measures.
+
+No clock is asked here: only what is run and how it is judged.
+"""
 
 import json
 import subprocess
@@ -17,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 needs_keras = pytest.mark.skipif(find_spec("tensorflow") is None, reason="needs TensorFlow")
 TINY = run.Settings(rounds=1, burst=1, starts=1, folders=1, scans=7, distinct=2)
 
-# Without a top, as keras.io lists them (https://keras.io/api/applications, sizes given there with the top).
+# Without a top, as keras.io lists them (https://keras.io/api/applications, sizes given there with
+# the top).
 BODIES = {
     "Xception": (20_861_480, 2048),
     "InceptionV3": (21_802_784, 2048),
@@ -31,7 +35,10 @@ def dense(into, out):
 
 
 def block(into, out):
-    """Weights of a residual block, by hand: two 3x3 convolutions, two batch norms of four vectors, a 1x1 shortcut."""
+    """Weights of a residual block, by hand:
+
+    Two 3x3 convolutions, two batch norms of four vectors, a 1x1 shortcut.
+    """
     return (9 * into + 1) * out + (9 * out + 1) * out + 2 * 4 * out + (into + 1) * out
 
 

@@ -1,4 +1,7 @@
-"""The guides that are filled in by hand: every item once, with a reason, and no figure that is older than its record."""
+"""The guides that are filled in by hand:
+
+Every item once, with a reason, and no figure that is older than its record.
+"""
 
 import json
 import re

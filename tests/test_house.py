@@ -1,4 +1,7 @@
-"""The house rules: notebooks and library agree, rooms lean only on rooms before them, nothing stays that should not."""
+"""The rules of the layout:
+
+Notebooks and library agree, packages import only packages before them.
+"""
 
 import ast
 import base64
@@ -17,63 +20,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-from chapters import chapters, page_name  # noqa: E402
+from chapters import chapters, is_numbered, page_name, sections  # noqa: E402
 
-# The order of the rooms: a room may import from those before it.
-HOUSE = (
-    "scan",
-    "decoder",
-    "phantom",
-    "morphology",
-    "drawing",
-    "result",
+# The order of the packages (and of the two modules beside them): each may import from those before
+# it.
+PACKAGES = (
+    "io",
+    "imaging",
     "metrics",
-    "figshare",
-    "strangers",
     "data",
-    "look",
-    "download",
-    "copies",
-    "audit",
-    "splits",
-    "split_files",
-    "preprocessing",
-    "augmentation",
-    "pipeline",
-    "features",
-    "shortcuts",
-    "label_errors",
     "training",
-    "runs",
-    "plateau",
-    "speed",
-    "backbones",
-    "stacking",
-    "ensemble",
-    "reports",
-    "report_page",
+    "classification",
     "segmentation",
     "compact",
-    "engines",
-    "explanation",
-    "gate",
-    "certainty",
-    "executors",
-    "journal",
-    "analysis",
-    "model_card",
-    "trust",
-    "reliability",
-    "drift",
+    "inference",
     "evaluation",
-    "session",
-    "widgets",
-    "canvas",
-    "views",
-    "panels",
     "app",
-    "charts",
-    "explorer",
     "cli",
 )
 LIBRARY = ROOT / "brain_tumor"
@@ -94,14 +56,26 @@ def source(cell):
     return "".join(cell["source"])
 
 
-def room(path):
-    """The room a module or a notebook belongs to; None for a notebook without code of its own."""
+def module(path):
+    """The module that a notebook exports, or that a file of the library is, below `brain_tumor`;
+
+    None without code.
+    """
     if path.suffix == ".py":
-        return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+        return ".".join(path.relative_to(LIBRARY).with_suffix("").parts)
     found = re.search(
         r"^#\|\s*default_exp\s+(\S+)", "\n".join(map(source, cells(path))), re.MULTILINE
     )
-    return found[1].split(".")[0] if found else None
+    return found[1] if found else None
+
+
+def package(path):
+    """The package a module or a notebook belongs to;
+
+    None for a notebook without code of its own.
+    """
+    name = module(path)
+    return name.split(".")[0] if name else None
 
 
 def python(*words, cwd=ROOT, **variables):
@@ -208,25 +182,43 @@ def test_every_picture_has_a_text_for_those_who_cannot_see_it(path):
     assert missing == [], "cells whose picture has no alternative text (#| fig-alt: ...)"
 
 
-def test_every_room_has_its_chapter_and_its_module():
-    assert {room(path) for path in NOTEBOOKS} >= set(HOUSE)
-    assert {room(path) for path in MODULES} == {
-        room(path).split(".")[0] for path in NOTEBOOKS if room(path)
-    }
+def test_the_notebooks_and_the_library_are_the_same_tree():
+    for path in NOTEBOOKS:
+        name = module(path)
+        if name and "." in name:
+            folder, stem = path.parent.name, path.stem
+            assert re.sub(r"^\d+_", "", folder) == name.split(".")[0], path
+            assert re.sub(r"^\d+_", "", stem) == name.split(".")[1], path
+    assert {module(path) for path in MODULES} == {module(path) for path in NOTEBOOKS} - {None}
+    assert {package(path) for path in MODULES} == set(PACKAGES)
 
 
 def test_the_site_lists_all_chapters_in_order():
     listed = chapters(ROOT)
-    served = {"app.ipynb"}  # a page to be used, not read: its chapter is 50_app
+    served = {"app.ipynb"}  # a page to be used, not read: its chapter is 11_app/01_app
     assert sorted(listed) == sorted(
         {path.relative_to(ROOT / "nbs").as_posix() for path in NOTEBOOKS} - served
     )
-    numbered = [name for name in listed if re.match(r"\d", name)]
-    assert numbered == sorted(numbered), "the number of a chapter is its place"
-    rooms = [
-        room(ROOT / "nbs" / name).split(".")[0] for name in listed if room(ROOT / "nbs" / name)
-    ]
-    assert rooms == sorted(rooms, key=HOUSE.index)
+    for caption, names in sections(ROOT):
+        parts = [name for name in names if "/" in name]
+        assert len({name.split("/")[0] for name in parts}) <= 1, f"{caption}: one folder"
+        numbers = [Path(name).name for name in parts if is_numbered(name)]
+        assert parts[: len(numbers)] == sorted(parts[: len(numbers)]), f"{caption}: numbers first"
+        counted = [int(name.split("_")[0]) for name in numbers]
+        assert counted == list(range(1, len(counted) + 1)), f"{caption}: numbered from 1 on"
+    folders = [name.split("/")[0] for name in listed if re.match(r"\d", name)]
+    assert folders == sorted(folders), "the number of a folder is its place"
+
+
+def test_the_reading_path_is_short_and_has_no_letters():
+    names = [path.relative_to(ROOT / "nbs").as_posix() for path in NOTEBOOKS]
+    assert sum(map(is_numbered, names)) <= 40
+    assert not [name for name in names if re.search(r"(^|/)\d+[a-z]", name)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
+def test_a_notebook_has_at_most_sixty_cells(path):
+    assert len(cells(path)) <= 60
 
 
 # ---- the guides: pages without a number and without code of the library
@@ -243,10 +235,10 @@ def linked(path):
 
 @pytest.mark.parametrize("path", GUIDES, **by_name)
 def test_a_guide_hangs_together_with_the_chapters(path):
-    assert not re.match(r"\d", path.name) and room(path) is None, (
+    assert not re.match(r"\d", path.name) and module(path) is None, (
         "a guide exports nothing and has no number"
     )
-    assert any(link.parent == ROOT / "nbs" for link in linked(path)), (
+    assert any(link.parent != path.parent for link in linked(path)), (
         "it leads to the chapters behind it"
     )
     assert any(path in linked(other) for other in NOTEBOOKS if other != path), (
@@ -262,20 +254,20 @@ def test_links_between_notebooks_lead_somewhere(path):
 # ---- the library
 
 
-def imported_rooms(path):
-    """(room, line) of everything a module imports from this package, inside functions too."""
-    package = ["brain_tumor", *path.relative_to(LIBRARY).parts[:-1]]
+def imported_packages(path):
+    """(package, line) of everything a module imports from `brain_tumor`, inside functions too."""
+    parents = ["brain_tumor", *path.relative_to(LIBRARY).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *filter(None, [node.module])])
+            base = parents[: len(parents) - node.level + 1] if node.level else []
+            whole = ".".join([*base, *filter(None, [node.module])])
             names = (
-                [f"{module}.{alias.name}" for alias in node.names]
-                if module == "brain_tumor"
-                else [module]
+                [f"{whole}.{alias.name}" for alias in node.names]
+                if whole == "brain_tumor"
+                else [whole]
             )
         for name in names:
             parts = name.split(".")
@@ -283,24 +275,67 @@ def imported_rooms(path):
                 yield (parts[1] if len(parts) > 1 else ""), node.lineno
 
 
-@pytest.mark.parametrize("path", MODULES, **by_name)
-def test_no_room_imports_upwards(path):
-    here = HOUSE.index(room(path))
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: module(path))
+def test_no_package_imports_upwards(path):
+    here = PACKAGES.index(package(path))
     wrong = [
         (name, line)
-        for name, line in imported_rooms(path)
-        if name not in ("__version__", room(path))
-        and (name not in HOUSE or HOUSE.index(name) >= here)
+        for name, line in imported_packages(path)
+        if name != "__version__" and (name not in PACKAGES or PACKAGES.index(name) > here)
     ]
     assert wrong == []
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    names = {module(path): path for path in MODULES}
+    found = {name: set() for name in names}
+    for name, path in names.items():
+        parents = ["brain_tumor", *path.relative_to(LIBRARY).parts[:-1]]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                base = parents[: len(parents) - node.level + 1] if node.level else []
+                whole = ".".join([*base, *filter(None, [node.module])])
+                for target in (whole, *(f"{whole}.{alias.name}" for alias in node.names)):
+                    target = target.removeprefix("brain_tumor.")
+                    if target in names and target != name:
+                        found[name].add(target)
+    while free := [name for name, needs in found.items() if not needs & found.keys()]:
+        for name in free:
+            del found[name]
+    assert found == {}, "modules that import each other"
+
+
 def test_the_guard_sees_an_upward_import(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "LIBRARY", tmp_path)
-    (tmp_path / "scan.py").write_text(
-        "from .analysis import analyze\ndef f():\n    import brain_tumor.cli\n"
+    (tmp_path / "io").mkdir()
+    path = tmp_path / "io" / "scan.py"
+    path.write_text(
+        "from ..inference.analyze import analyze\ndef f():\n    import brain_tumor.cli\n"
     )
-    assert list(imported_rooms(tmp_path / "scan.py")) == [("analysis", 1), ("cli", 3)]
+    assert list(imported_packages(path)) == [("inference", 1), ("cli", 3)]
+
+
+def test_a_public_name_is_defined_once():
+    where = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = []
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names = [node.name]
+            elif isinstance(node, ast.Assign):
+                names = [one.id for one in node.targets if isinstance(one, ast.Name)]
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names = [node.target.id]
+            for name in names:
+                if not name.startswith("_"):
+                    where.setdefault(name, set()).add(module(path))
+    assert {name: sorted(places) for name, places in where.items() if len(places) > 1} == {}
+
+
+def test_notebooks_tests_and_tools_are_formatted():
+    for words in (("format", "--check", "."), ("check", ".")):
+        done = python("-m", "ruff", *words)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
 HEAVY = (
@@ -344,14 +379,7 @@ def test_analysis_starts_without_training_and_drawing_packages():
     }
 
 
-def test_the_front_door_gives_the_same_whatever_was_imported_first():
-    assert (
-        loaded_by(
-            "import brain_tumor.imaging.phantoms, brain_tumor\nassert callable(brain_tumor.imaging.phantoms)\n"
-            "from brain_tumor.imaging.phantoms import phantom\nassert phantom is brain_tumor.imaging.phantoms"
-        )
-        is not None
-    )
+def test_the_front_door_has_what_it_names():
     done = python(
         "-c",
         "import brain_tumor; print(all(hasattr(brain_tumor, name) for name in brain_tumor.__all__)); "

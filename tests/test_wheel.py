@@ -1,4 +1,7 @@
-"""The package as others get it: built from what is under version control, installed where nothing else is."""
+"""The package as others get it:
+
+Built from what is under version control, installed where nothing else is.
+"""
 
 import os
 import shutil
@@ -43,7 +46,10 @@ def run(*words, cwd, **more):
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory, tracked):
-    """The folder with source archive and wheel, the wheel built from the archive; DIST names one that is built already."""
+    """The folder with source archive and wheel, the wheel built from the archive;
+
+    DIST names one that is built already.
+    """
     if os.environ.get("DIST"):
         return Path(os.environ["DIST"]).resolve()
     pytest.importorskip("build", reason="needs build: pip install build")
@@ -196,7 +202,10 @@ def empty(wheel, tmp_path_factory):
 
 
 def test_the_wheel_works_where_nothing_else_is(empty, tmp_path):
-    """One test for all of it: the environment takes longer to make than everything that is asked in it."""
+    """One test for all of it:
+
+    The environment takes longer to make than everything that is asked in it.
+    """
     command = empty.with_name("brain_tumor.exe" if os.name == "nt" else "brain_tumor")
     done = run(command, "demo", "--out", "shown", cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -1,4 +1,7 @@
-"""What the hosting site runs: that it asks for little, fits settings.ini, and calls nothing that isn't there."""
+"""What the hosting site runs:
+
+That it asks for little, fits settings.ini, and calls nothing that isn't there.
+"""
 
 import importlib.util
 import re

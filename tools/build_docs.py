@@ -1,9 +1,9 @@
 """Build the site from the notebooks: python tools/build_docs.py
 
-With Quarto where it is installed; otherwise nbdev prepares the notebooks (documentation tables, hidden cells,
-links between chapters) and Sphinx lays them out. Order and sections come from _quarto.yml either way. nbdev's own
-nbdev_docs is not called: without Quarto it would try to install it.
-"""
+With Quarto where it is installed; otherwise nbdev prepares the notebooks (documentation tables,
+hidden cells, links between chapters) and Sphinx lays them out. Order and sections come from
+_quarto.yml either way. nbdev's own nbdev_docs is not called: without Quarto it would try to install
+it."""
 
 import os
 import re
@@ -58,10 +58,11 @@ def slug(title):
 
 
 def local_links(text, site, places, here="index.ipynb"):
-    """Links to the published site and to notebooks, as links between pages here; `here` is the notebook's own path.
+    """Links to the published site and to notebooks, as links between pages here; `here` is the
+    notebook's own path.
 
-    nbdev links every exported name, private ones and methods too; those without a heading of their own lose the link.
-    """
+    nbdev links every exported name, private ones and methods too; those without a heading of their
+    own lose the link."""
 
     def published(match):
         anchor = slug(match["anchor"] or "")

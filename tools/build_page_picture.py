@@ -1,7 +1,7 @@
 """Take the picture of the page for its chapter: python tools/build_page_picture.py
 
-Needs Chromium. The page is served as `make app` serves it, a bundled sample is opened, and Predict is clicked.
-"""
+Needs Chromium. The page is served as `make app` serves it, a bundled sample is opened, and Predict
+is clicked."""
 
 import io
 import sys

@@ -1,8 +1,8 @@
 """Write README.md from nbs/index.ipynb: python tools/build_readme.py [--check]
 
-nbdev's processing drops hidden cells and directives; what is left is written as Markdown, with the outputs that the
-notebook has recorded. Links to chapters and pictures get the folder in front. With --check nothing is written, and
-the exit status says whether README.md is what the notebook gives.
+nbdev's processing drops hidden cells and directives; what is left is written as Markdown, with the
+outputs that the notebook has recorded. Links to chapters and pictures get the folder in front. With
+--check nothing is written, and the exit status says whether README.md is what the notebook gives.
 """
 
 import os

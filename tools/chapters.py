@@ -1,4 +1,8 @@
-"""The order of the chapters, read from the one place where it is written: the sidebar of _quarto.yml."""
+"""The order of the chapters, read from the one place where it is written: the sidebar of
+_quarto.yml.
+
+A folder of nbs/ is a part of the book and a package of the library. A notebook whose name begins
+with a number is a chapter of the reading path; one without a number is reference."""
 
 import re
 from pathlib import Path
@@ -10,9 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def sections(root=ROOT):
     """[(caption or None, [notebook, ...]), ...] in reading order; notebooks as paths below nbs/."""
-    contents = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["website"][
-        "sidebar"
-    ]["contents"]
+    text = (root / "_quarto.yml").read_text(encoding="utf-8")
+    contents = yaml.safe_load(text)["website"]["sidebar"]["contents"]
     found = []
     for entry in contents:
         if isinstance(entry, str):
@@ -27,7 +30,15 @@ def chapters(root=ROOT):
     return [name for _, names in sections(root) for name in names]
 
 
+def is_numbered(notebook):
+    """Whether a notebook belongs to the reading path."""
+    return re.match(r"\d+_", Path(notebook).name) is not None
+
+
 def page_name(notebook):
-    """The page a notebook becomes: 00_scan.ipynb -> scan, guides/01_data.ipynb -> guides/data."""
+    """The page a notebook becomes:
+
+    02_io/01_scan.ipynb -> 02_io/scan, guides/data.ipynb -> guides/data.
+    """
     path = Path(notebook)
-    return path.with_name(re.sub(r"^\d+[a-z]?_", "", path.stem)).as_posix()
+    return path.with_name(re.sub(r"^\d+_", "", path.stem)).as_posix()

@@ -1,8 +1,7 @@
 """Check a built site: python tools/check_links.py _docs
 
-Every local link must lead to a file and, with a fragment, to a place in it; and no page may fetch anything from
-elsewhere when it is opened (links to follow by hand are fine).
-"""
+Every local link must lead to a file and, with a fragment, to a place in it; and no page may fetch
+anything from elsewhere when it is opened (links to follow by hand are fine)."""
 
 import re
 import sys
@@ -56,7 +55,8 @@ class Page(HTMLParser):
 
 
 def check(root):
-    """(number of local links, broken links, addresses fetched from elsewhere) of the site in folder `root`."""
+    """(number of local links, broken links, addresses fetched from elsewhere) of the site in
+    folder `root`."""
     root = Path(root).resolve()
     pages = {
         path: Page(path.read_text(encoding="utf-8", errors="replace"))

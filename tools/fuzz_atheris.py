@@ -1,10 +1,11 @@
-"""Damage files by atheris, which sees which lines each file reaches and goes on from there (`make fuzz`).
+"""Damage files by atheris, which sees which lines each file reaches and goes on from there (`make
+fuzz`).
 
     python tools/fuzz_atheris.py [--runs 20000] [--record runs/fuzz/run.json]
 
-Whatever isn't read must be refused with a BrainTumorError. Everything is decoded in one process here, without limits of
-its own, so that a crash is a crash: the file that caused it is left in out/fuzz. Without atheris nothing is done, and said.
-"""
+Whatever isn't read must be refused with a BrainTumorError. Everything is decoded in one process
+here, without limits of its own, so that a crash is a crash: the file that caused it is left in
+out/fuzz. Without atheris nothing is done, and said."""
 
 import argparse
 import json

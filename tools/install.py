@@ -3,10 +3,10 @@
     python3 tools/install.py                 what `analyze` needs
     python3 tools/install.py workbook dev    with the extras of settings.ini
 
-Uses uv where it is on the path, otherwise venv and pip. What was installed is noted in .venv/installed.json
-together with a fingerprint of settings.ini, setup.py and pyproject.toml: when one of them changes, the next
-run installs again. The file itself runs on any Python 3, to be able to say which one is needed.
-"""
+Uses uv where it is on the path, otherwise venv and pip. What was installed is noted in
+.venv/installed.json together with a fingerprint of settings.ini, setup.py and pyproject.toml: when
+one of them changes, the next run installs again. The file itself runs on any Python 3, to be able
+to say which one is needed."""
 
 import hashlib
 import json
@@ -97,8 +97,8 @@ def make_venv(uv):
             )
     else:
         sys.exit(
-            "brain_tumor needs Python {}; this one is {}. Install one of them, or uv "
-            "(https://docs.astral.sh/uv), and try again.".format(names, sys.version.split()[0])
+            f"brain_tumor needs Python {names}; this one is {sys.version.split()[0]}. Install one of them, or uv "
+            "(https://docs.astral.sh/uv), and try again."
         )
 
 

@@ -22,7 +22,8 @@ def public_names(cell):
 
 
 class name_headings(Processor):
-    "Put a heading with its name in front of everything public, for links and for the page's table of contents."
+    """Put a heading with its name in front of everything public, for links and for the page's
+    table of contents."""
 
     def begin(self):
         for cell in reversed(list(self.nb.cells)):
@@ -39,9 +40,8 @@ def hide_only(cell):
 class Shown(FilterDefaults):
     """For the site: exported code is shown under its name.
 
-    Signature, parameters and docstring stand in that code, so the tables that nbdev would add, and the running of
-    cells they need, are left out.
-    """
+    Signature, parameters and docstring stand in that code, so the tables that nbdev would add, and
+    the running of cells they need, are left out."""
 
     def base_procs(self):
         changed = {add_show_docs: name_headings, exec_show_docs: None, rm_export: hide_only}

@@ -1,8 +1,9 @@
-"""Print the notes of a release, read from CHANGELOG.md: python tools/release_notes.py [VERSION | --tag vVERSION]
+"""Print the notes of a release, read from CHANGELOG.md: python tools/release_notes.py [VERSION |
+--tag vVERSION]
 
-Without a version, the one of settings.ini; with --tag, the tag must be that version with a v before it. Lines that
-were broken at a width are joined again, since the page of a release would show each break.
-"""
+Without a version, the one of settings.ini; with --tag, the tag must be that version with a v before
+it. Lines that were broken at a width are joined again, since the page of a release would show each
+break."""
 
 import re
 import sys
