@@ -103,7 +103,7 @@ CATEGORIES = {
 }
 COLOUR_REASON = "This looks like a colour picture, not a grey MRI slice: give the slice itself, without colour maps or drawings over it."
 OVERRIDE_REMEDY = (
-    " With gate=False (--no-gate in a shell) the network's answer is shown all the same."
+    " With check_input=False (--no-input-check in a shell) the network's answer is shown all the same."
 )
 COLOUR_LIMIT = 0.08  # mean distance of a pixel's brightest channel from its darkest, 0..1, from which a picture is colourful
 BRIGHT_LIMIT = 0.2  # share of the head's square that must be brighter than 0.15 of its top; no head on the training or validation side is below 0.23
@@ -114,13 +114,13 @@ class OODDetector:
     "A fitted gate: weights, two thresholds, and the network whose features it reads."
 
     sha256: str  # of the compact.onnx whose features it was fitted to
-    refuse: float  # a score above it is refused
-    doubt: float  # a score above it is uncertain
+    refusal_threshold: float  # a score above it is refused
+    warning_threshold: float  # a score above it is uncertain
     mean: np.ndarray  # (D,) of the inputs
     scale: np.ndarray  # (D,)
     weights: tuple[np.ndarray, ...]  # kernel (D, n), bias (n,), kernel (n, 7), bias (7,)
 
-    def looks(
+    def category_probabilities(
         self,
         inputs: np.ndarray,  # (N, D): features, then `glance`
     ) -> np.ndarray:  # (N, 7), rows sum to 1, in the order of LOOKS
@@ -131,7 +131,7 @@ class OODDetector:
         z = np.clip((inputs - self.mean) / self.scale, -8, 8)
         return softmax(np.maximum(z @ kernel + bias, 0) @ last + end)
 
-    def fits(
+    def matches(
         self,
         engine,  # whose predictions carry features
     ) -> bool:
@@ -151,9 +151,9 @@ class OODDetector:
         seen = image_sketch(scan.pixels)
         if bright_share(seen) < BRIGHT_LIMIT:
             return OODDecision("refused", CATEGORIES["other"] + OVERRIDE_REMEDY, float("inf"))
-        likely = self.looks(np.concatenate([prediction.features, seen])[None])
+        likely = self.category_probabilities(np.concatenate([prediction.features, seen])[None])
         score = float(ood_score(likely)[0])
-        status = STATUSES[int(score > self.doubt) + int(score > self.refuse)]
+        status = STATUSES[int(score > self.warning_threshold) + int(score > self.refusal_threshold)]
         reason = list(CATEGORIES.values())[1 + int(likely[0, 1:].argmax())] + OVERRIDE_REMEDY * (
             status == "refused"
         )

@@ -47,20 +47,20 @@ class Analysis:
     spacing_source: str | None = None  # "file", "given", "thesis" or None
     engine: dict = field(default_factory=dict)  # name, version, sha256 of what gave the answer
     notes: tuple[str, ...] = ()  # what a reader should know before believing the numbers
-    doubts: tuple[str, ...] = ()  # why it is uncertain, a sentence each
-    class_set: tuple[str, ...] | None = (
+    warnings: tuple[str, ...] = ()  # why it is uncertain, a sentence each
+    prediction_set: tuple[str, ...] | None = (
         None  # classes that can't be ruled out, the likeliest first; None: the engine doesn't tell
     )
-    band: tuple[float, float] | None = (
+    area_thresholds: tuple[float, float] | None = (
         None  # two thresholds; the mask above the first is large, above the second small
     )
-    surface_range: tuple[float, float] | None = (
+    area_interval: tuple[float, float] | None = (
         None  # of these two masks, in the features' unit squared
     )
-    band_says: str | None = None  # how often the true surface lay in such a range
+    area_note: str | None = None  # how often the true surface lay in such a range
     path: str | None = None  # the input as the caller named it: shown in tables only
     files: tuple[Path, ...] = ()  # what `save` wrote
-    asked: Callable | None = None  # asks the engine again, (scan, label=, method=) -> Explanation
+    explainer: Callable | None = None  # (scan, label=, method=) -> Explanation, from the same engine
 
     @property
     def predicted_class(self) -> str | None:
@@ -70,7 +70,7 @@ class Analysis:
     @property
     def reason(self) -> str | None:
         "Why the status isn't ok; None where it is."
-        return self.error or " ".join(self.doubts) or None
+        return self.error or " ".join(self.warnings) or None
 
     @property
     def confidence(self) -> float | None:
@@ -93,11 +93,11 @@ class Analysis:
     def explain(self, label: str | None = None, method: str | None = None) -> "Explanation":
         "Where the engine found what speaks for the class, or for another: see `explanation.explain`."
         self.or_raise()
-        if self.asked is None:
+        if self.explainer is None:
             raise BrainTumorError(
                 f"{self.source}: no engine stands behind this result that could be asked why; analyze the scan again"
             )
-        return self.asked(self.scan, label=label or self.predicted_class, method=method)
+        return self.explainer(self.scan, label=label or self.predicted_class, method=method)
 
     def or_raise(self) -> "Analysis":
         "The result itself, or BrainTumorError where the scan was refused."
@@ -179,7 +179,7 @@ def full_dict(
     facts = {
         "status": result.status,
         "error": result.error,
-        "doubts": list(result.doubts),
+        "warnings": list(result.warnings),
         "source": result.source,
     }
     if scan is not None:
@@ -195,14 +195,14 @@ def full_dict(
         facts["probabilities"] = {
             name: round(value, 6) for name, value in result.probabilities.items()
         }
-        facts["class_set"] = None if result.class_set is None else list(result.class_set)
+        facts["prediction_set"] = None if result.prediction_set is None else list(result.prediction_set)
         facts["mask"] = mask_dict(result)
         facts["spacing"] = {
             "mm": None if result.spacing is None else list(result.spacing),
             "source": result.spacing_source,
         }
         facts["features"] = features.to_dict() if features else None
-        facts["band"] = interval_dict(result)
+        facts["area_interval"] = interval_dict(result)
     package = {"name": "brain_tumor", "version": __version__}
     return {
         **facts,
@@ -232,13 +232,13 @@ def interval_dict(
     result: Analysis,  # what came out of a scan
 ) -> dict | None:  # two thresholds and two surfaces; None where there is no band
     "Between which bounds the surface lies."
-    if result.band is None or result.surface_range is None:
+    if result.area_thresholds is None or result.area_interval is None:
         return None
     return {
-        "thresholds": list(result.band),
-        "surface": list(result.surface_range),
+        "thresholds": list(result.area_thresholds),
+        "surface": list(result.area_interval),
         "unit": f"{result.features.unit}2",
-        "says": result.band_says,
+        "note": result.area_note,
     }
 
 # %% ../../nbs/09_inference/result.ipynb #c048
@@ -252,9 +252,9 @@ SHAPE_FEATURES = (
     "perpendicular_diameter",
 )
 RESULT_COLUMNS = (
-    "source", "status", "predicted_class", "confidence", *(f"p_{name}" for name in CLASSES), "class_set", "mask_pixels", "unit",
+    "source", "status", "predicted_class", "confidence", *(f"p_{name}" for name in CLASSES), "prediction_set", "mask_pixels", "unit",
     *SHAPE_FEATURES, "surface_low", "surface_high", "spacing_row_mm", "spacing_column_mm", "spacing_source",
-    "slice", "doubts", "notes", "error", "sha256", "model", "model_version", "saved_as", "intended_use",
+    "slice", "warnings", "notes", "error", "sha256", "model", "model_version", "saved_as", "intended_use",
 )  # fmt: skip
 
 
@@ -266,9 +266,9 @@ def result_row(
     scan, mask = result.scan, result.mask
     return (
         result.path or result.source, result.status, result.predicted_class, result.confidence, *odds.values(),
-        " ".join(result.class_set or ()) or None, None if mask is None else int(mask.sum()), *(getattr(result.features, name, None) for name in ("unit", *SHAPE_FEATURES)),
-        *(result.surface_range or (None, None)), *(result.spacing or (None, None)), result.spacing_source, scan and scan.slice_index,
-        " ".join(result.doubts) or None, " ".join(result.notes) or None,
+        " ".join(result.prediction_set or ()) or None, None if mask is None else int(mask.sum()), *(getattr(result.features, name, None) for name in ("unit", *SHAPE_FEATURES)),
+        *(result.area_interval or (None, None)), *(result.spacing or (None, None)), result.spacing_source, scan and scan.slice_index,
+        " ".join(result.warnings) or None, " ".join(result.notes) or None,
         result.error, scan and scan.sha256, result.engine.get("name"), result.engine.get("version"),
         result.files[-1].stem if result.files else None, INTENDED_USE,
     )  # fmt: skip
@@ -409,7 +409,7 @@ def result_pictures(
 # %% ../../nbs/09_inference/result.ipynb #c065b
 def result_size_table(
     features: Features,  # sizes of a mask
-    surface_range: tuple[float, float]
+    area_interval: tuple[float, float]
     | None = None,  # between which the surface lies, in the same unit squared
 ) -> str:  # an HTML table
     "Sizes with their units, three digits each: more would promise more than a mask can hold."
@@ -423,8 +423,8 @@ def result_size_table(
     for name, attribute in shape.items():
         unit = {"Surface": f"{features.unit}²", "Circularity": ""}.get(name, features.unit)
         value = getattr(features, attribute)
-        if name == "Surface" and surface_range:
-            unit += " ({} to {})".format(*map(format_number, surface_range))
+        if name == "Surface" and area_interval:
+            unit += " ({} to {})".format(*map(format_number, area_interval))
         cells.append(
             f'<tr><th scope="row" style="text-align:left;font-weight:normal">{name}</th>'
             f'<td style="text-align:right">{format_number(value)}</td><td style="text-align:left">{unit}</td></tr>'
@@ -484,9 +484,9 @@ def result_card(
         for caption, tag in result_pictures(result, side)
     )
     tables = probability_bars(result.probabilities) + (
-        result_size_table(result.features, result.surface_range) if result.features else ""
+        result_size_table(result.features, result.area_interval) if result.features else ""
     )
-    lines = filter(None, dict.fromkeys((remark, *result.doubts, result.band_says, *result.notes)))
+    lines = filter(None, dict.fromkeys((remark, *result.warnings, result.area_note, *result.notes)))
     notes = "".join(
         f'<div style="font-size:.9em;max-width:60em">{escape(line)}</div>'
         for line in (*lines, result_facts(result))

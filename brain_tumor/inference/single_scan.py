@@ -148,32 +148,32 @@ def validate_prediction(
     return odds, mask, float(getattr(prediction, "threshold", 0.5))
 
 # %% ../../nbs/09_inference/single_scan.ipynb #c036b
-NOT_CHECKED = "Nobody asked whether this is a slice that the network can judge (gate=False)."
+NOT_CHECKED = "Nobody asked whether this is a slice that the network can judge (check_input=False)."
 
 
 @dataclass(frozen=True)
 class Checks:
     "Who looks at an engine's answer before it is passed on."
 
-    gate: Callable | None = (
+    detector: Callable | None = (
         None  # (scan, prediction) -> gate.Verdict; None: every picture gets its answer
     )
     note: str | None = None  # said with every answer
-    certainty: Uncertainty | None = (
+    uncertainty: Uncertainty | None = (
         None  # what is known about the network that gave class and outline
     )
 
 
 def checks_for(
     engine,  # an engine, as found
-    gate: bool = True,  # whether to ask if it is a picture that the network can judge
+    check_input: bool = True,  # whether to ask if it is a picture that the network can judge
 ) -> Checks:
     "The judges of an engine; none, where it isn't one of the package's."
     shipped = load_detector()
-    fits = shipped is not None and shipped.fits(engine)
+    fits = shipped is not None and shipped.matches(engine)
     return Checks(
-        shipped if fits and gate else None,
-        NOT_CHECKED if fits and not gate else None,
+        shipped if fits and check_input else None,
+        NOT_CHECKED if fits and not check_input else None,
         uncertainty_of(engine),
     )
 
@@ -200,9 +200,9 @@ def build_result(
     spacing: str | None = None,  # "thesis", or None for the scan's own
     judges: Checks = Checks(),  # who looks at the answer
 ) -> Analysis:
-    "From an engine's answer to a result: the gate, then the class, then the mask, then sizes, then doubts."
+    "From an engine's answer to a result: the gate, then the class, then the mask, then sizes, then warnings."
     odds, likely, threshold = validate_prediction(prediction, scan)
-    verdict = judges.gate and judges.gate(scan, prediction)
+    verdict = judges.detector and judges.detector(scan, prediction)
     if verdict and verdict.status == "refused":
         return Analysis(
             scan.source,
@@ -223,7 +223,7 @@ def build_result(
         )
     if judges.note:
         result = replace(result, notes=(judges.note, *result.notes))
-    return add_warnings(result, odds, verdict, judges.certainty)
+    return add_warnings(result, odds, verdict, judges.uncertainty)
 
 # %% ../../nbs/09_inference/single_scan.ipynb #c038b
 def add_warnings(
@@ -237,17 +237,17 @@ def add_warnings(
     said += [note for note in (EMPTY_MASK, THESIS_MASK_EMPTY) if note in result.notes]
     if certainty:
         said += uncertainty_warnings(certainty, odds, result.mask_probability, result.mask)
-        band = certainty.band if result.features else None
+        band = certainty.area_thresholds if result.features else None
         result = replace(
             result,
-            class_set=certainty.class_set(odds),
-            band=band,
-            surface_range=area_interval(
+            prediction_set=certainty.prediction_set(odds),
+            area_thresholds=band,
+            area_interval=area_interval(
                 result.mask_probability, result.mask, band, result.features
             ),
-            band_says=certainty.band_says() if band else None,
+            area_note=certainty.area_note() if band else None,
         )
-    return replace(result, status="uncertain" if said else "ok", doubts=tuple(said))
+    return replace(result, status="uncertain" if said else "ok", warnings=tuple(said))
 
 # %% ../../nbs/09_inference/single_scan.ipynb #c073
 def read_scan(

@@ -109,13 +109,13 @@ def pipeline_stages(
     reading: dict,  # slice, axis, spacing
     root: Path | None = None,  # the folder that was given, to shorten paths in tables
     names: FileNames | None = None,  # where to save each result; None: nowhere
-    gate: bool = True,  # see `analyze`
+    check_input: bool = True,  # see `analyze`
 ):  # the three functions of an assembly line
     "Read, ask, conclude and save: what happens to each scan of a batch."
     facts, spacing, judges = (
         describe_engine(engine),
         reading.get("spacing"),
-        checks_for(engine, gate),
+        checks_for(engine, check_input),
     )
 
     def first(source):
@@ -143,7 +143,7 @@ def pipeline_stages(
             else _finish_result(source, scan, prediction, facts, spacing, judges)
         )
         result = replace(
-            result, path=display_name(source, root), asked=partial(explain, engine=engine)
+            result, path=display_name(source, root), explainer=partial(explain, engine=engine)
         )
         return save_analysis(result, names.folder, name) if names else result
 
@@ -243,7 +243,7 @@ class WorkerTask:
         things = [first(source) if ready is None else (source, ready) for source, _, ready in group]
         results = [last(*pair) for pair in zip(things, middle(things))]
         return [
-            self.answer(replace(result, path=path, asked=None), thing)
+            self.answer(replace(result, path=path, explainer=None), thing)
             for result, (_, thing), (_, path, _) in zip(results, things, group)
         ]
 
@@ -318,7 +318,7 @@ def collect_result(
     "Write an answer's files, and make it what it would be if it had been found here."
     values, result = answer.row, answer.result
     if result is not None:
-        result = replace(result, asked=partial(explain, engine=engine))
+        result = replace(result, explainer=partial(explain, engine=engine))
     if names is None:
         return values, result
     name = names.pick(answer.source, answer.stamp)

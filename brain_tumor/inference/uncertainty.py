@@ -66,15 +66,15 @@ class Uncertainty:
         str, list[float]
     ]  # for each level, such as "0.95", the lowest probability of each class in the order of CLASSES
     level: float  # of the sets, unless another is asked for
-    band: tuple[float, float]  # low, high: thresholds of the mask probability
-    band_level: float  # share of the slices whose true area shall lie between
-    wide: float  # a band whose areas lie further apart than this factor is a doubt
+    area_thresholds: tuple[float, float]  # low, high: thresholds of the mask probability
+    area_level: float  # share of the slices whose true area shall lie between
+    wide_factor: float  # a band whose areas lie further apart than this factor is a doubt
     weights_sha256: str  # of the weights.npz it was fitted for
-    held: dict[str, float] = field(
+    coverage: dict[str, float] = field(
         default_factory=dict
     )  # how often a promise held on the test, once that was asked: "tumour" and "no_tumor" for sets, "band"; means over groups
 
-    def class_set(
+    def prediction_set(
         self,
         probabilities: Sequence[float],  # four, in the order of CLASSES
         level: float | None = None,  # one of `limits`; None: `level`
@@ -91,7 +91,7 @@ class Uncertainty:
         mask_probability: np.ndarray,  # H x W, as an engine gave it
     ) -> tuple[np.ndarray, np.ndarray]:  # bool, H x W each: the small one lies inside the large one
         "The small and the large outline."
-        low, high = self.band
+        low, high = self.area_thresholds
         return mask_probability > np.float32(high), mask_probability > np.float32(low)
 
     def areas(
@@ -99,12 +99,12 @@ class Uncertainty:
         mask_probability: np.ndarray,  # H x W
     ) -> tuple[int, int]:  # small, large
         "Pixels of the small and of the large outline."
-        return interval_areas(mask_probability, self.band)
+        return interval_areas(mask_probability, self.area_thresholds)
 
-    def band_says(self) -> str:
+    def area_note(self) -> str:
         "What a range of areas is worth, in a sentence."
-        kept = f"; on the test it did in {self.held['band']:.0%}" if "band" in self.held else ""
-        return f"The range beside the surface should hold the true one for {self.band_level:.0%} of slices of new patients{kept}."
+        kept = f"; on the test it did in {self.coverage['band']:.0%}" if "band" in self.coverage else ""
+        return f"The range beside the surface should hold the true one for {self.area_level:.0%} of slices of new patients{kept}."
 
 
 def interval_areas(
@@ -123,7 +123,7 @@ def uncertainty_warnings(
     mask: np.ndarray,  # bool, H x W: the outline's inside; empty where no tumour was found
 ) -> tuple[str, ...]:  # a sentence each; none: nothing speaks against the answer
     "Why an answer should not be taken as it stands."
-    names, (small, large) = certainty.class_set(probabilities), certainty.areas(mask_probability)
+    names, (small, large) = certainty.prediction_set(probabilities), certainty.areas(mask_probability)
     said = (
         ()
         if len(names) == 1
@@ -131,9 +131,9 @@ def uncertainty_warnings(
             f"The class is not settled: it could be {' or '.join(map(class_words, names))} (at {certainty.level:.0%}).",
         )
     )
-    if mask.any() and large > certainty.wide * small:
+    if mask.any() and large > certainty.wide_factor * small:
         return said + (
-            f"The network's outline is faint: its area is uncertain by more than a factor of {certainty.wide:g}.",
+            f"The network's outline is faint: its area is uncertain by more than a factor of {certainty.wide_factor:g}.",
         )
     return said
 
@@ -178,7 +178,7 @@ def load_uncertainty(
 
 def _validate_uncertainty(found: Uncertainty) -> None:
     "`ValueError` where a number can't be a limit or a threshold."
-    rows, (low, high) = [np.asarray(row, float) for row in found.limits.values()], found.band
+    rows, (low, high) = [np.asarray(row, float) for row in found.limits.values()], found.area_thresholds
     if str(found.level) not in found.limits or any(
         row.shape != (len(CLASSES),) or not np.isfinite(row).all() for row in rows
     ):
