@@ -73,7 +73,7 @@ def resident() -> int:
 
 
 def predictions(count: int) -> dict:
-    """Predict so many different slices with one page;
+    """Predict so many different slices with one page.
 
     Seconds of each, and the memory on the way.
     """
@@ -145,14 +145,25 @@ def main(argv: list[str] | None = None) -> None:
             most=1.05,
         )
     )
-    record = {"what": "the page", "surroundings": about, "table": table, "predictions": count, "memory_mb": {str(EVERY * (i + 1)): round(value, 1) for i, value in enumerate(memory)},
-              "seconds": {"first prediction": made["seconds"][0], "later predictions": summary(later), **({name: summary(values) for name, values in opened.items()} if opened else {})}}  # fmt: skip
+    memory_mb = {str(EVERY * (i + 1)): round(value, 1) for i, value in enumerate(memory)}
+    seconds = {"first prediction": made["seconds"][0], "later predictions": summary(later)}
+    if opened:
+        seconds |= {name: summary(values) for name, values in opened.items()}
+    record = {
+        "what": "the page",
+        "surroundings": about,
+        "table": table,
+        "predictions": count,
+        "memory_mb": memory_mb,
+        "seconds": seconds,
+    }
     path = (CACHE if args.quick else ROOT / "runs" / "bench") / "app.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for line in table:
         print(
-            f"{line['what']}: {line['ratio']:.2f}, at most {line['at_most']}: {'met' if line['met'] else 'MISSED'}"
+            f"{line['what']}: {line['ratio']:.2f}, at most {line['at_most']}: "
+            f"{'met' if line['met'] else 'MISSED'}"
         )
     print("memory in MB:", record["memory_mb"])
 

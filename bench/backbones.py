@@ -91,7 +91,8 @@ def main(out: str, beside: str) -> None:
     write_json(
         out,
         {
-            "what": "one forward pass with the thesis' head, random weights, each network at its own side; time of the whole batch",
+            "what": "one forward pass with the thesis' head, random weights, each network at its "
+            "own side; time of the whole batch",
             "beside": beside,
             "backend": "tensorflow",
             "threads": 2,

@@ -87,7 +87,8 @@ def main() -> None:
         for what, value in line.items():
             if isinstance(value, dict) and "ratio" in value:
                 print(
-                    f"{name:18} {what.replace('_', ' '):26} {value['ratio']:8.1f}  ({value['lowest']:.1f} to {value['highest']:.1f})"
+                    f"{name:18} {what.replace('_', ' '):26} {value['ratio']:8.1f}  "
+                    f"({value['lowest']:.1f} to {value['highest']:.1f})"
                 )
     path = ROOT / "runs" / "bench" / "decoder.json"
     path.write_text(json.dumps(record, indent=1) + "\n")

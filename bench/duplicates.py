@@ -2,8 +2,10 @@
 with imagededup's perceptual hash, and shown to grow.
 
     python bench/duplicates.py --data FOLDER                        ours alone
-    python bench/duplicates.py --data FOLDER --imagededup PYTHON    PYTHON is an interpreter that can import imagededup
-    python bench/duplicates.py --parts growth                       on generated pictures; needs no data
+    python bench/duplicates.py --data FOLDER --imagededup PYTHON    with imagededup
+    python bench/duplicates.py --parts growth                       generated images; needs no data
+
+PYTHON is an interpreter that can import imagededup.
 
 The record is runs/bench/duplicates.json, the tables are runs/audit/*.csv. Parts that are not asked
 for keep what the record says of them."""
@@ -18,12 +20,16 @@ import time
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.generated import WAYS, planted_at, spoilt, stream  # noqa: E402
 from bench.run import CACHE, ROOT, environment, judge, shown, turns  # noqa: E402
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARTS = ("growth", "time", "recall", "planted")
 DISTANCE, DISTANCES = (
@@ -40,7 +46,8 @@ from pathlib import Path
 from bench.workers import memory
 from brain_tumor.data.duplicates import find_duplicates, fingerprint_images
 files = sorted(Path(sys.argv[1]).iterdir())
-print({MARK!r} + json.dumps({{"files": len(files), "pairs": len(find_copies(prints(files))), "peak": memory()[1]}}))
+print({MARK!r} + json.dumps({{"files": len(files), "peak": memory()[1],
+    "pairs": len(find_duplicates(fingerprint_images(files)))}}))
 """
 THEIRS = f"""
 import json, sys
@@ -49,8 +56,10 @@ from imagededup.methods import PHash
 if __name__ == "__main__":
     hashes = PHash(verbose=False)
     codes = hashes.encode_images(sys.argv[1])
-    pairs = hashes.find_duplicates(encoding_map=codes, max_distance_threshold={DISTANCE}, scores=True)
-    answer = {{"files": len(codes), "pairs": sum(map(len, pairs.values())) // 2, "version": version("imagededup")}}
+    pairs = hashes.find_duplicates(
+        encoding_map=codes, max_distance_threshold={DISTANCE}, scores=True)
+    answer = {{"files": len(codes), "pairs": sum(map(len, pairs.values())) // 2,
+              "version": version("imagededup")}}
     print({MARK!r} + json.dumps(answer | ({{"codes": codes}} if sys.argv[2:] else {{}})))
 """
 
@@ -93,7 +102,7 @@ def has_imagededup(python: str) -> bool:
 
 
 def links(folder: Path, table: "pd.DataFrame") -> list[str]:
-    """A flat folder of links to the table's files, so that both sides look at the same;
+    """A flat folder of links to the table's files, so that both sides look at the same.
 
     Their names, in the table's order.
     """
@@ -104,13 +113,14 @@ def links(folder: Path, table: "pd.DataFrame") -> list[str]:
 
 
 def codes_of(python: str, folder: Path, names: list[str]) -> np.ndarray:
-    """imagededup's hashes (N,) uint64 of the named files, checked against its own count of pairs."""
+    """imagededup's hashes (N,) uint64 of the files, checked against its own count of pairs."""
     answer = process(python, THEIRS, folder, "codes")[0]
     codes = np.array([int(answer["codes"][name], 16) for name in names], np.uint64)
     first, second, _ = near_codes(codes, codes, DISTANCE)
     if (first < second).sum() != answer["pairs"]:
         sys.exit(
-            f"imagededup counts {answer['pairs']} pairs, its hashes compared here give {(first < second).sum()}"
+            f"imagededup counts {answer['pairs']} pairs, its hashes compared here give "
+            f"{(first < second).sum()}"
         )
     return codes
 
@@ -383,7 +393,7 @@ def mirrored_found(sets: Sets, copies: dict) -> dict:
 
 
 def recall(sets: Sets, python: str | None, out: Path) -> dict:
-    """Both searches against the manifests;
+    """Both searches against the manifests.
 
     Writes joined.csv, conflicts.csv, missed.csv and phash.csv.
     """
@@ -706,7 +716,10 @@ def growth(sizes: tuple[int, ...], copies: int) -> dict:
     """Each size in a process of its own."""
     runs = []
     for size in sizes:
-        code = f"import json; from bench.duplicates import grow; print({MARK!r} + json.dumps(grow({size}, {copies})))"
+        code = (
+            f"import json; from bench.duplicates import grow; print({MARK!r} + "
+            f"json.dumps(grow({size}, {copies})))"
+        )
         answer, wall, cpu = process(sys.executable, code)
         runs.append(answer | {"seconds": wall, "processor_seconds": cpu})
         print(json.dumps(runs[-1]), flush=True)
@@ -771,11 +784,13 @@ def main(words: list[str] | None = None) -> int:
     asked = [part for part in given.parts if part == "growth" or given.data]
     if set(asked) < set(given.parts):
         print(
-            f"Left out: {', '.join(part for part in given.parts if part not in asked)}. These need --data FOLDER."
+            f"Left out: {', '.join(part for part in given.parts if part not in asked)}. "
+            "These need --data FOLDER."
         )
     if set(asked) - {"growth"} and not has_imagededup(python):
         print(
-            "imagededup cannot be imported by the interpreter given with --imagededup, so the search is judged alone."
+            "imagededup cannot be imported by the interpreter given with --imagededup, so "
+            "the search is judged alone."
         )
         python = None
     done = {

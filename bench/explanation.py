@@ -12,7 +12,7 @@ import numpy as np
 
 
 def where(heat: np.ndarray, mask: np.ndarray) -> dict:
-    """Hottest pixel in the outline, or within a sixteenth of the picture from it;
+    """Hottest pixel in the outline, or within a sixteenth of the picture from it.
 
     Heat in the outline against the whole picture's.
     """

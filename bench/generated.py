@@ -14,7 +14,7 @@ SIDE, BASES = 128, 300
 
 
 def bases(count: int = BASES, side: int = SIDE) -> np.ndarray:
-    """Phantom slices (count, side, side) uint8 that all pictures start from;
+    """Phantom slices (count, side, side) uint8 that all pictures start from.
 
     Drawn once, which takes a minute, and kept in out/bench.
     """
@@ -98,7 +98,7 @@ def spoilt(original: np.ndarray, way: str, rng: np.random.Generator) -> np.ndarr
 
 
 def planted_at(count: int, copies: int, seed: int = 0) -> dict[int, tuple[int, str]]:
-    """Place of each copy -> place of its original, and the way it was spoilt;
+    """Place of each copy -> place of its original, and the way it was spoilt.
 
     Originals and copies are all different places.
     """

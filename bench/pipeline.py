@@ -13,12 +13,16 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from statistics import median
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.run import CACHE, ROOT, judge, shown, summary, surroundings, turns  # noqa: E402
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SIDE, BATCH = 299, 32
 OURS, THEIRS = "stream", "ImageDataGenerator, from files"
@@ -37,7 +41,7 @@ QUICK = Settings(rounds=3, pictures=32)
 
 
 def make_pictures(folder: Path, how: Settings) -> "pd.DataFrame":
-    """Phantoms as JPEG in colour, as Kaggle's pictures are;
+    """Phantoms as JPEG in colour, as Kaggle's pictures are.
 
     Written once. Columns: filename, class.
     """
@@ -77,7 +81,7 @@ def thesis_generator():
 
 
 def ways(folder: Path, table: "pd.DataFrame") -> tuple[dict, float]:
-    """Each way as a function of the batch number that makes one batch;
+    """Each way as a function of the batch number that makes one batch.
 
     And the seconds that reading all into memory took.
     """
@@ -116,7 +120,7 @@ def ways(folder: Path, table: "pd.DataFrame") -> tuple[dict, float]:
 
 
 def measure(how: Settings, made: dict) -> dict[str, list[float]]:
-    """Images a second of each way in each round;
+    """Images a second of each way in each round.
 
     Before it, one batch of each that doesn't count.
     """

@@ -2,7 +2,7 @@
 bench`).
 
     python bench/run.py               everything, some minutes; the record is runs/bench/bench.json
-    python bench/run.py --quick       a first look: few repeats, 100 scans; the record is out/bench/quick.json
+    python bench/run.py --quick       few repeats, 100 scans; the record is out/bench/quick.json
     python bench/run.py --parts start import
 
 Absolute times move with the machine and with whatever else it is doing; the ratios are what is
@@ -205,7 +205,7 @@ class Worker:
         fail(self.words, self.errors.read().decode("utf-8", "replace"))
 
     def seconds(self, job: str, repeats: int = 1) -> list[float]:
-        """Seconds of each call;
+        """Seconds of each call.
 
         Threads of the other process are given a moment to go to sleep first.
         """
@@ -270,7 +270,7 @@ def one_scan(how: Settings, model: str) -> dict:
 
 
 def processes(how: Settings, name: str, ours: str, theirs: str) -> tuple[dict, dict]:
-    """Two one-line programs as whole processes, in turns;
+    """Two one-line programs as whole processes, in turns.
 
     Each is run once before, to fill the page cache.
     """

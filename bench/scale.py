@@ -2,7 +2,7 @@
 against one process.
 
     python bench/scale.py             some minutes; the record is runs/bench/scale.json
-    python bench/scale.py --quick     a first look: 1,000 scans, one round; the record is out/bench/scale-quick.json
+    python bench/scale.py --quick     1,000 scans, one round; record: out/bench/scale-quick.json
 
 Time is told as ratios of runs that take turns; memory in MB and as ratios within one run. The scans
 of the memory's part are drawn from a few hundred phantoms in memory, so that ten thousand need no
@@ -45,7 +45,7 @@ QUICK = Settings(many=1_000, shared=500, early=200, distinct=20, rounds=1, scans
 
 
 def pictures(count: int, distinct: int, size: int = 256):
-    """Many pictures from few, as bytes of PNG files;
+    """Many pictures from few, as bytes of PNG files.
 
     One number in a corner makes each a picture of its own.
     """
@@ -149,7 +149,7 @@ def rows_size(rows: list[tuple]) -> int:
 
 
 def times_of(folder: str, rounds: int, workers: int, ways: list[str]) -> dict:
-    """Seconds of each way over one folder, in turns, the executors kept open and warm;
+    """Seconds of each way over one folder, in turns, the executors kept open and warm.
 
     And whether the tables are equal.
     """
@@ -317,7 +317,8 @@ def main(words: list[str] | None = None) -> int:
     )
     if load is not None and load > processors / 4:
         print(
-            f"The machine was busy before this began (load {load}): do not trust the times; memory doesn't mind."
+            f"The machine was busy before this began (load {load}): do not trust the "
+            "times; memory doesn't mind."
         )
     return 0
 

@@ -62,7 +62,7 @@ def drawn(distinct: int):
 
 
 def make_folder(folder: Path, count: int, distinct: int = 50) -> Path:
-    """Fill a folder with `count` scans, each phantom in every format under many names;
+    """Fill a folder with `count` scans, each phantom in every format under many names.
 
     One that is there is kept.
     """

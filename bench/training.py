@@ -63,7 +63,8 @@ def main(out: str) -> None:
             child = [
                 sys.executable,
                 "-c",
-                f"import json; from bench.training import measure; print(json.dumps(measure({way!r})))",
+                "import json; from bench.training import measure; "
+                f"print(json.dumps(measure({way!r})))",
             ]
             done = subprocess.run(
                 child,

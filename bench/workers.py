@@ -53,7 +53,7 @@ def memory() -> tuple[float, float]:
 
 
 def long_way(engine) -> tuple[str, object]:
-    """The first bundled sample that the network takes all the way to sizes;
+    """The first bundled sample that the network takes all the way to sizes.
 
     Failing that, the first.
     """
@@ -64,7 +64,7 @@ def long_way(engine) -> tuple[str, object]:
 
 
 def analyse(model: str) -> None:
-    """One scan by `analyze`, reading included;
+    """One scan by `analyze`, reading included.
 
     And the parts of it: the network alone, reading, measuring.
     """
@@ -102,7 +102,7 @@ def analyse(model: str) -> None:
 
 
 def thesis(sample: str) -> None:
-    """The same scan the thesis' way;
+    """The same scan the thesis' way.
 
     Its pictures are prepared beforehand, which is in its favour.
     """
@@ -152,7 +152,7 @@ def folder(scans: str, out: str, model: str) -> None:
 
 
 def network(scans: str, count: str, batch_size: str, model: str) -> None:
-    """The network alone on prepared arrays in memory, in the engine's batches;
+    """The network alone on prepared arrays in memory, in the engine's batches.
 
     And in others, for comparison.
     """

@@ -1,8 +1,10 @@
-"""Brain tumours in MRI slices: class, segmentation and measurements. Research and teaching only, no medical device.
+"""Brain tumours in MRI slices: class, segmentation and measurements.
 
 `from brain_tumor import analyze` is all most people need. Each folder of chapters is a package
-(`brain_tumor.io`, `brain_tumor.imaging`, ...) and each chapter a module in it. Public names are imported
-when they are first used, so `import brain_tumor` itself is fast.
+(`brain_tumor.io`, `brain_tumor.imaging`, ...), and each chapter a module in it. Public names are
+imported when they are first used, so `import brain_tumor` itself is fast.
+
+For research and teaching only; not a medical device.
 """
 
 __version__ = "0.1.0"

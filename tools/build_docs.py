@@ -76,7 +76,8 @@ def local_links(text, site, places, here="index.ipynb"):
 
     up = "../" * here.count("/")  # a guide lies one folder below the chapters
     text = NOTEBOOK_LINK.sub(notebook, text)
-    link = rf"\[(?P<text>[^\]]*)\]\({re.escape(site)}/(?P<page>[\w./-]+?)\.html(?:#(?P<anchor>[^)]*))?\)"
+    target = rf"{re.escape(site)}/(?P<page>[\w./-]+?)\.html(?:#(?P<anchor>[^)]*))?"
+    link = rf"\[(?P<text>[^\]]*)\]\({target}\)"
     return re.sub(link, published, text)
 
 

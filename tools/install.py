@@ -93,11 +93,13 @@ def make_venv(uv):
             run(python, "-m", "venv", "--clear", VENV)
         except SystemExit:
             sys.exit(
-                "The virtual environment could not be made. On Debian and Ubuntu: apt-get install python3-venv"
+                "The virtual environment could not be made. On Debian and Ubuntu: apt-get "
+                "install python3-venv"
             )
     else:
         sys.exit(
-            f"brain_tumor needs Python {names}; this one is {sys.version.split()[0]}. Install one of them, or uv "
+            f"brain_tumor needs Python {names}; this one is {sys.version.split()[0]}. "
+            "Install one of them, or uv "
             "(https://docs.astral.sh/uv), and try again."
         )
 

@@ -41,7 +41,8 @@ def choose(names):
     ]
     if not found:
         sys.exit(
-            f"{' '.join(names)}: no notebook of that name below nbs/; the sidebar of _quarto.yml lists all"
+            f"{' '.join(names)}: no notebook of that name below nbs/; the sidebar of "
+            "_quarto.yml lists all"
         )
     return found
 
