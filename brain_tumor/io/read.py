@@ -200,7 +200,7 @@ KEPT_VARIABLES = (
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
 )
-START_CODE = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from brain_tumor.io.read import serve_jobs; serve()"
+START_CODE = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from brain_tumor.io.read import serve_jobs; serve_jobs()"
 
 
 class DecoderProcess:
