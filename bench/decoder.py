@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from bench.run import compare, surroundings  # noqa: E402
-from brain_tumor.io import read, scan  # noqa: E402
+from brain_tumor.io import decode, read  # noqa: E402
 
 
 def files() -> dict:
@@ -47,7 +47,7 @@ def first(data: bytes, rounds: int) -> list[float]:
     """Seconds of the first file: a process is started for it."""
     spent = []
     for _ in range(rounds):
-        read._pool.close()
+        read._decoder_pool.close()
         spent.append(took(lambda: read.read(data)))
     return spent
 
@@ -57,10 +57,10 @@ def measure(rounds: int = 60) -> dict:
     found = {}
     for name, data in files().items():
         for _ in range(5):
-            scan.read(data), read.read(data)
+            decode.read_in_process(data), read.read(data)
         there, here = [], []
         for _ in range(rounds):
-            here.append(took(lambda: scan.read(data)))
+            here.append(took(lambda: decode.read_in_process(data)))
             there.append(took(lambda: read.read(data)))
         found[name] = {
             "bytes": len(data),

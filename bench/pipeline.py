@@ -13,8 +13,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 

@@ -17,7 +17,6 @@ import numpy as np
 WAYS = {
     "TensorFlow": "tensorflow",
     "Keras on PyTorch": "torch",
-    "plain PyTorch, bfloat16 where it helps": "torch",
 }
 SIDES, BATCH, STEPS = (192, 256), 16, 8
 
@@ -26,7 +25,6 @@ def measure(way: str) -> dict[str, float]:
     """Median milliseconds an image by side, after two steps that do not count."""
     from brain_tumor.compact.network import build_compact, freeze_encoder
     from brain_tumor.compact.training import compile_compact
-    from brain_tumor.training.acceleration import through_torch
     from brain_tumor.training.loop import seed_everything
 
     seed_everything(0)
@@ -35,8 +33,6 @@ def measure(way: str) -> dict[str, float]:
         model
     )  # as in training; how long a step takes doesn't depend on what the weights are
     compile_compact(model, 1e-3)
-    if way.startswith("plain"):
-        through_torch(model)
     for side in SIDES:
         rng = np.random.default_rng(side)
         pictures = rng.random((BATCH, side, side, 1), np.float32)
