@@ -275,7 +275,7 @@ def test_missing_files_of_a_manifest_are_named(tmp_path):
     [
         (b"", ErrorCode.FILE_UNREADABLE, ""),
         (b"\xff\xfe\x00", ErrorCode.FILE_UNREADABLE, ""),
-        (b"image,group\na.png,1\n", ErrorCode.DATA_MISSING, "the column class"),
+        (b"image,group\na.png,1\n", ErrorCode.DATA_MISSING, ": class."),
     ],
 )
 def test_a_manifest_that_is_none(tmp_path, content, code, name):

@@ -92,7 +92,7 @@ def read_data_manifest(
     missing = sorted({"image", "class"} - set(raw.columns))
     if missing:
         raise BrainTumorError(
-            f"{manifest}: the column {', '.join(missing)} is missing. "
+            f"{manifest}: columns missing: {', '.join(missing)}. "
             "A manifest needs at least the columns image and class.",
             ErrorCode.DATA_MISSING,
         )
