@@ -266,7 +266,6 @@ def test_a_branch_says_alone_what_it_said_in_the_whole(models, scans):
 OTHER = """
 import importlib, json, sys
 import keras, numpy as np
-from brain_tumor.training.acceleration import through_torch
 from brain_tumor.training.weights import load_weights
 
 folder, scans, found = sys.argv[1], np.load(sys.argv[1] + "/scans.npy"), {}
@@ -275,8 +274,6 @@ for module, name in (line.split(":") for line in sys.argv[2:]):
     load_weights(f"{folder}/{name}.npz", model)
     expected = np.load(f"{folder}/{name}.npy")
     found[name] = {"keras": float(np.abs(keras.ops.convert_to_numpy(model(scans)) - expected).max()), "spread": float(np.ptp(expected))}
-    plain = through_torch(model, half=False)
-    found[name]["plain"] = float(np.abs(keras.ops.convert_to_numpy(plain(scans, training=False)) - expected).max())
 print(json.dumps(found))
 """
 
@@ -307,8 +304,3 @@ def test_another_backend_says_the_same(elsewhere, network):
     found = elsewhere[network.name]
     assert found["spread"] > 0.05, "an answer that is the same everywhere would prove nothing"
     assert found["keras"] < 1e-4
-
-
-@each
-def test_plain_torch_says_the_same(elsewhere, network):
-    assert elsewhere[network.name]["plain"] < 1e-4
