@@ -11,13 +11,14 @@ pytest.importorskip("ipywidgets", reason="widgets come with the extra `workbook`
 pytest.importorskip("anywidget", reason="widgets come with the extra `workbook`")
 
 from browsers import ROOT, ink, lab, notebook, run_all, voila  # noqa: E402
+from example_runs import write_example_segmentation_run  # noqa: E402
 
 from brain_tumor import samples  # noqa: E402
 from brain_tumor.app.explorer import SMALL_COUNT, Explorer  # noqa: E402
 from brain_tumor.app.views import plain_words  # noqa: E402
 from brain_tumor.classification.report import confusion_counts, operating_points, write_feature_map  # noqa: E402
 from brain_tumor.io.scan import CLASSES  # noqa: E402
-from brain_tumor.segmentation.comparison import dice_by_group, write_example_segmentation_run  # noqa: E402
+from brain_tumor.segmentation.comparison import dice_by_group  # noqa: E402
 from brain_tumor.training.runs import load_run, write_example_run, write_predictions  # noqa: E402
 
 
