@@ -20,21 +20,26 @@ def root():
 
 
 @pytest.fixture(scope="session")
-def shared_data():
-    """The folder with the public data sets;
+def shared_data(tmp_path_factory):
+    """A folder with the three public data sets that the recorded runs were made of.
 
-    Tests that ask for it are skipped where it is not to be had.
+    Tests that ask for it are skipped where the sets are not to be had. The folder that
+    BRAIN_TUMOR_DATA names may hold further sets; they are left out.
     """
+    sets = ("figshare", "kaggle", "healthy")
     places = [os.environ.get("BRAIN_TUMOR_DATA"), ROOT.parent / "shared" / "data"]
-    for place in filter(None, places):
-        if (Path(place) / "figshare" / "manifest.csv").is_file():
-            return Path(place)
+    for place in map(Path, filter(None, places)):
+        if all((place / name / "manifest.csv").is_file() for name in sets):
+            folder = tmp_path_factory.mktemp("data")
+            for name in sets:
+                (folder / name).symlink_to((place / name).resolve(), target_is_directory=True)
+            return folder
     pytest.skip("needs the public data sets: set BRAIN_TUMOR_DATA to their folder")
 
 
 @pytest.fixture(scope="session")
 def tracked():
-    """All files under version control, as paths;
+    """All files under version control, as paths.
 
     Without git, all files that are not made from others.
     """
