@@ -1,13 +1,15 @@
-"""Label errors: the ranking against plain sums and cleanlab's recorded answer, the verdicts beside the data, copies across sides, and the recorded tables."""
+"""Label errors: the ranking against plain sums and cleanlab, verdicts, copies, recorded tables."""
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from errors import raises
 
 from brain_tumor.data.duplicates import fingerprint_images
 from brain_tumor.data.label_errors import (
     EXCLUSIONS,
+    _label_doubts,
     add_verdicts,
     class_thresholds,
     compare_suspects,
@@ -21,12 +23,12 @@ from brain_tumor.data.label_errors import (
 )
 from brain_tumor.data.splits import VERDICTS, mark_disputed, read_data, read_verdicts, split_hash
 from brain_tumor.imaging.phantoms import write_phantoms
-from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.errors import ErrorCode
 from brain_tumor.io.scan import CLASSES
 
 
 def judged(groups=60, each=3, seed=0, sure=5.0):
-    """What a judge who knows the truth says of groups of pictures."""
+    """Probabilities of a classifier that knows the truth, with some noise."""
     rng, truth = np.random.default_rng(seed), np.repeat(np.arange(groups) % 4, each)
     logits = rng.normal(size=(len(truth), 4)) + sure * np.eye(4)[truth]
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -128,17 +130,21 @@ def test_a_group_with_two_labels_is_two_rows():
 
 
 @pytest.mark.parametrize(
-    "spoil, word",
+    "spoil, code, part",
     [
-        (lambda t: t.drop(columns="glioma"), "without glioma"),
-        (lambda t: t[:0], "without rows"),
-        (lambda t: t.assign(glioma=np.nan), "sum to 1"),
-        (lambda t: t.assign(glioma=-0.2, meningioma=1.2, no_tumor=0.0, pituitary=0.0), "sum to 1"),
-        (lambda t: t.assign(**{"class": "tumor"}), "tumor"),
+        (lambda t: t.drop(columns="glioma"), ErrorCode.DATA_MISSING, "glioma"),
+        (lambda t: t[:0], ErrorCode.DATA_MISSING, "rows"),
+        (lambda t: t.assign(glioma=np.nan), ErrorCode.DATA_INVALID, "0.png"),
+        (
+            lambda t: t.assign(glioma=-0.2, meningioma=1.2, no_tumor=0.0, pituitary=0.0),
+            ErrorCode.DATA_INVALID,
+            "0.png",
+        ),
+        (lambda t: t.assign(**{"class": "tumor"}), ErrorCode.LABEL_UNKNOWN, "tumor"),
     ],
 )
-def test_what_are_no_predictions_is_refused(spoil, word):
-    with pytest.raises(BrainTumorError, match=word):
+def test_what_are_no_predictions_is_rejected(spoil, code, part):
+    with raises(code, part):
         find_label_errors(spoil(judged(8)))
 
 
@@ -178,7 +184,7 @@ def test_what_is_left_out_is_judged_and_not_learned_from():
     assert not np.allclose(
         linear_second_opinion(spoiled, vectors, fold)[list(CLASSES)].to_numpy(), two
     )
-    with pytest.raises(BrainTumorError, match="one class only"):
+    with raises(ErrorCode.DATA_MISSING, "fold"):
         linear_second_opinion(table, vectors, fold, (table["class"] != "glioma").to_numpy())
 
 
@@ -201,10 +207,8 @@ def test_the_comparison_counts_by_position_even_where_names_repeat():
     ] <= row["ours"]
 
 
-def test_cleanlab_agrees_where_it_is_installed(answers, recorded):
-    filters = pytest.importorskip(
-        "cleanlab.filter", reason="not among the requirements; its answers are recorded"
-    )
+def test_cleanlab_names_the_same_images(answers, recorded):
+    filters = pytest.importorskip("cleanlab.filter", reason="an oracle of the dev requirements")
     p, label = answers[list(CLASSES)].to_numpy(), answers["class"].map(CLASSES.index).to_numpy()
     theirs = {
         how: filters.find_label_issues(label, p / p.sum(1, keepdims=True), filter_by=how)
@@ -213,6 +217,25 @@ def test_cleanlab_agrees_where_it_is_installed(answers, recorded):
     assert compare_suspects(answers, theirs).equals(
         recorded("compared").drop(columns="cleanlab_version")
     )
+    ours = find_label_errors(answers.assign(image=np.arange(len(answers))), by="image")
+    named = ours.set_index("image")["named"].sort_index().to_numpy(bool)
+    assert (named == theirs["confident_learning"]).all() and named.sum() > 50
+
+
+def test_cleanlab_has_the_same_thresholds_and_doubts(answers):
+    """Their score is (1 - doubt / k) / 2, with k = 1 - sum(thresholds) + 4 max(thresholds)."""
+    count = pytest.importorskip("cleanlab.count", reason="an oracle of the dev requirements")
+    rank = pytest.importorskip("cleanlab.rank")
+    p, label = answers[list(CLASSES)].to_numpy(), answers["class"].map(CLASSES.index).to_numpy()
+    q = p / p.sum(1, keepdims=True)
+    limits = count.get_confident_thresholds(label, q)
+    normalised = answers.assign(**dict(zip(CLASSES, q.T)))
+    assert np.allclose(limits, list(class_thresholds(normalised).values()), atol=1e-6)
+    score = rank.get_label_quality_scores(
+        label, q, method="normalized_margin", adjust_pred_probs=True
+    )
+    k = 1 - limits.sum() + len(CLASSES) * limits.max()
+    assert np.allclose((1 - 2 * score) * k, _label_doubts(q, label, limits)["doubt"], atol=1e-9)
 
 
 def test_the_recorded_comparison_names_what_we_name(answers, recorded):
@@ -232,7 +255,7 @@ def test_the_recorded_comparison_names_what_we_name(answers, recorded):
 
 def test_the_gravest_verdict_stands_beside_its_group():
     found = pd.DataFrame({"group": ["a", "a", "b"], "class": ["glioma", "no_tumor", "no_tumor"]})
-    said = pd.DataFrame(
+    opinions = pd.DataFrame(
         {
             "group": ["a", "a", "a"],
             "class": ["no_tumor", "no_tumor", "glioma"],
@@ -240,8 +263,10 @@ def test_the_gravest_verdict_stands_beside_its_group():
             "reason": ["x", "y", "z"],
         }
     )
-    told = add_verdicts(found, said)
-    assert told["verdict"].tolist() == ["unclear", "lesion", ""] and told["reason"].tolist() == [
+    with_ours = add_verdicts(found, opinions)
+    assert with_ours["verdict"].tolist() == ["unclear", "lesion", ""] and with_ours[
+        "reason"
+    ].tolist() == [
         "z",
         "y",
         "",

@@ -362,7 +362,7 @@ def test_copies_of_pictures_follow_the_table_and_a_foreign_table_is_refused(phan
     )
     assert (
         (first.labels[17:] == phantoms.labels[extended["original"][17:]]).all()
-        and first.outlined.all()
+        and first.has_mask.all()
         and first.table is extended
     )
     assert not np.array_equal(

@@ -144,7 +144,7 @@ def compact_batches(
         return (
             x,
             (one_hot, masks),
-            (np.ones(len(chosen), np.float32), data.outlined[chosen].astype(np.float32)),
+            (np.ones(len(chosen), np.float32), data.has_mask[chosen].astype(np.float32)),
         )
 
     return background_batches(load, len(rows) // batch)
