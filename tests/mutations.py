@@ -1,7 +1,8 @@
-"""Files that are nearly right: seeds of every format, and ways to damage them that know where it hurts.
+"""Files that are nearly right: seeds of every format, and ways to damage their critical parts.
 
-A seed is bytes, and the slice to ask for. An edit is a small tuple, (what, where, with what); `damaged` applies a list of
-them. Offsets are fractions of the file, so that one edit fits every seed; `field` edits go to numbers in headers.
+A seed is the bytes of a file. An edit is a small tuple, (what, where, with what); `damaged` applies
+a list of them. Offsets are fractions of the file, so that one edit fits every seed; `field` edits
+change numbers in headers.
 """
 
 import gzip
@@ -312,7 +313,7 @@ def seeds(kind):
 
 @cache
 def fields(kind, number):
-    """(offset, width, byte order) of numbers in the headers of a seed: lengths, sizes, counts, offsets."""
+    """(offset, width, byte order) of numbers in the headers: lengths, sizes, counts, offsets."""
     data = seeds(kind)[number]
     if data[:2] == b"\x1f\x8b":
         data = gzip.decompress(data)
@@ -513,7 +514,7 @@ def renewed(data, kind):
 
 
 def damaged(kind, number, edits, mend=True):
-    """A seed after its edits. `mend`: checksums put right, and what was in a gzip file is damaged there."""
+    """A seed after its edits. `mend`: correct checksums, and edit inside a gzip file."""
     data = seeds(kind)[number]
     packed = mend and data[:2] == b"\x1f\x8b"
     data, where = bytearray(gzip.decompress(data) if packed else data), fields(kind, number)

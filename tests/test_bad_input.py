@@ -1,4 +1,4 @@
-"""Bad input meets a BrainTumorError that names the input, says what is wrong and what would help; nothing is lost."""
+"""Bad input raises a BrainTumorError with the fitting code, and nothing is lost."""
 
 import builtins
 import bz2
@@ -19,21 +19,27 @@ import numpy as np
 import pytest
 import resource_use
 from dicoms import dicom, in_bytes
+from errors import raises
 from PIL import Image
 from pydicom.encaps import encapsulate
 
 from brain_tumor.io.decode import read_in_process
-from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.errors import BrainTumorError, ErrorCode
 from brain_tumor.io.files import expand_sources, write_whole
 
 
-def refusal(source, **options):
-    """The message of the refusal, after a look at its form: 'input: what is wrong. What would help.'"""
+def refusal(source, code=None, *parts, **options):
+    """Read what must be rejected; check the code and that the message names all `parts`.
+
+    The message has the form 'input: what is wrong. Remedy.' and is returned.
+    """
     with pytest.raises(BrainTumorError) as caught:
         read_in_process(source, **options)
     message = str(caught.value)
     assert re.fullmatch(r"(?s).+: .+\. .+[.)]", message), message
     assert len(message) < 600
+    assert code is None or caught.value.code == code, (caught.value.code, message)
+    assert not [part for part in parts if str(part) not in message], message
     return message
 
 
@@ -63,23 +69,21 @@ def encoded(values, kind, **options):
 
 def test_missing_path(tmp_path):
     for source in (tmp_path / "nowhere.png", str(tmp_path / "no" / "where.dcm")):
-        message = refusal(source)
-        assert str(source) in message and "no such file" in message
+        refusal(source, ErrorCode.FILE_NOT_FOUND, source)
 
 
 def test_folder_is_not_one_scan(tmp_path):
-    assert "is a folder" in refusal(tmp_path)
+    refusal(tmp_path, ErrorCode.ARGUMENT_INVALID, tmp_path)
 
 
 def test_folder_without_scans(tmp_path):
     (tmp_path / "notes.txt").write_text("none here")
-    with pytest.raises(BrainTumorError, match="no scan in this folder") as caught:
+    with raises(ErrorCode.FILE_NOT_FOUND, tmp_path):
         expand_sources(tmp_path)
-    assert str(tmp_path) in str(caught.value)
 
 
 def test_pattern_without_match(tmp_path):
-    with pytest.raises(BrainTumorError, match="no file matches"):
+    with raises(ErrorCode.FILE_NOT_FOUND, tmp_path):
         expand_sources(f"{tmp_path}/**/*.png")
 
 
@@ -91,7 +95,7 @@ def test_odd_paths():
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    assert "no ordinary file" in refusal(tmp_path / "pipe.png")
+    refusal(tmp_path / "pipe.png", ErrorCode.FORMAT_UNSUPPORTED, "pipe.png")
 
 
 # ---------------------------------------------------------------- content
@@ -99,25 +103,23 @@ def test_pipe_does_not_hang(tmp_path):
 
 def test_empty_file(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
-    message = refusal(tmp_path / "empty.png")
-    assert "empty.png" in message and "it is empty" in message
+    refusal(tmp_path / "empty.png", ErrorCode.FILE_UNREADABLE, "empty.png")
     used = io.BytesIO(b"abc")
     used.read()
-    assert "seek(0)" in refusal(used)
-    refusal(b"")
+    refusal(used, ErrorCode.FILE_UNREADABLE, "seek(0)")
+    refusal(b"", ErrorCode.FILE_UNREADABLE)
 
 
 def test_text_renamed(tmp_path):
     for name in ("scan.png", "scan.dcm", "scan.nii", "scan"):
         (tmp_path / name).write_text("Dear colleague,\nplease find the scan attached.\n" * 40)
-        message = refusal(tmp_path / name)
-        assert name in message and "holds text" in message
+        refusal(tmp_path / name, ErrorCode.FORMAT_UNSUPPORTED, name)
 
 
 def test_file_opened_as_text(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with (tmp_path / "a.txt").open() as opened:
-        assert "opened as text" in refusal(opened)
+        refusal(opened, ErrorCode.ARGUMENT_INVALID, "a.txt")
 
 
 def test_noise_and_other_formats():
@@ -170,13 +172,13 @@ def test_truncated_jpeg_with_a_whole_thumbnail_in_it(smooth):
     data = encoded(smooth, "JPEG", quality=95)
     data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(app1) + 2) + app1 + data[2:]
     read_in_process(data)
-    assert "ends too early" in refusal(data[: len(data) * 2 // 3])
+    refusal(data[: len(data) * 2 // 3], ErrorCode.FILE_UNREADABLE)
 
 
 def test_damaged_png(smooth):
     data = bytearray(encoded(smooth, "PNG"))
     data[len(data) // 2] ^= 0x55
-    assert "checksum" in refusal(data)
+    refusal(data, ErrorCode.FILE_UNREADABLE)
 
 
 def test_truncated_medical_files(tmp_path, smooth):
@@ -220,17 +222,17 @@ def bomb(width, height):
     )
 
 
-def memory_of_refusal(data, **options):
+def memory_of_refusal(data, code, *parts, **options):
     read_in_process(np.arange(32.0 * 32).reshape(32, 32))  # what is loaded once is loaded before
     try:
         read_in_process(data, **options)
     except BrainTumorError:
         pass
     tracemalloc.start()
-    message = refusal(data, **options)
+    refusal(data, code, *parts, **options)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return message, peak
+    return peak
 
 
 def test_png_of_400_megapixels_in_50_kilobytes(tmp_path, monkeypatch):
@@ -238,8 +240,7 @@ def test_png_of_400_megapixels_in_50_kilobytes(tmp_path, monkeypatch):
     assert len(data) < 60_000
     (tmp_path / "bomb.png").write_bytes(data)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
-    message, peak = memory_of_refusal(tmp_path / "bomb.png")
-    assert "bomb.png" in message and "400 million" in message and "not decoded" in message
+    peak = memory_of_refusal(tmp_path / "bomb.png", ErrorCode.TOO_LARGE, "bomb.png", "400 million")
     assert peak < 2_000_000
 
 
@@ -260,15 +261,14 @@ def test_other_pictures_that_announce_too_much(picture):
     gif = bytearray(encoded(picture, "GIF"))
     gif[6:10] = struct.pack("<HH", 12_000, 12_000)
     for data, millions in ((jpeg, 3600), (bmp, 900), (tiff, 100), (gif, 144)):
-        message, peak = memory_of_refusal(bytes(data))
-        assert peak < 5_000_000, message
-        if millions < 178:  # beyond that Pillow is the first to refuse
-            assert f"{millions} million" in message
+        # beyond 178 million Pillow is the first to reject it
+        parts = [f"{millions} million"] if millions < 178 else []
+        assert memory_of_refusal(bytes(data), ErrorCode.TOO_LARGE, *parts) < 5_000_000
 
 
 def test_dicom_that_announces_too_much(picture):
-    message, peak = memory_of_refusal(in_bytes(dicom(picture, Rows=30_000, Columns=30_000)))
-    assert "900 million" in message and peak < 5_000_000
+    data = in_bytes(dicom(picture, Rows=30_000, Columns=30_000))
+    assert memory_of_refusal(data, ErrorCode.TOO_LARGE, "900 million") < 5_000_000
 
 
 def test_nifti_gzip_bomb_is_refused_from_its_header():
@@ -277,8 +277,7 @@ def test_nifti_gzip_bomb_is_refused_from_its_header():
     header.set_data_shape((4000, 4000, 4000))
     header["vox_offset"], header["magic"] = 352, b"n+1"
     data = gzip.compress(header.binaryblock + bytes(4) + bytes(3_000_000))
-    message, peak = memory_of_refusal(data, slice=0)
-    assert "not unpacked" in message and peak < 5_000_000
+    assert memory_of_refusal(data, ErrorCode.TOO_LARGE, slice=0) < 5_000_000
 
 
 def test_gzip_is_unpacked_no_further_than_the_volume(picture):
@@ -294,14 +293,10 @@ def test_gzip_is_unpacked_no_further_than_the_volume(picture):
 
 def test_nrrd_bombs(tmp_path):
     text = "NRRD0004\ntype: double\ndimension: 3\nsizes: {}\nencoding: gzip\nendian: little\n\n"
-    message, peak = memory_of_refusal(
-        text.format("4000 4000 4000").encode() + gzip.compress(bytes(1000)), slice=0
-    )
-    assert "not unpacked" in message and peak < 5_000_000
-    message, peak = memory_of_refusal(
-        text.format("16 16 16").encode() + gzip.compress(bytes(100_000_000)), slice=0
-    )
-    assert peak < 5_000_000
+    large = text.format("4000 4000 4000").encode() + gzip.compress(bytes(1000))
+    assert memory_of_refusal(large, ErrorCode.TOO_LARGE, slice=0) < 5_000_000
+    small = text.format("16 16 16").encode() + gzip.compress(bytes(100_000_000))
+    assert memory_of_refusal(small, ErrorCode.TOO_SMALL, slice=0) < 5_000_000
 
 
 def test_deflated_dicom_bomb(picture, monkeypatch):
@@ -310,8 +305,8 @@ def test_deflated_dicom_bomb(picture, monkeypatch):
     start = 144 + int.from_bytes(whole[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(40)) + packer.flush()
-    monkeypatch.setattr("brain_tumor.io.scan.MAX_BYTES", 1 << 24)
-    assert "unpacks to more" in refusal(whole[:start] + body)
+    monkeypatch.setattr("brain_tumor.io.dicom.MAX_BYTES", 1 << 24)
+    refusal(whole[:start] + body, ErrorCode.TOO_LARGE)
 
 
 @pytest.mark.parametrize("side", [1, 8, 31])
@@ -324,9 +319,8 @@ def test_too_small(side):
         encoded(values, "JPEG"),
         in_bytes(dicom(values)),
     ):
-        message = refusal(source)
-        assert f"{side} x {side} pixels is too small" in message and "32" in message
-    assert "too small" in refusal(np.zeros((32, 31)))
+        refusal(source, ErrorCode.TOO_SMALL, f"{side} x {side}", "32")
+    refusal(np.zeros((32, 31)), ErrorCode.TOO_SMALL)
 
 
 def test_32_pixels_a_side_are_enough():
@@ -340,29 +334,27 @@ def test_32_pixels_a_side_are_enough():
 def test_not_finite(picture, bad):
     values = picture / 255
     values[5, 5] = bad
-    assert "NaN or infinite" in refusal(values)
-    assert "NaN or infinite" in refusal(
-        nibabel.Nifti1Image(np.dstack([values] * 3), np.eye(4)).to_bytes(), slice=1
-    )
-    assert "NaN or infinite" in refusal(Image.fromarray(values.astype(np.float32)))
+    volume = nibabel.Nifti1Image(np.dstack([values] * 3), np.eye(4)).to_bytes()
+    refusal(values, ErrorCode.IMAGE_INVALID)
+    refusal(volume, ErrorCode.IMAGE_INVALID, slice=1)
+    refusal(Image.fromarray(values.astype(np.float32)), ErrorCode.IMAGE_INVALID)
 
 
 def test_values_beyond_all_measure(picture):
     values = picture.astype(float)
     values[0, 0], values[0, 1] = -1.7e308, 1.7e308
-    refusal(values)
+    refusal(values, ErrorCode.IMAGE_INVALID)
 
 
 @pytest.mark.parametrize("value", [0, 7, 255, 0.5, -3.25])
 def test_constant(value):
-    assert "same value" in refusal(np.full((64, 64), value))
-    assert "same value" in refusal(np.full((64, 64, 3), value))
+    refusal(np.full((64, 64), value), ErrorCode.IMAGE_INVALID)
+    refusal(np.full((64, 64, 3), value), ErrorCode.IMAGE_INVALID)
 
 
 def test_constant_picture_file(tmp_path):
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((64, 64), np.uint8))
-    message = refusal(tmp_path / "black.png")
-    assert "black.png" in message and "same value" in message
+    refusal(tmp_path / "black.png", ErrorCode.IMAGE_INVALID, "black.png")
 
 
 @pytest.mark.parametrize(
@@ -384,8 +376,8 @@ def test_wrong_shape(shape):
 
 
 def test_a_volume_as_an_array_says_how_to_give_a_slice():
-    message = refusal(np.zeros((155, 240, 240)))
-    assert "(155, 240, 240)" in message and "volume[:, :, k]" in message
+    volume = np.zeros((155, 240, 240))
+    refusal(volume, ErrorCode.IMAGE_INVALID, "(155, 240, 240)", "volume[:, :, k]")
 
 
 @pytest.mark.parametrize(
@@ -400,7 +392,7 @@ def test_a_volume_as_an_array_says_how_to_give_a_slice():
     ],
 )
 def test_wrong_type_of_array(values):
-    assert "no grey values" in refusal(values)
+    refusal(values, ErrorCode.IMAGE_INVALID)
 
 
 @pytest.mark.parametrize("source", [None, 7, 3.5, {}, object(), [1, 2], (), np.float64(3)])
@@ -432,14 +424,13 @@ def test_what_is_no_source(source):
     ],
 )
 def test_wrong_spacing(picture, spacing):
-    message = refusal(picture, spacing=spacing)
-    assert "spacing" in message and "positive" in message
+    refusal(picture, ErrorCode.SPACING_INVALID, "spacing=", spacing=spacing)
 
 
 @pytest.mark.parametrize("pair", [[0, 0], [-0.5, 0.5], [0.5, 0]])
 def test_wrong_spacing_in_a_file_can_be_overridden(picture, pair):
     data = in_bytes(dicom(picture, PixelSpacing=pair))
-    assert "not a spacing" in refusal(data)
+    refusal(data, ErrorCode.SPACING_INVALID)
     assert read_in_process(data, spacing=0.5).spacing == (0.5, 0.5)
 
 
@@ -455,23 +446,24 @@ def test_slice_or_axis_where_there_is_none(tmp_path, picture):
         in_bytes(dicom(picture)),
         Image.fromarray(picture),
     ):
-        assert "slice=3" in refusal(source, slice=3)
-        assert "axis=2" in refusal(source, axis=2)
+        refusal(source, ErrorCode.SELECTION_INVALID, "slice=3", slice=3)
+        refusal(source, ErrorCode.SELECTION_INVALID, "axis=2", axis=2)
         read_in_process(source, slice=0)
 
 
 @pytest.mark.parametrize("wanted", [-1, 5, 2.0, "2", True, (1, 2), None])
 def test_wrong_slice_of_a_volume(picture, wanted):
     data = nibabel.Nifti1Image(np.dstack([picture] * 5), np.diag([1, 1, 4, 1.0])).to_bytes()
-    message = refusal(data, slice=wanted)
-    assert "5 slices across axis 2 (axial)" in message and "slice=0 to slice=4" in message
-    assert "axis=0 sagittal (96)" in message and "axis=1 coronal (80)" in message
+    code = ErrorCode.SELECTION_NEEDED if wanted is None else ErrorCode.SELECTION_INVALID
+    parts = ("5 slices across axis 2 (axial)", "slice=0 to slice=4")
+    others = ("axis=0 sagittal (96)", "axis=1 coronal (80)")
+    refusal(data, code, *parts, *others, slice=wanted)
 
 
 @pytest.mark.parametrize("axis", [3, -1, "oblique", 1.5, True, (0, 1)])
 def test_wrong_axis(picture, axis):
     data = nibabel.Nifti1Image(np.dstack([picture] * 5), np.eye(4)).to_bytes()
-    assert "is no axis" in refusal(data, slice=2, axis=axis)
+    refusal(data, ErrorCode.SELECTION_INVALID, f"axis={axis!r}", slice=2, axis=axis)
 
 
 def test_pages_without_a_choice(picture):
@@ -479,22 +471,18 @@ def test_pages_without_a_choice(picture):
     Image.fromarray(picture).save(
         out, "TIFF", save_all=True, append_images=[Image.fromarray(picture[::-1].copy())] * 3
     )
-    assert "it holds 4 pictures" in refusal(out.getvalue())
-    assert "slice=4 is not one of its 4 pictures" in refusal(out.getvalue(), slice=4)
+    refusal(out.getvalue(), ErrorCode.SELECTION_NEEDED, "4 pictures")
+    refusal(out.getvalue(), ErrorCode.SELECTION_INVALID, "slice=4", "4 pictures", slice=4)
 
 
 def test_four_dimensions_without_a_choice(picture):
     four = np.stack([np.dstack([picture] * 5)] * 3, -1)
     data = nibabel.Nifti1Image(four, np.eye(4)).to_bytes()
     for wanted in (None, 2, (2,), (2, 1, 0)):
-        message = refusal(data, slice=wanted)
-        assert (
-            "it holds 3 volumes" in message
-            and "96 x 80 x 5 x 3" in message
-            and "slice=(k, t)" in message
-        )
-    assert "3 volumes" in refusal(data, slice=(2, 3))
-    assert "5 slices" in refusal(data, slice=(9, 0))
+        parts = ("3 volumes", "96 x 80 x 5 x 3", "slice=(k, t)")
+        refusal(data, ErrorCode.SELECTION_NEEDED, *parts, slice=wanted)
+    refusal(data, ErrorCode.SELECTION_INVALID, "3 volumes", slice=(2, 3))
+    refusal(data, ErrorCode.SELECTION_INVALID, "5 slices", slice=(9, 0))
 
 
 def test_affine_that_is_none(picture):
@@ -505,7 +493,7 @@ def test_affine_that_is_none(picture):
             image.header[row] = affine[k]
         data = bytearray(nibabel.Nifti1Image(np.dstack([picture] * 5), np.eye(4)).to_bytes())
         data[280:328] = affine[:3].astype("<f4").tobytes()
-        assert "affine" in refusal(data, slice=2)
+        refusal(data, ErrorCode.SPACING_INVALID, slice=2)
 
 
 # ---------------------------------------------------------------- DICOM
@@ -515,10 +503,10 @@ def test_dicom_without_pixels(picture):
     data = dicom(picture)
     del data.PixelData
     for source in (data, in_bytes(data)):
-        assert "holds no picture" in refusal(source)
+        refusal(source, ErrorCode.DATA_MISSING)
     data = dicom(picture)
     del data.Rows
-    assert "holds no picture" in refusal(data)
+    refusal(data, ErrorCode.DATA_MISSING)
 
 
 def test_dicom_mask_is_no_scan(picture):
@@ -526,7 +514,7 @@ def test_dicom_mask_is_no_scan(picture):
     data.Rows, data.Columns = picture.shape
     data.BitsAllocated = data.BitsStored = 1
     data.HighBit = 0
-    assert "mask" in refusal(data)
+    refusal(data, ErrorCode.IMAGE_INVALID)
 
 
 @pytest.mark.parametrize(
@@ -536,15 +524,14 @@ def test_dicom_with_a_codec_that_is_not_there(picture, syntax, name):
     data = dicom(picture, syntax=syntax)
     data.PixelData = encapsulate([b"\0\1\2\3" * 20])
     data["PixelData"].is_undefined_length = True
-    message = refusal(in_bytes(data))
-    assert "compressed" in message and name in message and "decoder" in message
+    refusal(in_bytes(data), ErrorCode.FORMAT_UNSUPPORTED, name)
 
 
 def test_dicom_with_a_damaged_stream(picture):
     data = dicom(picture, syntax="1.2.840.10008.1.2.4.90")
     data.PixelData = encapsulate([b"no stream at all"])
     data["PixelData"].is_undefined_length = True
-    assert "compressed" in refusal(in_bytes(data))
+    refusal(in_bytes(data), ErrorCode.FORMAT_UNSUPPORTED, "JPEG 2000")
 
 
 def test_rubbish_is_never_forced_into_dicom(monkeypatch, tmp_path):
@@ -552,7 +539,7 @@ def test_rubbish_is_never_forced_into_dicom(monkeypatch, tmp_path):
 
     monkeypatch.setattr(pydicom, "dcmread", lambda *_, **__: pytest.fail("forced"))
     rng = np.random.default_rng(5)
-    for k in range(200):
+    for _ in range(200):
         refusal(b"\x99" + rng.bytes(400))
 
 
@@ -571,28 +558,29 @@ def test_nhdr_does_not_reach_outside_its_folder(tmp_path, picture):
         "s%d.raw 1 3 1",
     ):
         (tmp_path / "inside" / "a.nhdr").write_text(header.format(name))
-        assert "is not there" in refusal(tmp_path / "inside" / "a.nhdr", slice=1)
+        refusal(tmp_path / "inside" / "a.nhdr", ErrorCode.FILE_NOT_FOUND, "a.nhdr", slice=1)
     (tmp_path / "inside" / "own.raw").write_bytes(picture.tobytes() * 3)
     (tmp_path / "inside" / "a.nhdr").write_text(header.format("own.raw"))
     assert read_in_process(tmp_path / "inside" / "a.nhdr", slice=1).format == "NRRD"
-    assert "another file" in refusal((tmp_path / "inside" / "a.nhdr").read_bytes(), slice=1)
+    header = (tmp_path / "inside" / "a.nhdr").read_bytes()
+    refusal(header, ErrorCode.FILE_NOT_FOUND, slice=1)
 
 
 def test_half_of_a_nifti_pair(picture):
     data = bytearray(nibabel.Nifti1Image(np.dstack([picture] * 3), np.eye(4)).to_bytes())
     data[344:348] = b"ni1\0"
-    assert "NIfTI pair" in refusal(data, slice=1)
+    refusal(data, ErrorCode.FORMAT_UNSUPPORTED, slice=1)
 
 
 def test_gzip_of_something_else(picture):
-    assert "no NIfTI" in refusal(gzip.compress(encoded(picture, "PNG")))
+    refusal(gzip.compress(encoded(picture, "PNG")), ErrorCode.FORMAT_UNSUPPORTED)
 
 
-# ---------------------------------------------------------------- found by damaging files in thousands (test_fuzz.py)
+# ---------------------------------------------------------------- found by test_fuzz.py
 
 
 def test_a_jpeg_in_a_dicom_file_that_announces_more_than_the_file(picture):
-    """A stream of 3,000 million pixels in a file of 96 x 80: the decoder took all memory there was."""
+    """A stream of 3,000 million pixels in a file of 96 x 80: the decoder used all memory."""
     for marker, syntax, kind in (
         (b"\xff\xc0", "1.2.840.10008.1.2.4.50", "JPEG"),
         (b"\xff\x4f\xff\x51", "1.2.840.10008.1.2.4.90", "JPEG2000"),
@@ -609,14 +597,12 @@ def test_a_jpeg_in_a_dicom_file_that_announces_more_than_the_file(picture):
                 stream[at + 8 : at + 16] = struct.pack(">II", *sizes[::-1])
             whole.PixelData = encapsulate([bytes(stream)])
             whole["PixelData"].is_undefined_length = True
-            if sizes == (0, 2):  # without rows: the decoder made room for ever more of them
-                assert "2 x 0 pixels, and its header says" in refusal(in_bytes(whole))
+            code = ErrorCode.FILE_UNREADABLE
+            if sizes == (0, 2):  # without rows: the decoder allocated more and more of them
+                refusal(in_bytes(whole), code, "2 x 0")
             elif sizes:
-                message, peak = memory_of_refusal(in_bytes(whole))
-                assert (
-                    "50000 x 65000 pixels, and its header says 80 x 96" in message
-                    and peak < 5_000_000
-                )
+                parts = ("50000 x 65000", "80 x 96")
+                assert memory_of_refusal(in_bytes(whole), code, *parts) < 5_000_000
             else:
                 assert read_in_process(in_bytes(whole)).pixels.shape == picture.shape
 
@@ -631,8 +617,8 @@ def test_jpeg_ls_in_a_dicom_file_that_announces_more_than_the_file():
 
 def test_a_header_in_the_wrong_place(smooth):
     data = encoded(smooth, "PNG")
-    assert "header is not first" in refusal(data[:8] + data[33:])
-    assert "header is not first" in refusal(data[:33] + data[8:])
+    refusal(data[:8] + data[33:], ErrorCode.FILE_UNREADABLE)
+    refusal(data[:33] + data[8:], ErrorCode.FILE_UNREADABLE)
 
 
 def test_a_jpeg_that_is_larger_than_its_bytes_can_be(smooth):
@@ -640,7 +626,7 @@ def test_a_jpeg_that_is_larger_than_its_bytes_can_be(smooth):
     data = bytearray(encoded(smooth, "JPEG", progressive=True))
     at = data.index(b"\xff\xc2")
     data[at + 5 : at + 9] = struct.pack(">HH", 7000, 7000)
-    assert "ends too early" in refusal(data)
+    refusal(data, ErrorCode.FILE_UNREADABLE)
 
 
 def test_a_jpeg_of_endless_passes(smooth):
@@ -648,7 +634,7 @@ def test_a_jpeg_of_endless_passes(smooth):
     data = encoded(smooth, "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     read_in_process(data[:-2] + last * 5 + data[-2:])
-    assert "100 passes" in refusal(data[:-2] + last * 100 + data[-2:])
+    refusal(data[:-2] + last * 100 + data[-2:], ErrorCode.TOO_LARGE, "100")
 
 
 def test_a_jpeg_of_many_beginnings_and_no_end():
@@ -656,7 +642,7 @@ def test_a_jpeg_of_many_beginnings_and_no_end():
     spent = []
     for count in (100_000, 400_000):
         before = time.process_time()
-        refusal(b"\xff\xd8" + b"\xff\xda\0\x02" * count)
+        refusal(b"\xff\xd8" + b"\xff\xda\0\x02" * count, ErrorCode.FILE_UNREADABLE)
         spent.append(time.process_time() - before)
     assert spent[1] < 10
 
@@ -671,7 +657,7 @@ def test_nrrd_that_skips_a_million_lines():
         64,
         64,
     )
-    refusal(header + b"\n" * 400_000 + bytes(8192), slice=1)
+    refusal(header + b"\n" * 400_000 + bytes(8192), ErrorCode.FILE_UNREADABLE, slice=1)
 
 
 def test_files_that_say_they_hold_nothing(picture):
@@ -683,7 +669,8 @@ def test_files_that_say_they_hold_nothing(picture):
         refusal(data, slice=0)
     empty[4:8] = struct.pack("<I", len(empty))  # its first page lies behind its end
     refusal(empty)
-    assert "it says that it holds -4 frames" in refusal(in_bytes(dicom(picture, NumberOfFrames=-4)))
+    data = in_bytes(dicom(picture, NumberOfFrames=-4))
+    refusal(data, ErrorCode.FILE_UNREADABLE, "-4")
 
 
 def test_a_damaged_header_is_mended_in_silence(picture, capfd):
@@ -697,47 +684,44 @@ def test_a_damaged_header_is_mended_in_silence(picture, capfd):
 def test_pictures_that_pillow_finds_too_large_are_said_to_be(picture):
     data = bytearray(encoded(picture, "GIF"))
     data[6:10] = struct.pack("<HH", 60_000, 60_000)
-    assert "far too many pixels" in refusal(data) and "50 million" in refusal(data)
+    refusal(data, ErrorCode.TOO_LARGE, "50 million")
 
 
 def test_what_a_decoder_quotes_is_not_repeated(picture):
     """It may be a patient's: here the number of frames was overwritten by a name."""
     data = in_bytes(dicom(picture, NumberOfFrames="123456")).replace(b"123456", b"DOE^JO", 1)
-    assert b"DOE^JO" in data and "DOE" not in refusal(data)
+    assert b"DOE^JO" in data and "DOE" not in refusal(data, ErrorCode.FILE_UNREADABLE)
 
 
-# ---------------------------------------------------------------- found by reading the code with bad intentions
+# ---------------------------------------------------------------- found by reviewing the code
 
 HEADER = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: {}\nencoding: {}\n{}\n"
 
 
 @pytest.mark.parametrize(
-    "sizes, encoding, more, why",
+    "sizes, encoding, more, code",
     [
-        ("0 64 3", "gzip", "", "holds nothing"),
-        ("-1 64 3", "bzip2", "", "holds nothing"),
-        ("-1 64 3", "gzip", "", "holds nothing"),
-        ("64 64 3", "gzip", "byte skip: 99999999999\n", "100.0 GB"),
-        ("64 64 3", "bzip2", "byte skip: 99999999999\n", "100.0 GB"),
+        ("0 64 3", "gzip", "", ErrorCode.FILE_UNREADABLE),
+        ("-1 64 3", "bzip2", "", ErrorCode.FILE_UNREADABLE),
+        ("-1 64 3", "gzip", "", ErrorCode.FILE_UNREADABLE),
+        ("64 64 3", "gzip", "byte skip: 99999999999\n", ErrorCode.TOO_LARGE),
+        ("64 64 3", "bzip2", "byte skip: 99999999999\n", ErrorCode.TOO_LARGE),
     ],
 )
-def test_nrrd_bombs_without_a_limit(sizes, encoding, more, why):
-    """To unpack no bytes, or less, means to unpack all; and what is skipped has to be unpacked first."""
+def test_nrrd_bombs_without_a_limit(sizes, encoding, more, code):
+    """A limit of 0 bytes or less means no limit, and skipped bytes are decompressed as well."""
     pack = gzip.compress if encoding == "gzip" else bz2.compress
-    message, peak = memory_of_refusal(
-        HEADER.format(sizes, encoding, more).encode() + pack(bytes(50_000_000)), slice=0
-    )
-    assert why in message and peak < 5_000_000
+    data = HEADER.format(sizes, encoding, more).encode() + pack(bytes(50_000_000))
+    assert memory_of_refusal(data, code, slice=0) < 5_000_000
 
 
 def test_nrrd_whose_header_takes_forever_to_split():
     """Two megabytes, 44 seconds: the words of a line are cut off one letter at a time."""
     text = HEADER.format("64 64 2", "raw", "units: {}\n")
     before = time.process_time()
-    assert "longer than 64 kB" in refusal(
-        text.format("a" * 2_000_000).encode() + bytes(8192), slice=0
-    )
-    assert "longer than 64 kB" in refusal(text.format("a" * 2_000_000).encode()[:-2], slice=0)
+    header = text.format("a" * 2_000_000).encode()
+    refusal(header + bytes(8192), ErrorCode.TOO_LARGE, "64 kB", slice=0)
+    refusal(header[:-2], ErrorCode.TOO_LARGE, "64 kB", slice=0)
     assert time.process_time() - before < 2
     body = bytes(range(256)) * 512
     assert read_in_process(text.format("a b c").encode() + body, slice=1, axis=2).pixels.shape == (
@@ -748,7 +732,10 @@ def test_nrrd_whose_header_takes_forever_to_split():
 
 @pytest.mark.parametrize("marker", [0, 1, *range(0xD0, 0xDA)])
 def test_a_jpeg_with_a_marker_that_has_no_length(picture, monkeypatch, marker):
-    """The decoder reads on behind it and finds 32,000 x 32,000 pixels; who skips a length there lands in a small picture."""
+    """The decoder continues behind it and finds 32,000 x 32,000 pixels.
+
+    A check that skips a length there would see a small picture.
+    """
     plain = encoded(picture, "JPEG")
     large = b"\xff\xc0\0\x0b\x08" + struct.pack(">HH", 32_000, 32_000) + b"\1\1\x11\0"
     data = (
@@ -757,7 +744,7 @@ def test_a_jpeg_with_a_marker_that_has_no_length(picture, monkeypatch, marker):
         + b"\xff\xd9"
     )
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
-    assert "JPEG ends too early or is damaged" in refusal(data)
+    refusal(data, ErrorCode.FILE_UNREADABLE)
 
 
 def test_a_jpeg_of_nothing_but_fill_bytes(picture):
@@ -767,7 +754,7 @@ def test_a_jpeg_of_nothing_but_fill_bytes(picture):
     assert np.array_equal(
         read_in_process(data[:2] + b"\xff" * 1000 + data[2:]).pixels, read_in_process(data).pixels
     )
-    refusal(b"\xff\xd8" + b"\xff" * 50_000_000)
+    refusal(b"\xff\xd8" + b"\xff" * 50_000_000, ErrorCode.FILE_UNREADABLE)
     assert time.process_time() - before < 2
 
 
@@ -820,9 +807,10 @@ def test_a_packed_nifti_takes_its_size_once():
 
 
 def test_the_name_of_a_file_in_a_header_is_not_repeated(tmp_path, picture):
-    text = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 96 80 3\nencoding: raw\ndata file: DOE\x1b[2J.raw\n"
+    text = HEADER.format("96 80 3", "raw", "data file: DOE\x1b[2J.raw")
     (tmp_path / "a.nhdr").write_text(text)
-    for message in (refusal(text.encode(), slice=1), refusal(tmp_path / "a.nhdr", slice=1)):
+    for source in (text.encode(), tmp_path / "a.nhdr"):
+        message = refusal(source, ErrorCode.FILE_NOT_FOUND, slice=1)
         assert "DOE" not in message and message.isprintable()
 
 
@@ -878,7 +866,7 @@ def test_missing_decoder_library_is_said_in_words(monkeypatch, picture):
         return real(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert "pydicom" in refusal(data)
+    refusal(data, ErrorCode.DEPENDENCY_MISSING, "pydicom")
 
 
 def test_the_decoders_own_words_are_kept_as_the_cause(picture):
@@ -910,11 +898,7 @@ def test_names_cannot_steer_the_terminal(tmp_path, picture, capsys):
     )
     main(["analyze", str(tmp_path)])
     said = "".join(capsys.readouterr())
-    assert (
-        "\x1b[2J" not in said
-        and r"a\x1b[2J\n.png" in said
-        and r"b\x1b[2J.png: it holds text" in said
-    )
+    assert "\x1b[2J" not in said and r"a\x1b[2J\n.png" in said and r"b\x1b[2J.png: " in said
     assert (
         str(tmp_path) not in next(iter(analyze([tmp_path / "b\x1b[2J.png"], progress=False))).error
     )
@@ -930,7 +914,7 @@ def test_unwritable_folder(tmp_path):
         tmp_path / "file" / "deeper" / "out.png",
         tmp_path / ("x" * 300),
     ):
-        with pytest.raises(BrainTumorError, match="could not be written"):
+        with raises(ErrorCode.WRITE_FAILED, target.name[-200:]):
             with write_whole(target) as beside:
                 beside.write_text("never")
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "x"
@@ -942,7 +926,7 @@ def test_unwritable_folder(tmp_path):
 def test_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(BrainTumorError, match="could not be written"):
+        with raises(ErrorCode.WRITE_FAILED, tmp_path):
             with write_whole(tmp_path / "a.txt") as beside:
                 beside.write_text("never")
     finally:
@@ -950,7 +934,7 @@ def test_folder_without_permission(tmp_path):
 
 
 def test_disk_full_leaves_nothing(tmp_path):
-    with pytest.raises(BrainTumorError, match="No space left"):
+    with raises(ErrorCode.WRITE_FAILED, "a.txt", "No space left on device"):
         with write_whole(tmp_path / "a.txt") as beside:
             beside.write_text("half")
             raise OSError(28, "No space left on device")

@@ -1,10 +1,9 @@
-"""The decoding process: same answers, other process; what it may use, how it dies, and that nobody else dies with it."""
+"""The decoding process: same results, its limits, how it ends, and that no other file is lost."""
 
 import io
 import json
 import multiprocessing
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -16,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicoms import dicom, in_bytes
+from errors import raises
 from mutations import FORMATS, head, pillow, seeds
 from PIL import Image
 
 from brain_tumor.inference.analyze import analyze
-from brain_tumor.io import read, scan
-from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io import read as decoder
+from brain_tumor.io.decode import read_in_process
+from brain_tumor.io.errors import BrainTumorError, ErrorCode
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps these limits")
@@ -36,47 +37,52 @@ def tiff():
 @pytest.fixture()
 def fresh():
     """No decoding process is left from before, and none that was changed stays."""
-    read._pool.close()
-    yield read._pool
-    read._pool.close()
+    decoder._decoder_pool.close()
+    yield decoder._decoder_pool
+    decoder._decoder_pool.close()
 
 
 @pytest.fixture()
 def children(monkeypatch, fresh):
     """The decoding processes that were started."""
-    started, real = [], read.Child
+    started, real = [], decoder.DecoderProcess
 
     def child():
         started.append(real())
         return started[-1]
 
-    monkeypatch.setattr(read, "Child", child)
+    monkeypatch.setattr(decoder, "DecoderProcess", child)
     return started
 
 
 @pytest.fixture()
 def faulty(monkeypatch, fresh):
     """Put a fault into the decoder of pictures, in the children alone."""
-    plain = read.START
+    plain = decoder.START_CODE
 
     def put(code):
         fresh.close()
-        monkeypatch.setattr(
-            read,
-            "START",
-            plain.replace(
-                "serve()",
-                f"import os, sys, brain_tumor.io.scan as s, brain_tumor.io.read as d; real = s._picture; s._picture = lambda *a: {code}; serve()",
-            ),
+        patch = (
+            "import os, sys, brain_tumor.io.decode as s, brain_tumor.io.read as d; "
+            f"real = s._decode_image; s._decode_image = lambda *a: {code}; serve"
         )
+        monkeypatch.setattr(decoder, "START_CODE", plain.replace("; serve", f"; {patch}"))
 
     return put
 
 
-def refusal(source, read=read.read, **options):
+def rejection(source, read=decoder.read, **options):
+    """The error that reading raises: message, code, counts."""
     with pytest.raises(BrainTumorError) as caught:
         read(source, **options)
-    return str(caught.value)
+    return str(caught.value), caught.value.code, caught.value.count, caught.value.volumes
+
+
+def failed(source, *parts):
+    """Decoding must fail in the decoding process; the message contains these numbers or names."""
+    message, code, _, _ = rejection(source)
+    assert code == ErrorCode.DECODER_FAILED, message
+    assert not [part for part in parts if part not in message], message
 
 
 def python(code, *words, **options):
@@ -111,15 +117,17 @@ def test_every_seed_is_read_to_the_bit_as_in_this_process(kind):
             {"slice": 0, "spacing": (0.5, 0.7)},
             {"spacing": -1},
         ):
-            here, there = [_try(read, data, options) for read in (scan.read, read.read)]
-            assert here == there
+            local, isolated = [
+                _try(read, data, options) for read in (read_in_process, decoder.read)
+            ]
+            assert local == isolated
 
 
 def _try(read, data, options):
     try:
         got = read(data, **options)
     except BrainTumorError as error:
-        return str(error), error.count, error.volumes
+        return str(error), error.code, error.count, error.volumes
     affine = None if got.affine is None else got.affine.tobytes()
     return (
         got.pixels.tobytes(),
@@ -145,21 +153,21 @@ def test_paths_file_objects_and_arrays(tmp_path, tiff):
         bytearray(tiff),
         memoryview(tiff),
     ):
-        assert _try(read.read, source, {}) == _try(scan.read, source, {})
-    assert read.read(io.BytesIO(tiff)).sha256 == scan.read(tiff).sha256
-    for source in (head(), Image.fromarray(head()), dicom(head()), scan.read(tiff)):
-        assert _try(read.read, source, {}) == _try(scan.read, source, {})
-    assert refusal(tmp_path / "none.tif") == refusal(tmp_path / "none.tif", scan.read)
+        assert _try(decoder.read, source, {}) == _try(read_in_process, source, {})
+    assert decoder.read(io.BytesIO(tiff)).sha256 == read_in_process(tiff).sha256
+    for source in (head(), Image.fromarray(head()), dicom(head()), read_in_process(tiff)):
+        assert _try(decoder.read, source, {}) == _try(read_in_process, source, {})
+    assert rejection(tmp_path / "none.tif") == rejection(tmp_path / "none.tif", read_in_process)
 
 
-def test_a_spacing_that_is_none_is_refused_and_can_be_overridden():
+def test_an_invalid_spacing_is_rejected_and_can_be_overridden():
     for pair in ([0, 0], [-0.5, 0.5]):
         data = in_bytes(dicom(head(), PixelSpacing=pair))
-        assert "is not a spacing" in refusal(data)
-        assert read.read(data, spacing=0.5).spacing == (0.5, 0.5)
+        assert rejection(data)[1] == ErrorCode.SPACING_INVALID
+        assert decoder.read(data, spacing=0.5).spacing == (0.5, 0.5)
 
 
-def test_what_is_no_file_from_a_stranger_starts_no_process(children, tmp_path):
+def test_what_needs_no_isolation_starts_no_process(children, tmp_path):
     for source in (
         head(),
         Image.fromarray(head()),
@@ -168,16 +176,16 @@ def test_what_is_no_file_from_a_stranger_starts_no_process(children, tmp_path):
         pillow(head(), "JPEG"),
         *seeds("NIfTI")[:1],
     ):
-        read.read(source, slice=None if source is not seeds("NIfTI")[0] else 1)
+        decoder.read(source, slice=None if source is not seeds("NIfTI")[0] else 1)
     assert children == []
 
 
 def test_it_can_be_switched_off(monkeypatch, children, tiff):
     monkeypatch.setenv("BRAIN_TUMOR_ISOLATE", "0")
-    read.read(tiff)
+    decoder.read(tiff)
     assert children == []
     monkeypatch.setenv("BRAIN_TUMOR_ISOLATE", "1")
-    read.read(tiff)
+    decoder.read(tiff)
     assert len(children) == 1
 
 
@@ -193,63 +201,63 @@ def test_analyze_and_the_page_use_it(monkeypatch, children, tmp_path, tiff):
 
 
 def test_a_process_is_kept_and_after_many_files_another_takes_over(monkeypatch, children, tiff):
-    monkeypatch.setattr(read, "FILES", 5)
+    monkeypatch.setattr(decoder, "FILES_PER_PROCESS", 5)
     for _ in range(12):
-        read.read(tiff)
+        decoder.read(tiff)
     assert [child.files for child in children] == [5, 5, 2]
     assert [child.process.poll() is None for child in children] == [False, False, True]
 
 
 def test_a_refused_file_costs_no_process(children, tiff):
     for _ in range(5):
-        refusal(tiff[:500])
-        read.read(tiff)
+        assert rejection(tiff[:500])[1] == ErrorCode.FILE_UNREADABLE
+        decoder.read(tiff)
     assert len(children) == 1
 
 
 def test_threads_read_at_once_each_its_own(children):
     files = [pillow(np.roll(head(), k, axis=1), "TIFF") for k in range(60)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(read.read, files))
+        found = list(pool.map(decoder.read, files))
     for got, data in zip(found, files, strict=True):
-        assert np.array_equal(got.pixels, scan.read(data).pixels)
-    assert len(children) <= read.CHILDREN
+        assert np.array_equal(got.pixels, read_in_process(data).pixels)
+    assert len(children) <= decoder.MAX_PROCESSES
 
 
 @POSIX
 def test_a_fork_leaves_the_parents_process_alone(children, tiff):
     other = pillow(255 - head(), "TIFF")
-    first = read.read(tiff)
-    read, write = os.pipe()
+    first = decoder.read(tiff)
+    read_end, write_end = os.pipe()
     pid = os.fork()
-    if pid == 0:  # the copy: its answer is one byte
+    if pid == 0:  # the child reports one byte
         try:
-            same = np.array_equal(
-                read.read(other).pixels, scan.read(other).pixels
-            ) and read._pool.all.isdisjoint(children[:1])
-            os.write(write, b"y" if same else b"n")
-            read._pool.close()
+            same = np.array_equal(decoder.read(other).pixels, read_in_process(other).pixels)
+            own = decoder._decoder_pool.all.isdisjoint(children[:1])
+            os.write(write_end, b"y" if same and own else b"n")
+            decoder._decoder_pool.close()
         finally:
             os._exit(0)
-    os.close(write)
-    assert os.read(read, 1) == b"y"
+    os.close(write_end)
+    assert os.read(read_end, 1) == b"y"
     os.waitpid(pid, 0)
-    os.close(read)
-    assert np.array_equal(read.read(tiff).pixels, first.pixels) and len(children) == 1
+    os.close(read_end)
+    assert np.array_equal(decoder.read(tiff).pixels, first.pixels) and len(children) == 1
 
 
 @pytest.mark.parametrize("how", multiprocessing.get_all_start_methods())
 def test_pools_of_processes(how, tiff):
-    read.read(tiff)
+    decoder.read(tiff)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(how)) as pool:
-        found = list(pool.map(read.read, [tiff] * 6))
-    assert {got.sha256 for got in found} == {scan.read(tiff).sha256}
+        found = list(pool.map(decoder.read, [tiff] * 6))
+    assert {got.sha256 for got in found} == {read_in_process(tiff).sha256}
 
 
 def test_a_script_without_a_guard(tmp_path, tiff):
     (tmp_path / "scan.tif").write_bytes(tiff)
     done = python(
-        "import sys; print('once'); from brain_tumor.io.read import read; print(read(sys.argv[1]).format)",
+        "import sys; print('once'); from brain_tumor.io.read import read; "
+        "print(read(sys.argv[1]).format)",
         tmp_path / "scan.tif",
     )
     assert done.returncode == 0 and done.stdout == "once\nTIFF\n" and done.stderr == ""
@@ -273,8 +281,8 @@ def gone(pid):
 def test_it_ends_with_the_program_that_asked(tmp_path, tiff, end):
     (tmp_path / "scan.tif").write_bytes(tiff)
     done = python(
-        "import os, sys; from brain_tumor import decoder; decoder.read(sys.argv[1]); "
-        f"print([c.process.pid for c in decoder._pool.all][0], flush=True); {end}",
+        "import os, sys; from brain_tumor.io import read as d; d.read(sys.argv[1]); "
+        f"print([c.process.pid for c in d._decoder_pool.all][0], flush=True); {end}",
         tmp_path / "scan.tif",
     )
     assert gone(int(done.stdout))
@@ -317,52 +325,49 @@ def test_a_crash_refuses_one_file_and_the_next_is_read(faulty, tmp_path, tiff, c
         (tmp_path / name).write_bytes(tiff)
     (tmp_path / "a.tif").write_bytes(tiff + b"bad")
     faulty(f"{code} if a[0].endswith(b'bad') else real(*a)")
-    message = refusal(tmp_path / "a.tif")
-    assert "a.tif" in message and "crashed" in message and "PNG" in message
+    failed(tmp_path / "a.tif", "a.tif")
     found = list(analyze(tmp_path, progress=False))
-    assert [result.status != "refused" or "crashed" in result.error for result in found] == [
-        True
-    ] * 3
-    assert found[0].status == "refused" and str(tmp_path) not in found[0].error
-    assert {result.scan.sha256 for result in found[1:]} == {scan.read(tiff).sha256}
+    assert [result.status == "refused" for result in found] == [True, False, False]
+    assert "a.tif" in found[0].error and str(tmp_path) not in found[0].error
+    assert {result.scan.sha256 for result in found[1:]} == {read_in_process(tiff).sha256}
 
 
 @LINUX
 def test_time_of_the_processor_is_limited(monkeypatch, faulty, tiff):
-    monkeypatch.setattr(read, "SECONDS", 1)
+    monkeypatch.setattr(decoder, "CPU_LIMIT", 1)
     faulty("[0 for _ in iter(int, 1)]")
-    assert "more than 1 seconds of the processor" in refusal(tiff)
+    failed(tiff, "1 seconds")
 
 
 def test_time_by_the_clock_is_limited(monkeypatch, faulty, tiff):
-    monkeypatch.setattr(read, "PATIENCE", 0.5)
+    monkeypatch.setattr(decoder, "TIME_LIMIT", 0.5)
     faulty("__import__('time').sleep(9e5)")
-    assert "more than 0.5 seconds" in refusal(tiff)
+    failed(tiff, "0.5 seconds")
 
 
 @LINUX
 def test_each_file_has_its_own_time(monkeypatch, children, faulty, tiff):
-    """Three files that take more than half the time each: the limit counts for a file, not for the process."""
-    monkeypatch.setattr(read, "SECONDS", 2)
+    """Three files that take more than half the time each: the limit is per file."""
+    monkeypatch.setattr(decoder, "CPU_LIMIT", 2)
     faulty(
-        "[0 for _ in iter(lambda t=__import__('time').process_time() + 1.2: __import__('time').process_time() > t, True)] and None or real(*a)"
+        "[0 for _ in iter(lambda t=__import__('time').process_time() + 1.2: "
+        "__import__('time').process_time() > t, True)] and None or real(*a)"
     )
     for _ in range(3):
-        read.read(tiff)
+        decoder.read(tiff)
     assert len(children) == 1
 
 
 @LINUX
 def test_memory_is_limited(faulty, tiff):
     faulty("bytearray(1 << 36)")
-    message = refusal(tiff)
-    assert "more than 4 GB of memory" in message
+    failed(tiff, "4 GB")
 
 
 @LINUX
 def test_no_file_can_be_written(faulty, tmp_path, tiff):
     faulty(f"open({str(tmp_path / 'stolen')!r}, 'wb', buffering=0).write(b'x' * 100)")
-    refusal(tiff)
+    rejection(tiff)
     assert not (tmp_path / "stolen").exists() or (tmp_path / "stolen").stat().st_size == 0
 
 
@@ -370,61 +375,68 @@ def test_no_file_can_be_written(faulty, tmp_path, tiff):
 def test_the_limits_cannot_be_raised_again(faulty, tiff):
     """The hard ones are as low, for the second file as for the first; only time is given anew."""
     faulty(
-        "real(*a) if [__import__('resource').getrlimit(kind) for kind in (1, 4, 9)] == [(0, 0), (0, 0), (4 << 30, 4 << 30)] else os._exit(5)"
+        "real(*a) if [__import__('resource').getrlimit(kind) for kind in (1, 4, 9)] == "
+        "[(0, 0), (0, 0), (4 << 30, 4 << 30)] else os._exit(5)"
     )
     for _ in range(2):
-        assert read.read(tiff).format == "TIFF"
+        assert decoder.read(tiff).format == "TIFF"
 
 
 def test_it_does_not_inherit_what_stands_in_the_environment(monkeypatch, faulty, tiff):
     monkeypatch.setenv("DATABASE_PASSWORD", "secret")
     faulty(
-        "real(*a) if 'PATH' in os.environ and not {'DATABASE_PASSWORD', 'PYTHONPATH'} & set(os.environ) else os._exit(5)"
+        "real(*a) if 'PATH' in os.environ and "
+        "not {'DATABASE_PASSWORD', 'PYTHONPATH'} & set(os.environ) else os._exit(5)"
     )
-    assert read.read(tiff).format == "TIFF"
+    assert decoder.read(tiff).format == "TIFF"
 
 
 @LINUX
 def test_a_file_is_not_refused_for_what_others_left_behind(children, faulty, tiff):
-    """Some decoders lose memory at each damaged file: what a used process can't do a new one does."""
+    """Some decoders leak memory at each damaged file: a new process then decodes the file."""
     for loss in ("bytearray(1 << 36)", "os._exit(1)"):
         children.clear()
         faulty(
-            f"real(*a) if not vars(s).setdefault('before', []).append(1) and len(s.before) < 4 else {loss}"
+            "real(*a) if not vars(s).setdefault('before', []).append(1) "
+            f"and len(s.before) < 4 else {loss}"
         )
         for _ in range(7):
-            read.read(tiff)
+            decoder.read(tiff)
         assert [child.files for child in children] == [4, 4, 1]
         faulty(loss)
         children.clear()
-        refusal(tiff)
-        assert len(children) == 1  # a new one is believed at once
+        failed(tiff)
+        assert len(children) == 1  # what a new process reports is final
 
 
 def test_ended_from_outside_while_it_waits(children, tiff):
-    read.read(tiff)
+    decoder.read(tiff)
     children[0].process.kill()
     children[0].process.wait()
-    read.read(tiff)
+    decoder.read(tiff)
     assert len(children) == 2
 
 
 def test_interrupted_in_the_middle(monkeypatch, children, tiff):
     """After Ctrl+C the answer must not come to the next question."""
     other = pillow(255 - head(), "TIFF")
-    read.read(tiff)
-    real = read.receive
-    monkeypatch.setattr(read, "receive", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    decoder.read(tiff)
+    real = decoder.receive_frame
+    monkeypatch.setattr(
+        decoder, "receive_frame", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
-        read.read(tiff)
-    monkeypatch.setattr(read, "receive", real)
-    assert np.array_equal(read.read(other).pixels, scan.read(other).pixels) and len(children) == 2
+        decoder.read(tiff)
+    monkeypatch.setattr(decoder, "receive_frame", real)
+    assert (
+        np.array_equal(decoder.read(other).pixels, read_in_process(other).pixels)
+        and len(children) == 2
+    )
 
 
 def test_no_process_can_be_started(monkeypatch, fresh, tiff):
     monkeypatch.setattr(sys, "executable", str(ROOT / "no-python-here"))
-    message = refusal(tiff)
-    assert "no process could be started" in message and "BRAIN_TUMOR_ISOLATE=0" in message
+    failed(tiff, "BRAIN_TUMOR_ISOLATE=0")
 
 
 @LINUX
@@ -445,10 +457,11 @@ def test_no_process_can_be_started(monkeypatch, fresh, tiff):
 )
 def test_a_process_that_was_taken_over_can_only_lie(faulty, tiff, answer):
     faulty(
-        f"os.write([n for n in range(3, 9) if os.path.exists(f'/proc/self/fd/{{n}}') and 'pipe' in os.readlink(f'/proc/self/fd/{{n}}')][-1], {answer!r}) and None or os._exit(0)"
+        "os.write([n for n in range(3, 9) if os.path.exists(f'/proc/self/fd/{n}') "
+        "and 'pipe' in os.readlink(f'/proc/self/fd/{n}')][-1], "
+        f"{answer!r}) and None or os._exit(0)"
     )
-    message = refusal(tiff)
-    assert "crashed" in message or "gave no picture" in message
+    failed(tiff)
 
 
 @pytest.mark.parametrize(
@@ -468,24 +481,32 @@ def test_a_process_that_was_taken_over_can_only_lie(faulty, tiff, answer):
 def test_numbers_that_are_none_are_no_picture(lie):
     """A whole number of four hundred digits is good JSON."""
     grey = np.linspace(0, 1, 64 * 64, dtype=np.float32)
-    told = {"shape": [64, 64], "format": "TIFF", "spacing": None, "slice": 0, "colour": 0.0}
-    assert read._believed(told, bytearray(grey), "a.tif")[0].slice_index == 0
-    with pytest.raises(BrainTumorError, match="gave no picture"):
-        read._believed(json.loads(json.dumps(told | lie)), bytearray(grey), "a.tif")
+    reply = {"shape": [64, 64], "format": "TIFF", "spacing": None, "slice": 0, "colour": 0.0}
+    assert decoder._validate_reply(reply, bytearray(grey), "a.tif")[0].slice_index == 0
+    with raises(ErrorCode.DECODER_FAILED, "a.tif"):
+        decoder._validate_reply(json.loads(json.dumps(reply | lie)), bytearray(grey), "a.tif")
 
 
-def test_what_it_says_is_bounded():
+def test_the_error_it_reports_is_checked():
     for text in ("x" * 5000, "two\nlines", 7, None, ["a"]):
-        assert "gave no picture" in str(read._told({"error": text}, "a.tif"))
-    told = read._told(
-        {"error": "a.tif: it holds 3 pictures. Ask.", "count": "3", "volumes": 2}, "a.tif"
-    )
-    assert told.count is None and told.volumes == 2
+        error = decoder._child_error({"error": text, "code": "too_large"}, "a.tif")
+        assert error.code == ErrorCode.DECODER_FAILED and str(text)[:50] not in str(error)[:50]
+    facts = {"error": "a.tif: it holds 3 pictures. Name one.", "count": "3", "volumes": 2}
+    error = decoder._child_error(facts, "a.tif")
+    assert error.count is None and error.volumes == 2
+    for code, known in (
+        ("selection_needed", ErrorCode.SELECTION_NEEDED),
+        ("made up", ErrorCode.DECODER_FAILED),
+        (None, ErrorCode.DECODER_FAILED),
+        (["x"], ErrorCode.DECODER_FAILED),
+        ({"a": 1}, ErrorCode.DECODER_FAILED),
+    ):
+        assert decoder._child_error(facts | {"code": code}, "a.tif").code == known
 
 
 def test_libraries_that_print_do_not_get_between_the_frames(faulty, capfd, tiff):
     faulty("(print('x' * 99), os.write(1, b'y' * 99), os.write(2, b'z' * 99)) and real(*a)")
-    assert read.read(tiff).format == "TIFF"
+    assert decoder.read(tiff).format == "TIFF"
     assert capfd.readouterr() == ("", "")
 
 
@@ -523,16 +544,17 @@ def many_pages(count):
 
 @LINUX
 def test_a_tiff_whose_pages_take_forever_to_count(monkeypatch, fresh):
-    """Eleven megabytes: a minute of Pillow's time, for it walks the whole chain of pages for each."""
-    monkeypatch.setattr(read, "SECONDS", 2)
-    assert "more than 2 seconds of the processor" in refusal(many_pages(100_000))
-    assert "it holds 10 pictures" in refusal(many_pages(10))
+    """Eleven megabytes, a minute of Pillow's time: it walks the whole chain for each page."""
+    monkeypatch.setattr(decoder, "CPU_LIMIT", 2)
+    failed(many_pages(100_000), "2 seconds")
+    message, code, count, _ = rejection(many_pages(10))
+    assert (code, count) == (ErrorCode.SELECTION_NEEDED, 10), message
 
 
 @LINUX
 def test_a_tiff_of_one_tile_that_is_far_larger_than_the_picture(monkeypatch, fresh):
-    """A picture of 64 x 64 pixels in a tile of 30,000 x 30,000: 900 MB, out of a file of one kilobyte."""
-    monkeypatch.setattr(read, "MEMORY", 1 << 30)
+    """A file of one kilobyte: 64 x 64 pixels in a tile of 30,000 x 30,000, 900 MB."""
+    monkeypatch.setattr(decoder, "MEMORY_LIMIT", 1 << 30)
     body = zlib.compress(bytes(1 << 20))
     tags = {
         256: (4, 64),
@@ -547,9 +569,9 @@ def test_a_tiff_of_one_tile_that_is_far_larger_than_the_picture(monkeypatch, fre
         325: (4, len(body)),
     }
     data = b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory(tags, 0)
-    refusal(data)  # by libtiff, which didn't get the memory
-    assert len(data) < 2000 and read._pool.all
-    for child in read._pool.all:
+    rejection(data)  # by libtiff, which did not get the memory
+    assert len(data) < 2000 and decoder._decoder_pool.all
+    for child in decoder._decoder_pool.all:
         status = Path(f"/proc/{child.process.pid}/status").read_text()
         assert int(status.split("VmPeak:")[1].split()[0]) <= 1 << 20  # kB
 
@@ -561,15 +583,18 @@ def test_a_deflated_dicom_bomb(monkeypatch, fresh):
     start = 144 + int.from_bytes(whole[140:144], "little")
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     body = b"".join(packer.compress(bytes(1 << 24)) for _ in range(20)) + packer.flush()
-    monkeypatch.setattr(read, "MEMORY", 1 << 30)
-    assert "more than 1 GB of memory" in refusal(whole[:start] + body) and len(body) < 1_000_000
+    monkeypatch.setattr(decoder, "MEMORY_LIMIT", 1 << 30)
+    assert len(body) < 1_000_000
+    failed(whole[:start] + body, "1 GB")
 
 
 def test_frames_go_both_ways():
     pipe = io.BytesIO()
-    read.send(pipe, {"a": [1, None, "ü\udc80"]}, np.arange(6, dtype=np.float32).reshape(2, 3))
+    decoder.send_frame(
+        pipe, {"a": [1, None, "ü\udc80"]}, np.arange(6, dtype=np.float32).reshape(2, 3)
+    )
     pipe.seek(0)
-    header, body = read.receive(pipe, 100)
+    header, body = decoder.receive_frame(pipe, 100)
     assert header == {"a": [1, None, "ü\udc80"]} and np.frombuffer(body, np.float32).tolist() == [
         0,
         1,
@@ -583,10 +608,10 @@ def test_frames_go_both_ways():
 
 @pytest.mark.parametrize("form", ["TIFF", "PNG"])
 def test_colour_comes_back_with_the_pixels(form):
-    """The gate asks for it: a photograph is as colourful whether it was decoded here or apart."""
+    """The input check uses it: isolated decoding gives the same colourfulness."""
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     picture[..., 0] //= 4
     file = io.BytesIO()
     Image.fromarray(picture).save(file, form)
-    apart, here = read.read(file.getvalue()), scan.read(file.getvalue())
-    assert apart.colour == here.colour > 0.2
+    isolated, local = decoder.read(file.getvalue()), read_in_process(file.getvalue())
+    assert isolated.colour == local.colour > 0.2
