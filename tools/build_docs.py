@@ -16,7 +16,7 @@ import nbformat
 from nbdev.config import get_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from chapters import ROOT, chapters, page_name, sections  # noqa: E402
+from chapters import ROOT, chapters, is_numbered, page_name, sections  # noqa: E402
 from procs import Shown  # noqa: E402
 
 OUT, SOURCE = ROOT / "_docs", ROOT / "_docs_src"
@@ -114,11 +114,26 @@ def page(notebook, site, places, here):
     return notebook
 
 
+def entry(name):
+    """A chapter in the table of contents: numbered ones as `2.1 Title`, reference by title."""
+    page, path = page_name(name), Path(name)
+    if not is_numbered(name):
+        return page
+    title = re.search(r"^# (.+)$", first_cell(name), re.MULTILINE)[1]
+    number = f"{int(path.parent.name.split('_')[0])}.{int(path.name.split('_')[0])}"
+    return f"{number} {title} <{page}>"
+
+
+def first_cell(name):
+    """The source of a notebook's first cell, which holds its title."""
+    return nbformat.read(ROOT / "nbs" / name, as_version=4).cells[0].source
+
+
 def contents():
     """The tables of contents that give Sphinx the order of _quarto.yml."""
     trees = []
     for caption, names in sections():
-        pages = [page_name(name) for name in names if name != "index.ipynb"]
+        pages = [entry(name) for name in names if name != "index.ipynb"]
         if pages:
             option = f":caption: {caption}\n" if caption else ""
             trees.append(
