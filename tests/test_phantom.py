@@ -1,4 +1,4 @@
-"""Phantoms against geometry and anatomy, and the bundled samples against what the module draws."""
+"""Phantoms against geometry and anatomy, and the bundled samples against their drawing."""
 
 import json
 import subprocess
@@ -10,11 +10,14 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
+from errors import raises
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from brain_tumor.imaging.phantoms import PATTERNS, PLANES, phantom, phantoms, write_phantoms
+from brain_tumor.imaging.anatomy import PLANES
+from brain_tumor.imaging.lesions import PATTERNS
+from brain_tumor.imaging.phantoms import phantom, phantoms, write_phantoms
 from brain_tumor.imaging.samples import SAMPLES, sample_truth, samples, write_samples
-from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.errors import ErrorCode
 from brain_tumor.io.scan import CLASSES
 
 drawing = pytest.mark.skipif(find_spec("nilearn") is None, reason="phantoms need nilearn")
@@ -22,7 +25,7 @@ PAIRS = [(c, p) for c in CLASSES for p in PLANES]
 
 
 def from_midline(p):
-    """The tumour's mean distance from the middle of the head's outline, in mm (columns run left-right)."""
+    """Mean distance of the tumour from the middle of the brain, in mm (columns run left-right)."""
     inside = p.brain.any(0).nonzero()[0]
     return (p.mask.any(0).nonzero()[0].mean() - (inside[0] + inside[-1]) / 2) * p.spacing[1]
 
@@ -45,7 +48,11 @@ def test_shape_types_and_reproducibility(tumor, plane):
 
 @drawing
 def test_same_bytes_in_a_fresh_process():
-    code = "from brain_tumor.imaging.phantoms import phantom; import hashlib; print(hashlib.sha256(phantom('glioma', 'coronal', 3, 128).pixels.tobytes()).hexdigest())"
+    code = (
+        "from brain_tumor.imaging.phantoms import phantom; import hashlib; "
+        "drawn = phantom('glioma', 'coronal', 3, 128).pixels.tobytes(); "
+        "print(hashlib.sha256(drawn).hexdigest())"
+    )
     out = (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         .stdout.strip()
@@ -206,7 +213,7 @@ def test_a_ring_has_a_dark_core():
 
 @drawing
 def test_white_matter_grey_matter_water():
-    """T1: the brightest tissue of a healthy brain is white matter; ventricles are the darkest things well inside it."""
+    """T1-weighted: white matter is the brightest tissue, ventricles the darkest inside the brain."""
     p = phantom("no_tumor", "axial", 2, 256)
     deep = distance_transform_edt(p.brain) * p.spacing[0] > 15
     v = p.pixels[deep]
@@ -236,20 +243,20 @@ def test_white_matter_grey_matter_water():
         dict(offset=float("inf")),
     ],
 )
-def test_wrong_words_and_numbers_are_refused(wrong):
-    with pytest.raises(BrainTumorError, match=next(iter(wrong))):
+def test_wrong_words_and_numbers_raise(wrong):
+    with raises(ErrorCode.ARGUMENT_INVALID, next(iter(wrong))):
         phantom(**wrong)
 
 
 @drawing
 def test_missing_nilearn_names_the_remedy(monkeypatch):
-    from brain_tumor.imaging.phantoms import _template
+    from brain_tumor.imaging.anatomy import load_template
 
-    _template.cache_clear()
+    load_template.cache_clear()
     for name in ("nilearn", "nilearn.datasets"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BrainTumorError, match=r'pip install "brain_tumor\[workbook\]"'):
-        _template()
+    with raises(ErrorCode.DEPENDENCY_MISSING, "nilearn", 'pip install "brain_tumor[workbook]"'):
+        load_template()
 
 
 @drawing
@@ -289,7 +296,7 @@ def test_written_phantoms_can_be_trained_on(tmp_path):
             p.spacing[0], abs=1e-6
         )
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and f.name.startswith(".")]
-    with pytest.raises(BrainTumorError, match="12"):
+    with raises(ErrorCode.ARGUMENT_INVALID, "12"):
         write_phantoms(tmp_path / "few", 11)
 
 
@@ -313,9 +320,9 @@ def test_samples_are_there_and_small():
     )
     assert sum(f.stat().st_size for f in SAMPLES.rglob("*") if f.is_file()) < 1_000_000
     assert "Louis Collins" in (SAMPLES / "NOTICE.txt").read_text(encoding="utf-8")
-    with pytest.raises(BrainTumorError, match="png"):
+    with raises(ErrorCode.ARGUMENT_INVALID, "jpg", "png"):
         samples("jpg")
-    with pytest.raises(BrainTumorError, match="glioma-axial"):
+    with raises(ErrorCode.SELECTION_INVALID, "nothing", "glioma-axial"):
         sample_truth("nothing")
 
 
@@ -335,7 +342,8 @@ def test_samples_need_no_nilearn():
     code = (
         "import sys; sys.modules['nilearn'] = None\n"
         "from brain_tumor.imaging.samples import samples, sample_truth\n"
-        "print(len(samples()), sample_truth(samples()[0]).tumor, 'matplotlib' in sys.modules, 'tensorflow' in sys.modules)"
+        "print(len(samples()), sample_truth(samples()[0]).tumor,"
+        " 'matplotlib' in sys.modules, 'tensorflow' in sys.modules)"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -376,7 +384,7 @@ def test_the_nifti_sample_holds_its_geometry():
 
 @drawing
 def test_the_samples_are_drawn_by_this_module(tmp_path):
-    """The committed pictures come out again; a rounding of one grey level is allowed where other processors compute cosines."""
+    """The committed samples come out again; other processors may round by one grey level."""
     drawn = json.loads(write_samples(tmp_path).read_text(encoding="utf-8"))
     assert [{k: v for k, v in e.items() if k not in ("sha256", "area_mm2")} for e in drawn] == [
         {k: v for k, v in e.items() if k not in ("sha256", "area_mm2")} for e in ENTRIES
