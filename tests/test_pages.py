@@ -54,7 +54,7 @@ def hostile_page(folder):
         "page.html",
         HOSTILE,
         [(HOSTILE, HOSTILE)],
-        {HOSTILE: pages.html_text(HOSTILE)},
+        {HOSTILE: pages.html_text(HOSTILE), "plain": HOSTILE},
         tables,
     ).read_text(encoding="utf-8")
 
@@ -71,6 +71,7 @@ PARTS = {
     "image": lambda _: pages.html_image(DOT, HOSTILE),
     "figure": lambda _: pages.html_figure(DOT, HOSTILE, HOSTILE),
     "beside": lambda _: pages.html_beside([HOSTILE]),
+    "join": lambda _: pages.html_join([HOSTILE, pages.html_text(HOSTILE)]),
     "card": lambda _: pages.html_card(HOSTILE, [HOSTILE], [HOSTILE]),
     "fill": lambda _: pages.fill_html('<p title="{word}"><b>{word}</b></p>', word=HOSTILE),
     "pieces": lambda _: "".join(pages.page_pieces(HOSTILE, [(HOSTILE, HOSTILE), (None, HOSTILE)])),

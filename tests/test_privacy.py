@@ -1,6 +1,7 @@
-"""What a file says about a person stays in the file: nothing of it is in a result, a table, a picture, a page, a message or a log.
+"""Personal data stay in the file: no result, table, picture, page, message or log has them.
 
-Each field is filled with a marker of its own; then everything that was written is searched for markers, unpacked as far as it goes.
+Each field is filled with a marker of its own. Then everything that was written is searched for
+markers, decompressed as far as possible.
 """
 
 import base64
@@ -32,7 +33,8 @@ from pydicom.tag import Tag
 from brain_tumor import BrainTumorError, analyze
 from brain_tumor.app.session import DOWNLOAD_KINDS, Session, result_file
 from brain_tumor.inference.result import write_result_page
-from brain_tumor.io import read, scan
+from brain_tumor.io.decode import read_in_process
+from brain_tumor.io.read import read
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "ZQ7K"  # all that is text begins with it
@@ -60,7 +62,7 @@ def marker(vr, n):
 
 
 def filled(data):
-    """Every element of the standard that can hold text, a date, a number as text or a UID; in the data set and in sequences."""
+    """Every standard element that can hold text, a date or a UID, also in sequences."""
     inner = Dataset()
     for place in (data, inner):
         for n, (tag, (vr, *_)) in enumerate(sorted(DicomDictionary.items())):
@@ -285,7 +287,7 @@ def test_no_marker_is_in_what_the_page_gives_away(scans, tmp_path):
     for path in sorted(scans.iterdir()):
         view = session.open(path)
         assert view.error is None and leaks(repr(view.scan)) == []
-        result = session.keep(analyze(view.scan, gate=False), view).result
+        result = session.keep(analyze(view.scan, check_input=False), view).result
         for kind in DOWNLOAD_KINDS:
             name, _, data = result_file(result, kind)
             assert leaks(name) + leaks(data) == []
@@ -307,9 +309,9 @@ def test_no_marker_is_in_what_the_command_line_prints_and_writes(scans, tmp_path
 
 
 def quiet(data, **options):
-    """The refusal of a damaged file, with the whole traceback as a programmer would see it; '' where it was read."""
+    """The error of a damaged file with its traceback as a programmer sees it; '' if it was read."""
     try:
-        read.read(data, **options)
+        read(data, **options)
     except BrainTumorError:
         return traceback.format_exc().split("BrainTumorError: ")[-1] + traceback.format_exc()
     return ""
@@ -377,9 +379,9 @@ def test_no_marker_is_in_the_refusal_of_a_tag_that_holds_a_name(tag, vr):
         + f"{MARK}^NAME ".encode()
         + raw[at:]
     )
-    for read in (read.read, scan.read):
+    for reader in (read, read_in_process):
         try:
-            read(raw)
+            reader(raw)
         except BrainTumorError as error:
             assert leaks(str(error)) == []
 
@@ -393,13 +395,16 @@ def test_no_marker_is_in_the_refusal_of_other_formats(scans):
             for _ in range(int(rng.integers(1, 4))):
                 data[int(rng.integers(0, min(len(data), 700)))] = int(rng.integers(256))
             try:
-                read.read(bytes(data), slice=choice(path))
+                read(bytes(data), slice=choice(path))
             except BrainTumorError as error:
                 assert leaks(str(error)) == []
 
 
 def test_no_marker_is_in_the_refusal_of_a_header_that_names_another_file(tmp_path):
-    text = f"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 64 64 3\nencoding: raw\ndata file: {MARK}.raw\n\n"
+    text = (
+        "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 64 64 3\nencoding: raw\n"
+        f"data file: {MARK}.raw\n\n"
+    )
     (tmp_path / "a.nhdr").write_text(text)
     for source in (text.encode(), tmp_path / "a.nhdr"):
         assert "file" in (said := quiet(source)) and leaks(said) == []

@@ -33,7 +33,7 @@ from brain_tumor.classification.report import (
 )
 from ..io.errors import BrainTumorError
 from ..io.files import RUNS
-from ..io.pages import figure_html, table_html, write_page
+from ..io.pages import figure_html, html_join, table_html, write_page
 from ..io.scan import CLASSES
 from ..metrics import unpaired_difference
 from brain_tumor.training.runs import (
@@ -676,7 +676,7 @@ def _report_figures(runs: list[Run], tested: list[Run], thesis: str | Path | Non
             if log
             else figure_html(run.curves(), f"Accuracy and loss of {run.title}")
         )
-    return "".join(drawn)
+    return html_join(drawn)
 
 
 def write_classification_report(

@@ -19,7 +19,7 @@ from ..classification.report import curves_with_thesis, distinct_titles
 from ..imaging.overlay import overlay
 from ..io.errors import BrainTumorError, ErrorCode
 from ..io.files import RUNS
-from ..io.pages import figure_html, table_html, write_page
+from ..io.pages import figure_html, html_join, table_html, write_page
 from ..metrics import dice, mean_interval, unpaired_difference
 from brain_tumor.segmentation.comparison import (
     area_agreement,
@@ -328,7 +328,7 @@ def _segmentation_figures(runs: Sequence[Run], thesis: str | Path | None) -> str
         if run.epochs:
             curves = segmentation_curves(run, thesis) if thesis else run.curves()
             drawn.append(figure_html(curves, f"Accuracy, Dice and loss of {run.title} by epoch"))
-    return "".join(drawn)
+    return html_join(drawn)
 
 
 def write_segmentation_report(
