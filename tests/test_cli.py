@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import brain_tumor.inference.analyze as analysis
+import brain_tumor.inference.streaming as streaming
 from brain_tumor import __version__
-from brain_tumor.cli import main, printable
+from brain_tumor.cli import DEMO, demo_samples, encodable_text, main
 from brain_tumor.imaging.samples import sample_truth, samples
 from brain_tumor.inference.result import RESULT_COLUMNS
 from brain_tumor.io.errors import BrainTumorError
@@ -23,7 +24,7 @@ from brain_tumor.io.scan import CLASSES, INTENDED_USE
 
 
 def oracle(scan):
-    """Knows the truth of the bundled samples, and calls the brightest pixels of other pictures a glioma."""
+    """Knows the truth of the bundled samples; calls bright pixels of other images a glioma."""
     try:
         truth = sample_truth(scan.source)
         name, mask = truth.tumor, truth.mask
@@ -115,13 +116,25 @@ def test_some_refused_is_1_each_named_the_others_unharmed(capsys, scans, tmp_pat
     ]
 
 
-@pytest.mark.parametrize("words", [
-    [], ["fly"], ["analyze"], ["analyze", "x.png", "--spacing", "0"], ["analyze", "x.png", "--spacing", "-1"],
-    ["analyze", "x.png", "--spacing", "wide"], ["analyze", "x.png", "--slice", "last"], ["analyze", "x.png", "--axis", "7"],
-    ["analyze", "x.png", "--json", "--csv"], ["analyze", "x.png", "--colour", "red"], ["train"], ["train", "compact"],
-])  # fmt: skip
-def test_wrong_use_is_2_and_says_why(capsys, words):
-    status, out, err = run(capsys, *words)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "fly",
+        "analyze",
+        "analyze x.png --spacing 0",
+        "analyze x.png --spacing -1",
+        "analyze x.png --spacing wide",
+        "analyze x.png --slice last",
+        "analyze x.png --axis 7",
+        "analyze x.png --json --csv",
+        "analyze x.png --colour red",
+        "train",
+        "train compact",
+    ],
+)
+def test_wrong_use_is_2_and_names_the_problem(capsys, words):
+    status, out, err = run(capsys, *words.split())
     assert status == 2 and out == "" and "usage:" in err and "error:" in err
 
 
@@ -201,23 +214,27 @@ def test_thesis_spacing(capsys, scans):
     assert status == 0 and "96 dpi" in out
 
 
-def test_demo_tells_the_truth_beside_the_answer(capsys, tmp_path):
-    status, out, err = run(capsys, "demo", "--out", tmp_path / "demo")
+@pytest.mark.parametrize("every", [False, True])
+def test_demo_prints_the_truth_beside_the_prediction(capsys, tmp_path, every):
+    words = ["demo", "--out", str(tmp_path / "demo"), *["--all"] * every]
+    paths = demo_samples(every)
+    assert len(paths) == (len(samples("all")) if every else len(DEMO)) == len(set(paths))
+    status, out, err = run(capsys, *words)
     assert status == 0 and INTENDED_USE in out and str(tmp_path / "demo") in out
-    for path in samples("all"):
+    for path in paths:
         line = next(line for line in out.splitlines() if line.startswith(path.name))
         truth = sample_truth(path).tumor.replace("_", " ")
         assert line.count(truth) == 2 + path.name.count(truth) and line.endswith("1.00")
-    assert len(list((tmp_path / "demo").glob("*_overlay.png"))) == len(samples("all"))
+    assert len(list((tmp_path / "demo").glob("*_overlay.png"))) == len(paths)
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
-    assert page.count("<article>") == len(samples("all")) and "Truth: " in page
+    assert page.count("<article") == len(paths) and "Truth: " in page
     again = {path.name: path.read_bytes() for path in (tmp_path / "demo").iterdir()}
-    assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    assert main(words) == 0
     assert again == {path.name: path.read_bytes() for path in (tmp_path / "demo").iterdir()}
 
 
 def test_ctrl_c_is_130_and_what_was_done_is_shown(capsys, scans, monkeypatch):
-    real, calls = analysis.row, []
+    real, calls = streaming.result_row, []
 
     def impatient(result):
         calls.append(result)
@@ -225,7 +242,7 @@ def test_ctrl_c_is_130_and_what_was_done_is_shown(capsys, scans, monkeypatch):
             raise KeyboardInterrupt
         return real(result)
 
-    monkeypatch.setattr(analysis, "row", impatient)
+    monkeypatch.setattr(streaming, "result_row", impatient)
     status, out, err = run(capsys, "analyze", scans, "--json")
     assert status == 130 and "stopped" in err and "Traceback" not in err
     assert len(json.loads(out)) == 2  # still a whole list
@@ -234,8 +251,8 @@ def test_ctrl_c_is_130_and_what_was_done_is_shown(capsys, scans, monkeypatch):
 def test_train_hands_over(capsys, monkeypatch):
     seen = []
     compact = SimpleNamespace(
-        add_train_arguments=lambda parser: parser.add_argument("--data", required=True),
-        train_from_args=lambda args: seen.append(args.data),
+        add_compact_arguments=lambda parser: parser.add_argument("--data", required=True),
+        train_compact_from_args=lambda args: seen.append(args.data),
     )
     monkeypatch.setitem(sys.modules, "brain_tumor.compact.training", compact)
     monkeypatch.setattr("brain_tumor.compact.training", compact, raising=False)
@@ -244,7 +261,7 @@ def test_train_hands_over(capsys, monkeypatch):
     def no_tensorflow(args):
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 
-    compact.train_from_args = no_tensorflow
+    compact.train_compact_from_args = no_tensorflow
     status, out, err = run(capsys, "train", "compact", "--data", "here")
     assert status == 2 and "tensorflow" in err and "brain_tumor[workbook]" in err
 
@@ -264,7 +281,7 @@ def test_no_console_is_too_old(scans, monkeypatch, encoding):
 
 
 def test_printable_keeps_what_it_can():
-    assert printable("é²", "cp1252") == "é²" and printable("é 脳²", "ascii") == "? ?2"
+    assert encodable_text("é²", "cp1252") == "é²" and encodable_text("é 脳²", "ascii") == "? ?2"
 
 
 def outside(*words, **more):
@@ -289,11 +306,14 @@ def test_python_m_is_the_command():
 PLUGGED = """
 import sys, numpy as np
 from types import SimpleNamespace as N
-engine = lambda s: N(probabilities=[1, 0, 0, 0], mask_probability=(s.pixels > .8).astype('f4'), threshold=.5)
+bright = lambda s: (s.pixels > .8).astype('f4')
+engine = lambda s: N(probabilities=[1, 0, 0, 0], mask_probability=bright(s), threshold=.5)
 sys.modules["brain_tumor.inference.engines"] = N(load_engine=lambda name: engine)
 from brain_tumor.cli import main
 status = main(sys.argv[1:])
-print(*(m for m in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'skimage', 'scipy', 'nibabel', 'pydicom', 'PIL', 'tqdm') if m in sys.modules), file=sys.stderr)
+heavy = ('tensorflow', 'keras', 'matplotlib', 'pandas', 'skimage', 'scipy', 'nibabel', 'pydicom',
+         'PIL', 'tqdm')
+print(*(m for m in heavy if m in sys.modules), file=sys.stderr)
 sys.exit(status)
 """
 
@@ -330,7 +350,7 @@ def test_a_reader_that_leaves_gets_no_traceback(scans):
 def test_a_stopped_run_is_resumed_and_only_what_is_new_is_printed(
     scans, tmp_path, capsys, monkeypatch
 ):
-    out, real, calls = tmp_path / "out", analysis.row, []
+    out, real, calls = tmp_path / "out", streaming.result_row, []
 
     def impatient(result):
         calls.append(result)
@@ -339,13 +359,12 @@ def test_a_stopped_run_is_resumed_and_only_what_is_new_is_printed(
         return real(result)
 
     with monkeypatch.context() as patch:
-        patch.setattr(analysis, "row", impatient)
+        patch.setattr(streaming, "result_row", impatient)
         status, printed, errors = run(capsys, "analyze", scans, "--out", out, "--resume")
     assert (
         status == 130
         and "results.csv in" not in printed
-        and f"the files of 2 scans are in {out}, without a table; the same line again goes on"
-        in errors
+        and f"the files of 2 scans are in {out}, without a table; repeat" in errors
     )
     assert (out / "results.csv.partial").is_file() and not (out / "results.csv").exists()
     status, printed, errors = run(capsys, "analyze", scans, "--out", out, "--resume")
@@ -363,8 +382,8 @@ def test_workers_answer_as_one_process_does(scans, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "brain_tumor.inference.engines")
     (scans / "fake.png").write_text("no picture")
     one, two = (
-        run(capsys, "analyze", scans, "--no-gate"),
-        run(capsys, "analyze", scans, "--no-gate", "--workers", 1),
+        run(capsys, "analyze", scans, "--no-input-check"),
+        run(capsys, "analyze", scans, "--no-input-check", "--workers", 1),
     )
     assert (
         one[:2] == two[:2]
@@ -373,4 +392,4 @@ def test_workers_answer_as_one_process_does(scans, capsys, monkeypatch):
     )
     assert run(capsys, "analyze", scans, "--workers", 0)[0] == 2
     status, _, errors = run(capsys, "analyze", scans, "--workers", 1, "--segmenter", "other")
-    assert status == 2 and "leave one of the two out" in errors
+    assert status == 2 and "--workers" in errors and "--segmenter" in errors
