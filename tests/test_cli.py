@@ -368,7 +368,7 @@ def test_a_stopped_run_is_resumed_and_only_what_is_new_is_printed(
     )
     assert (out / "results.csv.partial").is_file() and not (out / "results.csv").exists()
     status, printed, errors = run(capsys, "analyze", scans, "--out", out, "--resume")
-    assert status == 0 and "2 scans were done before" in errors
+    assert status == 0 and "2 scans were finished before" in errors
     assert (
         json.loads(run(capsys, "analyze", scans, "--json")[1])[2]["source"] in printed
         and printed.count("glioma") == 1
