@@ -1,4 +1,4 @@
-"""DICOM files made for the tests: nobody's, and small."""
+"""Small synthetic DICOM files for the tests."""
 
 import io
 
@@ -24,6 +24,7 @@ def dicom(stored, **tags):
 
 
 def in_bytes(data):
+    """A data set as the bytes of a DICOM file."""
     out = io.BytesIO()
     data.save_as(out, enforce_file_format=True)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Small generated pictures in every arrangement that the data room reads."""
+"""Small generated images in every folder layout that the package reads."""
 
 import numpy as np
 from PIL import Image

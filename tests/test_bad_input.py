@@ -471,8 +471,8 @@ def test_pages_without_a_choice(picture):
     Image.fromarray(picture).save(
         out, "TIFF", save_all=True, append_images=[Image.fromarray(picture[::-1].copy())] * 3
     )
-    refusal(out.getvalue(), ErrorCode.SELECTION_NEEDED, "4 pictures")
-    refusal(out.getvalue(), ErrorCode.SELECTION_INVALID, "slice=4", "4 pictures", slice=4)
+    refusal(out.getvalue(), ErrorCode.SELECTION_NEEDED, "4 images")
+    refusal(out.getvalue(), ErrorCode.SELECTION_INVALID, "slice=4", "4 images", slice=4)
 
 
 def test_four_dimensions_without_a_choice(picture):

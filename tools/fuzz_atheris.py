@@ -1,11 +1,11 @@
-"""Damage files by atheris, which sees which lines each file reaches and goes on from there (`make
-fuzz`).
+"""Fuzz the decoders with atheris: coverage-guided damage of the tests' seed files (`make fuzz`).
 
     python tools/fuzz_atheris.py [--runs 20000] [--record runs/fuzz/run.json]
 
-Whatever isn't read must be refused with a BrainTumorError. Everything is decoded in one process
-here, without limits of its own, so that a crash is a crash: the file that caused it is left in
-out/fuzz. Without atheris nothing is done, and said."""
+Whatever cannot be read must raise a BrainTumorError. Everything is decoded in one process without
+limits, so that a crash is a crash; the file that caused it is left in out/fuzz. Without atheris the
+tool prints that it is skipped.
+"""
 
 import argparse
 import json
@@ -21,11 +21,11 @@ OUT = ROOT / "out" / "fuzz"
 
 
 def search(runs: int, tally: Path) -> None:
-    """In a process of its own, for libFuzzer doesn't come back."""
+    """Run libFuzzer; in a separate process, because libFuzzer does not return."""
     import atheris
 
     with atheris.instrument_imports(
-        include=["brain_tumor.io.scan", "pydicom", "nibabel", "nrrd", "tifffile"]
+        include=["brain_tumor.io", "pydicom", "nibabel", "nrrd", "tifffile"]
     ):
         import nibabel  # noqa: F401
         import nrrd  # noqa: F401
@@ -65,8 +65,8 @@ def search(runs: int, tally: Path) -> None:
     atheris.Fuzz()
 
 
-def lay_out() -> int:
-    """The seeds of the tests, as files; how many."""
+def write_seeds() -> int:
+    """Write the seeds of the tests as files; return their number."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from mutations import FORMATS, seeds
 
@@ -82,7 +82,7 @@ def lay_out() -> int:
 
 
 def main() -> int:
-    """Seeds, search, record."""
+    """Write seeds, search, record the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=20_000)
     parser.add_argument("--record", type=Path)
@@ -95,7 +95,7 @@ def main() -> int:
     if find_spec("atheris") is None:
         print("atheris is not installed (pip install atheris, on Linux and macOS): skipped")
         return 0
-    count, tally = lay_out(), OUT / "tally.json"
+    count, tally = write_seeds(), OUT / "tally.json"
     tally.unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, __file__, "--search", str(tally), "--runs", str(given.runs)],

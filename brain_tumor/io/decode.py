@@ -117,7 +117,7 @@ def _from_object(source: Any, wanted: Any, axis: Any) -> tuple[_Decoded, str]:
     if _is_a(source, "PIL.Image", "Image"):
         return _from_pillow(source, "PIL image", wanted, source.format or "PIL image"), "PIL image"
     if not hasattr(source, "__array__"):
-        wrong = f"a {type(source).__name__} is not a scan"
+        wrong = f"an object of type {type(source).__name__} is not a scan"
         remedy = "Give a path, bytes, a file object, a PIL image, an array or a DICOM dataset."
         raise _error(f"{source!r:.80}", wrong, remedy, ErrorCode.FORMAT_UNSUPPORTED)
     values = np.asarray(source)

@@ -92,7 +92,7 @@ def _from_pillow(image: Any, name: str, wanted: int | None, kind: str) -> _Decod
 
     _check_size(name, *image.size)
     count = getattr(image, "n_frames", 1)
-    index = _pick_index(name, wanted, count, "pictures")
+    index = _pick_index(name, wanted, count, "images")
     if count > 1:
         image.seek(index)
     # tag 262, photometric interpretation: 0 means that low values are white
@@ -118,7 +118,7 @@ def _from_tifffile(data: bytes, name: str, wanted: int | None) -> _Decoded:
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         count = len(file.pages)
-        index = _pick_index(name, wanted, count, "pictures")
+        index = _pick_index(name, wanted, count, "images")
         page = file.pages[index]
         _check_size(name, page.imagewidth, page.imagelength)
         values = page.asarray()
@@ -134,7 +134,7 @@ def _decode_image(data: bytes, name: str, wanted: int | None, kind: str) -> _Dec
         _check_jpeg(data, name)
     if kind not in ("PNG", "JPEG") or chunks & {b"acTL", b"tRNS", b"eXIf"}:
         return _decode_by_pillow(data, name, wanted, kind)
-    _pick_index(name, wanted, 1, "pictures")
+    _pick_index(name, wanted, 1, "images")
     plain = _without_optional_chunks(data) if kind == "PNG" else data
     # a JPEG is turned upright by its EXIF orientation, a PNG keeps its alpha channel
     jpeg_flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH

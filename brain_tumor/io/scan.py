@@ -208,6 +208,8 @@ def _pick_index(name: str, wanted: Any, count: int, noun: str = "slices", hint: 
     if not 0 <= index < count:
         shown = repr(wanted) if isinstance(wanted, bool) or index == -1 else index
         wrong = f"slice={shown} is not one of its {count} {noun}"
+        if count == 1:
+            wrong, remedy = f"slice={shown} does not exist: it holds one slice", "Omit slice=."
         raise _error(name, wrong, remedy, ErrorCode.SELECTION_INVALID)
     return index
 
