@@ -48,7 +48,7 @@ def test_each_edition_is_recognised(name):
     assert explain_counts(as_table(PUBLISHED_COUNTS[name])) == [f"The counts are those of {name}."]
 
 
-def test_differences_are_explained_not_refused():
+def test_differences_are_explained_not_rejected():
     first = next(iter(PUBLISHED_COUNTS))
     lines = explain_counts(
         as_table(PUBLISHED_COUNTS[first], Training_glioma=-7, Testing_no_tumor=2)
@@ -73,7 +73,7 @@ def test_balancing_is_the_thesis_arithmetic():
 # ---- looking
 
 
-def test_look_writes_numbers_that_are_known(tmp_path):
+def test_the_recorded_numbers_are_those_of_known_images(tmp_path):
     class_folders(tmp_path / "s", names=("glioma", "notumor"), sides=("",), each=4)
     for number in range(4):
         Image.fromarray(np.tile(np.uint8([0, 0, 0, 255]), (32, 8))).save(
@@ -120,7 +120,7 @@ def test_the_sheet_has_a_row_a_class_and_the_seed_decides(tmp_path):
     assert len(shown(0)) == 8 and shown(0) == shown(0) != shown(1)
     with Image.open(
         BytesIO(class_sheet(table, each=2)._repr_png_())
-    ) as seen:  # what a notebook asks for
+    ) as seen:  # what a notebook displays
         assert seen.format == "PNG" and seen.size == (168, 364)
 
 
