@@ -1,4 +1,4 @@
-"""Acceleration: a copy in half precision learns what the network can load, and the clock decides."""
+"""Acceleration: a half precision copy learns what the network can load; the clock decides."""
 
 import numpy as np
 import pytest

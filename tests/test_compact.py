@@ -108,8 +108,10 @@ def test_the_engine_predicts_without_tensorflow_matplotlib_or_pandas():
     code = (
         "import sys; from brain_tumor.inference.engines import load_engine;"
         "from brain_tumor.io.decode import read_in_process;"
-        "from brain_tumor.imaging.samples import samples; load_engine()(read_in_process(samples()[0]));"
-        "print([m for m in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'skimage', 'nilearn') if m in sys.modules])"
+        "from brain_tumor.imaging.samples import samples; "
+        "load_engine()(read_in_process(samples()[0]));"
+        "print([m for m in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'skimage', "
+        "'nilearn') if m in sys.modules])"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""The training loop: Keras' own callback is the oracle of the plateau rule; a killed run resumes."""
+"""The training loop: Keras' own callbacks are oracles of its rules; a killed run resumes."""
 
 import importlib.util
 import os

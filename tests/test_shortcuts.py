@@ -1,4 +1,4 @@
-"""Shortcuts: what is planted is found, what is painted out is gone, labels that mean nothing stay at chance under an honest split."""
+"""Shortcuts: planted ones are found, painted tumours are gone, shuffled labels stay at chance."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def head(rng):
 def write_heads(
     folder, groups=12, slices=2, spot=True, change=lambda picture, name: picture, seed=0
 ):
-    """`groups` patients of each class with a few slices; the tumour is a spot at the place of its kind."""
+    """`groups` patients of each class with a few slices; the tumour is a spot."""
     rows, rng = [], np.random.default_rng(seed)
     for number in range(4 * groups):
         name, brain = CLASSES[number % 4], head(rng)
@@ -292,7 +292,7 @@ def test_balanced_accuracy_agrees_with_scikit_learn():
 
 
 def test_the_sizes_as_published_come_with_the_data(tmp_path):
-    """A table from `read_data` has them, so that `file_facts` judges what was published and not what is stored."""
+    """`read_data` keeps them, so that `file_facts` uses the published size, not the stored one."""
     manifest = write_phantoms(tmp_path, n=12, seed=3, size=64)
     pd.read_csv(manifest).assign(original_width=512, original_height=256).to_csv(
         manifest, index=False
