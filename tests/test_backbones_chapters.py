@@ -1,4 +1,5 @@
-"""The backbones' chapters: counts against other judges, blocks that can be cut, the record of times, runs of other networks."""
+"""The chapters on networks: counts against other libraries, blocks that can be cut, recorded times,
+runs of other networks."""
 
 import importlib
 import json
@@ -7,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from errors import raises
 
 pytest.importorskip("keras")
 from brain_tumor.classification import architecture  # noqa: E402
 from brain_tumor.classification.backbones import build_backbone, cut_network  # noqa: E402
-from brain_tumor.io.errors import BrainTumorError  # noqa: E402
+from brain_tumor.io.errors import ErrorCode  # noqa: E402
+from brain_tumor.training.inspection import layer_table, multiplications  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = {
@@ -25,7 +28,8 @@ NETWORKS = {
 
 
 def backbone(constant):
-    return getattr(importlib.import_module(f"brain_tumor.backbones.{NETWORKS[constant]}"), constant)
+    module = importlib.import_module(f"brain_tumor.classification.{NETWORKS[constant]}")
+    return getattr(module, constant)
 
 
 @pytest.mark.parametrize("constant", NETWORKS)
@@ -64,14 +68,15 @@ def profiled(model):
             .with_empty_output()
             .build()
         )
-        found = tf.compat.v1.profiler.profile(graph, cmd="op", options=options)
-    total = 0  # each kind of operation is the only child of the one before, and its count holds those below it
-    while found.children:
-        found = found.children[0]
-        below = found.children[0].total_float_ops if found.children else 0
+        result = tf.compat.v1.profiler.profile(graph, cmd="op", options=options)
+    # each kind of operation is the only child of the one before; its count includes those below
+    total = 0
+    while result.children:
+        result = result.children[0]
+        below = result.children[0].total_float_ops if result.children else 0
         total += (
-            found.total_float_ops - below
-            if found.name in ("Conv2D", "DepthwiseConv2dNative", "MatMul")
+            result.total_float_ops - below
+            if result.name in ("Conv2D", "DepthwiseConv2dNative", "MatMul")
             else 0
         )
     return total // 2
@@ -82,12 +87,12 @@ def test_multiplications_are_tensorflows(application):
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        pytest.skip("the judge is TensorFlow's profiler")
+        pytest.skip("the oracle is TensorFlow's profiler")
     keras.backend.clear_session()
     model = getattr(keras.applications, application)(
         weights=None, include_top=False, pooling="avg", input_shape=(96, 96, 3)
     )
-    assert architecture.multiplications(model) == profiled(model)
+    assert multiplications(model) == profiled(model)
 
 
 @pytest.mark.parametrize(
@@ -100,31 +105,31 @@ def test_receptive_fields_are_the_published_ones(application, field):
     model = getattr(keras.applications, application)(
         weights=None, include_top=False, input_shape=(75, 75, 3)
     )
-    assert architecture.layers_table(model)["sees"].iloc[-1] == field
+    assert layer_table(model)["sees"].iloc[-1] == field
 
 
 def test_times_are_ratios_of_rounds_to_the_fastest():
     from bench.backbones import ratios
 
-    found = ratios({"a": [2.0, 4.0, 2.0, 2.0], "b": [1.0, 1.0, 1.0, 1.0]})
+    result = ratios({"a": [2.0, 4.0, 2.0, 2.0], "b": [1.0, 1.0, 1.0, 1.0]})
     assert (
-        found["b"]["ratio"] == 1
-        and found["a"]["ratio"] == 2
-        and found["a"]["low"] <= 2 <= found["a"]["high"] <= 4
+        result["b"]["ratio"] == 1
+        and result["a"]["ratio"] == 2
+        and result["a"]["low"] <= 2 <= result["a"]["high"] <= 4
     )
-    assert found["a"]["milliseconds"] == 2000
+    assert result["a"]["milliseconds"] == 2000
 
 
 def test_the_record_of_times_is_whole():
-    said = json.loads((ROOT / "runs" / "bench" / "backbones.json").read_text(encoding="utf-8"))
+    recorded = json.loads((ROOT / "runs" / "bench" / "backbones.json").read_text(encoding="utf-8"))
     names = {backbone(constant).name for constant in NETWORKS}
-    assert said["beside"] and said["threads"] == 2 and set(said["sides"]) == names
+    assert recorded["beside"] and recorded["threads"] == 2 and set(recorded["sides"]) == names
     for batch in ("1", "16"):
-        assert set(said["batches"][batch]) == names
+        assert set(recorded["batches"][batch]) == names
         assert all(
-            row["low"] <= row["ratio"] <= row["high"] for row in said["batches"][batch].values()
+            row["low"] <= row["ratio"] <= row["high"] for row in recorded["batches"][batch].values()
         )
-    assert {backbone(constant).name: backbone(constant).side for constant in NETWORKS} == said[
+    assert {backbone(constant).name: backbone(constant).side for constant in NETWORKS} == recorded[
         "sides"
     ]
 
@@ -133,7 +138,7 @@ def test_a_table_of_the_thesis_without_a_network_gives_empty_figures(tmp_path):
     (tmp_path / "table.csv").write_text(
         "network,title,year,layers,million_parameters,side,inference\nvgg19,VGG-19,2014,18,1.0,224,slow\n"
     )
-    table = architecture.table_2_1(backbone("MOBILENET_V2"), tmp_path / "table.csv")
+    table = architecture.thesis_table_2_1(backbone("MOBILENET_V2"), tmp_path / "table.csv")
     assert table["thesis"].isna().all() and table["built"].notna().all()
 
 
@@ -142,24 +147,24 @@ def test_runs_of_a_network_are_its_own(tmp_path):
 
     for name, network in (("a", "vgg19"), ("b", "resnet50_v2"), ("c", "resnet50")):
         folder = write_example_run(tmp_path / name, patients=16)
-        said = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps(said | {"network": network, "start": None}))
-    assert [run.name for run in architecture.runs_of("resnet50", tmp_path)] == ["c"]
-    assert architecture.runs_of("xception", tmp_path) == []
-    figure = architecture.draw_beside(architecture.runs_of("vgg19", tmp_path))
+        recorded = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(recorded | {"network": network, "start": None}))
+    assert [run.name for run in architecture.backbone_runs("resnet50", tmp_path)] == ["c"]
+    assert architecture.backbone_runs("xception", tmp_path) == []
+    figure = architecture.draw_curves(architecture.backbone_runs("vgg19", tmp_path))
     assert (
         "not recorded yet" in {text.get_text() for text in figure.axes[1].texts}
         and len(figure.axes[0].lines) >= 2
     )
-    table = architecture.runs_table(architecture.runs_of("vgg19", tmp_path))
+    table = architecture.backbone_runs_table(architecture.backbone_runs("vgg19", tmp_path))
     assert table["start"].tolist() == ["random numbers"] and "made up" in table["rules"].iloc[0]
 
 
-def test_times_of_another_file_are_refused(tmp_path):
+def test_times_of_another_file_are_rejected(tmp_path):
     (tmp_path / "times.json").write_text(json.dumps({"batches": {}, "sides": {}}))
-    with pytest.raises(BrainTumorError, match="batch of 16"):
+    with raises(ErrorCode.DATA_MISSING, "times.json", "16"):
         architecture.read_times(16, tmp_path / "times.json")
-    with pytest.raises(BrainTumorError, match="bench.backbones"):
+    with raises(ErrorCode.FILE_NOT_FOUND, "nothing.json"):
         architecture.read_times(1, tmp_path / "nothing.json")
 
 
@@ -170,7 +175,7 @@ def test_a_layer_used_by_two_ways_counts_once_in_parameters():
     x = keras.layers.Conv2D(4, 3, padding="same")(scan)
     way = keras.layers.Conv2D(4, (1, 5), padding="same", dilation_rate=2)(x)
     model = keras.Model(scan, keras.layers.Add()([x, way]))
-    table = architecture.layers_table(model)
+    table = layer_table(model)
     assert table["parameters"].sum() == model.count_params() and table["depth"].iloc[-1] == 2
     assert (
         table["sees"].iloc[-1] == 3 + 4 * 2
