@@ -26,7 +26,7 @@ def put(path, picture):
 
 @pytest.fixture(scope="module")
 def heads():
-    return [phantom(KINDS[n % 4], plane="axial", seed=500 + n).pixels for n in range(16)]
+    return [phantom(KINDS[n % 4], plane="axial", seed=500 + n, size=128).pixels for n in range(16)]
 
 
 @pytest.fixture
