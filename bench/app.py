@@ -88,7 +88,7 @@ def predictions(count: int) -> dict:
     ]
     for number in range(count):
         picture = np.roll(drawn[number % len(drawn)], (number // len(drawn)) - 12, axis=1)
-        app.arrived(write(app, number, picture), f"{number}.png")
+        app.files.receive(write(app, number, picture), f"{number}.png")
         app.reader.submit(int).result()
         start = time.perf_counter()
         app.predict().result()

@@ -112,7 +112,7 @@ def test_what_is_no_brain_is_not_judged_until_somebody_insists(app):
     )
     app.choose(1)
     assert "Not judged" in app.outcome.empty.value
-    app.intake.gate.value = False
+    app.intake.check_input.value = False
     app.predict().result()
     assert app.cards[1]["state"] == "done" and app.result.source == "noise.png"
     assert "noise.png" in json.loads(app.give("json")[2])["source"]
@@ -132,7 +132,7 @@ def test_an_uncertain_answer_says_so_in_every_place(app):
             )
 
     app.load(SAMPLES["glioma-axial.png"]).result()
-    app.ask(Torn(), app.session.files.get(1), "compact")
+    app.prediction.predict(Torn(), app.session.files.get(1), "compact")
     app.show(1)
     assert "uncertain" in app.outcome.head.value and "uncertain" in app.past[1]["title"]
     assert (
@@ -171,7 +171,7 @@ def test_a_second_click_starts_nothing(app, monkeypatch):
     go = threading.Event()
     app.load(SAMPLES["glioma-axial.png"]).result()
     engine = slow_engine(go)
-    monkeypatch.setattr("brain_tumor.inference.single_scan.find_engine", lambda which: engine)
+    monkeypatch.setattr("brain_tumor.app.app.find_engine", lambda which: engine)
     first, second = app.predict(), app.predict()
     assert first is second and not first.done() and app.busy
     go.set()
@@ -215,7 +215,7 @@ def test_nothing_is_lost_when_a_prediction_fails(app, monkeypatch, problem):
     before = app.result.to_dict(full=True)
     app.load(SAMPLES["meningioma-axial.png"]).result()
     monkeypatch.setattr(
-        "brain_tumor.inference.single_scan.find_engine", lambda which: slow_engine(problem=problem)
+        "brain_tumor.app.app.find_engine", lambda which: slow_engine(problem=problem)
     )
     app.predict().result()
     assert "bt-bad" in said(app) and (
@@ -238,7 +238,7 @@ def test_the_engine_is_loaded_once(app, monkeypatch):
     monkeypatch.setattr(
         engines, "start_session", lambda *words: started.append(1) or true_start(*words)
     )
-    true_start = sys.modules["brain_tumor.data.embeddings"].start_session
+    true_start = engines.start_session
     for name in ("glioma-axial.png", "glioma-coronal.png", "no_tumor-axial.png"):
         app.load(SAMPLES[name]).result()
         app.predict().result()
@@ -402,7 +402,7 @@ def test_a_correction_is_what_is_saved_and_the_files_say_so(app):
         and saved.sum() == told["mask"]["pixels"] == before.mask.sum() + added - gone
     )
     assert (
-        told["model"]["outline"] == "corrected by hand" and told["model"]["pixels_added"] == added
+        told["model"]["mask"] == "corrected by hand" and told["model"]["pixels_added"] == added
     )
     assert (
         told["features"]["surface"]
@@ -466,7 +466,7 @@ def test_comparing_two_answers(app):
 
 def test_a_history_of_many_answers_stays_small_in_memory(app, monkeypatch):
     monkeypatch.setattr(
-        "brain_tumor.inference.single_scan.find_engine", lambda which: slow_engine()
+        "brain_tumor.app.app.find_engine", lambda which: slow_engine()
     )
     rng = np.random.default_rng(0)
     for number in range(1, 13):
@@ -534,7 +534,7 @@ def block(tmp_path):
 
 
 def test_a_typed_spacing_belongs_to_a_plane_and_to_all_answers_about_it(app, block):
-    app.intake.gate.value = False  # the block is no head in all its planes
+    app.intake.check_input.value = False  # the block is no head in all its planes
     app.load(block).result()
     plane, own = app.opened.scan.axis, app.opened.scan.spacing
     app.predict().result()
@@ -573,12 +573,12 @@ def test_a_refused_spacing_stays_in_the_field_whatever_else_is_painted(app):
 
 
 def test_an_answer_doesn_t_push_the_reader_back_to_another_slice(app, monkeypatch):
-    import brain_tumor.app.app as room
+    import brain_tumor.app.app as app_module
 
     app.load(SAMPLES["meningioma-volume.nii.gz"]).result()
-    go, analyze = threading.Event(), room.analyze
+    go, analyze = threading.Event(), app_module.analyze
     monkeypatch.setattr(
-        room, "analyze", lambda scan, **options: (go.wait(30), analyze(scan, **options))[1]
+        app_module, "analyze", lambda scan, **options: (go.wait(30), analyze(scan, **options))[1]
     )
     job = app.predict()
     while not app.intake.message.value or "Analysing" not in app.intake.message.value:
@@ -608,7 +608,7 @@ def test_a_file_that_arrives_leaves_the_hand_at_work_alone(app):
         and len(app.cards) == 2
     )
     app.stroke([(0.5, 0.5), (0.6, 0.6)])
-    assert app.result.engine["outline"] == "corrected by hand"
+    assert app.result.engine["mask"] == "corrected by hand"
     assert [app.give(kind)[0] for kind in ("overlay", "mask", "json", "report")] == [
         "glioma-axial_corrected_overlay.png",
         "glioma-axial_corrected_mask.png",
@@ -906,7 +906,7 @@ def test_sliders_brush_and_eraser(page):
     page.locator(".bt-undo").click()
     until(page, lambda: ink(mask)["white"] == drawn)
     told = json.loads(downloaded(page, "JSON")[1])
-    assert told["model"]["outline"] == "corrected by hand" and told["mask"]["pixels"] == drawn
+    assert told["model"]["mask"] == "corrected by hand" and told["mask"]["pixels"] == drawn
     canvas.focus()
     page.keyboard.press("z")
     until(page, lambda: ink(mask)["white"] == white)
@@ -1071,7 +1071,7 @@ def test_in_jupyterlab(browser, visit, notebooks, tmp_path):
         page.locator(".bt-live-sizes", has_text="added by hand").wait_for()
         told = json.loads(downloaded(page, "JSON")[1])
         assert (
-            told["model"]["outline"] == "corrected by hand"
+            told["model"]["mask"] == "corrected by hand"
             and told["predicted_class"] == "meningioma"
         )
         canvas.focus()

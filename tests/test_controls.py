@@ -19,10 +19,11 @@ from brain_tumor.app.views import APP_STYLE
 from brain_tumor.app.widgets import Downloads, Labels
 import numpy as np
 
-told, strokes = named(w.HTML(), "told"), []
+told, strokes = with_class(w.HTML(), "told"), []
 def stroke(points):
     strokes.append(points)
-    bench.undo.disabled, told.value = False, f"{len(strokes)} strokes, the last of {len(points)} points"
+    bench.undo.disabled = False
+    told.value = f"{len(strokes)} strokes, the last of {len(points)} points"
 def undo():
     strokes.pop()
     bench.undo.disabled = not strokes
@@ -30,11 +31,14 @@ def give(kind):
     if kind == "broken":
         raise ValueError("no luck")
     return None if kind == "nothing" else (f"{kind}.txt", "text/plain", kind.encode())
-bench = Bench(stroke, undo, print)
-bench.undo.disabled, bench.canvas.picture = True, png(np.zeros((64, 64), np.uint8))
-files = Downloads(give, [(name, name) for name in ("one", "two", "three", "four", "nothing", "broken")])
-pick = named(w.Dropdown(options=["a", "b"]), "pick")
-named(w.VBox([w.HTML(f"<style>{STYLE}</style>"), Labels(), pick, files, bench, told, named(w.HTML(str(os.getpid())), "pid")]), "bt-app")
+bench = MaskEditor(stroke, undo, print)
+bench.undo.disabled, bench.canvas.picture = True, png_bytes(np.zeros((64, 64), np.uint8))
+names = ("one", "two", "three", "four", "nothing", "broken")
+files = Downloads(give, [(name, name) for name in names])
+pick = with_class(w.Dropdown(options=["a", "b"]), "pick")
+pid = with_class(w.HTML(str(os.getpid())), "pid")
+style = w.HTML(f"<style>{APP_STYLE}</style>")
+with_class(w.VBox([style, Labels(), pick, files, bench, told, pid]), "bt-app")
 """
 
 

@@ -57,7 +57,7 @@ def headline(
     return (
         f'<div class="bt-headline{" bt-none" if none else ""}"><h2>{what}</h2><p class="bt-sure">{unsure}{result.confidence:.0%} probability</p>'
         f'<p class="bt-of">{place} · engine {escape(str(result.engine.get("name", "")))}{hand}</p>'
-        + "".join(f'<p class="bt-doubt">{escape(doubt)}</p>' for doubt in result.doubts)
+        + "".join(f'<p class="bt-doubt">{escape(doubt)}</p>' for doubt in result.warnings)
         + "</div>"
     )
 
@@ -156,7 +156,7 @@ def heat_picture(
     values = np.clip(np.nan_to_num(shrink(np.asarray(heat, np.float32), VIEW_SIDE)), 0, 1)
     picture = heat_overlay(shrink(result.scan.pixels, VIEW_SIDE), values)
     text = f"Heat map of {result.source}, {what}: {mask_location(np.asarray(heat) >= 0.5)} at one half or more"
-    return html_image(picture, text, PNG_EFFORT) + heat_scale(
+    return str(html_image(picture, text, PNG_EFFORT)) + heat_scale(
         "1" if heat is result.mask_probability else "peak"
     )
 
@@ -179,7 +179,7 @@ def sizes_view(
     "The table of sizes, and where their unit comes from."
     if result.features is None:
         return '<p class="bt-quiet">Nothing is marked, so there is nothing to measure.</p>'
-    return f'<h3>Sizes</h3><div class="bt-sizes">{result_size_table(result.features, result.surface_range)}</div><p class="bt-quiet">{escape(" ".join(filter(None, (unit_line(result), result.band_says))))}</p>'
+    return f'<h3>Sizes</h3><div class="bt-sizes">{result_size_table(result.features, result.area_interval)}</div><p class="bt-quiet">{escape(" ".join(filter(None, (unit_line(result), result.area_note))))}</p>'
 
 
 def unit_line(
@@ -196,8 +196,8 @@ def unit_line(
 def notes_view(
     result: Analysis,  # not refused
 ) -> str:  # a piece of HTML
-    "What a reader should know before believing the numbers; the spacing is said below the table, doubts in the headline."
-    lines = [note for note in result.notes if "spacing" not in note and note not in result.doubts]
+    "What a reader should know before believing the numbers; the spacing is said below the table, warnings in the headline."
+    lines = [note for note in result.notes if "spacing" not in note and note not in result.warnings]
     return (
         f'<ul class="bt-notes">{"".join(f"<li>{escape(note)}</li>" for note in lines)}</ul>'
         if lines
