@@ -1,4 +1,4 @@
-"""Segmentation runs of known truth, with no scan behind them, for tests of comparison and reports."""
+"""Segmentation runs of known truth, with no scan behind them."""
 
 from pathlib import Path
 

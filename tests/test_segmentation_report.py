@@ -1,4 +1,4 @@
-"""Segmenters that draw for analyze, and the report on outlines."""
+"""Segmenters in analyze, and the report on segmentation runs."""
 
 import json
 import shutil
@@ -11,13 +11,16 @@ import pytest
 keras = pytest.importorskip("keras", reason="Keras comes with the extra `workbook`")
 pytest.importorskip("tf2onnx", reason="tf2onnx comes with the extra `workbook`")
 
+from errors import raises  # noqa: E402
+from example_runs import write_example_segmentation_run  # noqa: E402
+
 from brain_tumor import analyze  # noqa: E402
 from brain_tumor.cli import main  # noqa: E402
 from brain_tumor.imaging.preprocessing import prepare_8bit  # noqa: E402
 from brain_tumor.imaging.samples import samples  # noqa: E402
 from brain_tumor.inference.engines import load_engine  # noqa: E402
 from brain_tumor.io.decode import read_in_process  # noqa: E402
-from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.errors import ErrorCode
 from brain_tumor.io.files import write_json  # noqa: E402
 from brain_tumor.io.scan import INTENDED_USE, Scan
 from brain_tumor.metrics import mean_interval, unpaired_difference  # noqa: E402
@@ -31,7 +34,6 @@ from brain_tumor.segmentation.comparison import (
     reader_agreement,
     rebuild_segmentation_network,
     subset_slices,
-    write_example_segmentation_run,
 )  # noqa: E402
 from brain_tumor.segmentation.export import Segmenter, save_segmenter  # noqa: E402
 from brain_tumor.segmentation.postprocessing import clean_mask, predict_masks  # noqa: E402
@@ -50,7 +52,7 @@ PLAIN = {"level": 0.5, "largest": False, "smallest": 0.0, "mirror": False}
 
 
 def recorded(folder, network, seed=0, **outline):
-    """A run folder with weights: untrained, with statistics of batch normalisation that do something."""
+    """A run folder with untrained weights, and statistics of batch normalisation that matter."""
     run = write_example_segmentation_run(folder, network)
     said = json.loads((run / "run.json").read_text())
     write_json(
@@ -82,24 +84,23 @@ def saved(tmp_path_factory):
     return save_segmenter(recorded(folder / "run", "resunet"), folder / "saved")
 
 
-def refused(what, *words):
-    with pytest.raises(BrainTumorError) as told:
-        what()
-    assert all(word in str(told.value) for word in words), told.value
+def rejected(code, action, *names):
+    with raises(code, *names):
+        action()
 
 
 # ---- segmenters
 
 
 @pytest.mark.parametrize("network", SEGMENTATION_NETWORKS)
-def test_a_segmenter_says_what_its_network_says(network, tmp_path, scans):
+def test_a_segmenter_predicts_what_its_network_predicts(network, tmp_path, scans):
     run = recorded(tmp_path / "run", network)
     segmenter, model = (
         Segmenter(save_segmenter(run, tmp_path / "saved")),
         rebuild_segmentation_network(run)[0],
     )
     squares = np.stack([prepare_8bit(scan.pixels, 64)[0] for scan in scans])
-    wanted, found = predict_masks(model, squares), segmenter._said(squares)
+    wanted, found = predict_masks(model, squares), segmenter._predict(squares)
     assert np.ptp(wanted, axis=(1, 2)).min() > 0.02, (
         "an answer that is the same everywhere proves little"
     )
@@ -153,38 +154,41 @@ def test_clean_up_is_in_what_is_drawn(saved, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change, word",
+    "change, name",
     [
-        ({"kind": "ensemble"}, "no segmenter"),
-        ({"format": 2}, "format 1"),
+        ({"kind": "ensemble"}, "changed"),
+        ({"format": 2}, "changed"),
         ({"side": "64"}, "side"),
         ({"outline": {"level": 0.5}}, "outline"),
         ({"outline": PLAIN | {"level": "high"}}, "outline"),
-        ({"sha256": {}}, "the sum"),
-        ({"sha256": {"outline.onnx": "0" * 64}}, "SHA-256"),
-        ({"side": 32}, "expected squares of 32"),
+        ({"sha256": {}}, "outline.onnx"),
+        ({"sha256": {"outline.onnx": "0" * 64}}, "outline.onnx"),
+        ({"side": 32}, "32"),
         ({"provenance": None}, "provenance"),
     ],
 )
-def test_a_manifest_that_means_something_else_is_refused(saved, tmp_path, change, word):
+def test_a_damaged_manifest_is_rejected(saved, tmp_path, change, name):
     shutil.copytree(saved, tmp_path / "changed")
     manifest = json.loads((saved / "manifest.json").read_text())
     write_json(tmp_path / "changed" / "manifest.json", manifest | change)
-    refused(lambda: Segmenter(tmp_path / "changed"), "changed", word)
+    with raises(ErrorCode.MODEL_INVALID, "changed", name):
+        Segmenter(tmp_path / "changed")
 
 
 def test_saving_is_whole_or_not_at_all(saved, tmp_path, monkeypatch):
     run = recorded(tmp_path / "run", "unet")
-    refused(lambda: save_segmenter(run, saved), "exists already")
+    rejected(ErrorCode.FILE_EXISTS, lambda: save_segmenter(run, saved), "saved")
     (run / "best.weights.npz").rename(run / "elsewhere.npz")
-    refused(lambda: save_segmenter(run, tmp_path / "new"), "best.weights.npz")
+    rejected(
+        ErrorCode.FILE_NOT_FOUND, lambda: save_segmenter(run, tmp_path / "new"), "best.weights.npz"
+    )
     (run / "elsewhere.npz").rename(run / "best.weights.npz")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("brain_tumor.training.weights.to_onnx", full)
-    refused(lambda: save_segmenter(run, tmp_path / "new"), "No space left")
+    monkeypatch.setattr("brain_tumor.segmentation.export.to_onnx", full)
+    rejected(ErrorCode.WRITE_FAILED, lambda: save_segmenter(run, tmp_path / "new"), "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
@@ -202,17 +206,22 @@ def test_analyze_takes_the_outline_from_a_segmenter(saved, scans, capsys, tmp_pa
     model = json.loads(capsys.readouterr().out)[0]["model"]
     assert (
         model["segmenter"] == "run"
-        and "made up" in model["segmenter_mark"]
+        and "made up" in model["segmenter_provenance"]
         and model["name"] == "compact and run"
     )
     assert main(["analyze", str(paths[0]), "--segmenter", str(tmp_path)]) == 2
-    refused(lambda: load_engine(saved, segmenter=saved), "compact and run")
+    rejected(
+        ErrorCode.MODEL_INVALID, lambda: load_engine(saved, segmenter=saved), "compact and run"
+    )
 
 
 def test_drawing_needs_no_training_library(saved):
     code = (
-        "import sys\nfrom brain_tumor import analyze\nfrom brain_tumor.imaging.samples import samples\n"
-        "analyze(samples()[0], engine=sys.argv[1])\nprint({'keras', 'tensorflow', 'torch', 'onnx', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules))"
+        "import sys\nfrom brain_tumor import analyze\n"
+        "from brain_tumor.imaging.samples import samples\n"
+        "analyze(samples()[0], engine=sys.argv[1])\n"
+        "heavy = {'keras', 'tensorflow', 'torch', 'onnx', 'sklearn', 'pandas', 'matplotlib'}\n"
+        "print(heavy & set(sys.modules))"
     )
     assert (
         subprocess.run(
@@ -279,7 +288,7 @@ def test_the_interval_of_means_apart_holds_what_it_should():
         _, low, high = unpaired_difference(*sides[0], *sides[1], draws=400, seed=seed)
         held += low <= 0.1 <= high
     assert 0.90 <= held / 200 <= 0.985
-    refused(lambda: unpaired_difference([], [], [1.0], [0]), "at least one")
+    rejected(ErrorCode.DATA_INVALID, lambda: unpaired_difference([], [], [1.0], [0]))
 
 
 def test_cases_are_chosen_and_drawn():
@@ -288,7 +297,7 @@ def test_cases_are_chosen_and_drawn():
         "median": 3,
         "worst": 2,
     } and example_cases([0.3]) == {"best": 0, "median": 0, "worst": 0}
-    refused(lambda: example_cases([]), "no slice")
+    rejected(ErrorCode.DATA_MISSING, lambda: example_cases([]))
     rng = np.random.default_rng(0)
     masks = [np.pad(np.ones((n, n), bool), ((2, 30 - n), (2, 30 - n))) for n in (6, 10, 14)]
     figure = case_figure([rng.random((32, 32)) for _ in masks], [masks[1]] * 3, masks, "made up")
@@ -297,7 +306,7 @@ def test_cases_are_chosen_and_drawn():
         "median: Dice 0.68",
         "worst: Dice 0.53",
     ] and figure._supxlabel.get_text() == "made up"
-    refused(lambda: case_figure([masks[0]], masks, masks, ""), "1 pictures", "3 outlines")
+    rejected(ErrorCode.ARGUMENT_INVALID, lambda: case_figure([masks[0]], masks, masks, ""), 1, 3)
 
 
 def test_the_readers_stand_beside_each_class(tmp_path):
@@ -361,8 +370,8 @@ def test_a_page_without_the_thesis_and_without_curves(tmp_path):
         and text.count("<img") == text.count('alt="') == 4
         and "In the thesis" not in text
     )
-    refused(lambda: segmentation_curves(load_run(run.path)), "no curve")
-    refused(lambda: write_segmentation_report([], tmp_path), "no run")
+    rejected(ErrorCode.DATA_MISSING, lambda: segmentation_curves(load_run(run.path)), "engine")
+    rejected(ErrorCode.DATA_MISSING, lambda: write_segmentation_report([], tmp_path))
     with open(tmp_path / "out" / "outline_missed.csv") as table:
         assert (
             len(table.readlines()) - 1 == (subset_slices(load_run(run.path))["dice"] == 0).sum() > 0
