@@ -35,7 +35,7 @@ def main(data: str, out: str, method: str, *runs: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ensemble = load_ensemble(build_ensemble(runs, Path(folder) / "ensemble", method))
         size = sum(file.stat().st_size for file in (Path(folder) / "ensemble").iterdir())
-        said = [ensemble.probabilities([scan])[0] for scan in scans]
+        predicted = [ensemble.probabilities([scan])[0] for scan in scans]
         recorded = combine_predictions(ensemble.method, ensemble.arrays, stacked[some])
     write_json(
         out,
@@ -43,8 +43,8 @@ def main(data: str, out: str, method: str, *runs: str) -> None:
             "runs": [Path(run).name for run in runs],
             "method": method,
             "pictures": len(scans),
-            "same_class": float((np.argmax(said, 1) == recorded.argmax(1)).mean()),
-            "largest_difference": round(float(np.abs(np.array(said) - recorded).max()), 4),
+            "same_class": float((np.argmax(predicted, 1) == recorded.argmax(1)).mean()),
+            "largest_difference": round(float(np.abs(np.array(predicted) - recorded).max()), 4),
             "megabytes": round(size / 1e6, 1),
             "split": settings["split_sha256"],
             "surroundings": describe_environment(),

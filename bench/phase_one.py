@@ -107,7 +107,7 @@ def main(data: str, weights: str, out: str) -> None:
     how = classification_recipe(
         "honest", balance="none", healthy=False, augment=False, schedule="plateau"
     )
-    table, said, hashed = choose_images(data, how)
+    table, _, split = choose_images(data, how)
     parts = some_of(table)
     labels, base, found = (
         {role: class_indices(part) for role, part in parts.items()},
@@ -139,7 +139,7 @@ def main(data: str, weights: str, out: str) -> None:
         {
             "network": MOBILENET_V2.name,
             "pictures": PICTURES,
-            "split_sha256": hashed,
+            "split_sha256": split,
             "ways": found,
             "times_faster": round(found["plain"]["seconds"] / found["features"]["seconds"], 2),
             "val_accuracy_differs": round(

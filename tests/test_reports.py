@@ -724,7 +724,7 @@ def test_the_page_is_whole_and_needs_nothing_else(page):
     )
     assert all(run.settings["provenance"] in text for run in runs)
     for words in (
-        "From claim to mended run",
+        "From claim to improved run",
         "What each step changed",
         "without the disputed groups",
         "Table 3.3",

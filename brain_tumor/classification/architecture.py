@@ -182,7 +182,7 @@ def read_times(
 def frozen_table(
     backbone: Backbone,  # which network
     side: int | None = None,  # of the square, pixels; None: its own
-) -> "pd.DataFrame":  # rows thesis, mended: frozen, cut_after, layers, trained, of, share
+) -> "pd.DataFrame":  # rows thesis, improved: frozen, cut_after, layers, trained, of, share
     "Return what the thesis' `layers[:50]` and the improved recipe freeze and train in phase 2."
     import keras
     import pandas as pd
@@ -190,7 +190,7 @@ def frozen_table(
     base, rows = build_base(backbone, side), []
     names = [layer.name for layer in base.layers]
     model = keras.Model(base.input, add_head(base.output), name=backbone.name)
-    for way, kept in (("thesis", 50), ("mended", backbone.tuned_from)):
+    for way, kept in (("thesis", 50), ("improved", backbone.tuned_from)):
         trained = freeze_layers(model, names, kept)
         still = sum(len(kernel_shapes(layer)) for layer in model.layers if not layer.trainable)
         rows.append(

@@ -208,7 +208,7 @@ REPORT_STAGES = (
     "thesis claims",
     "thesis protocol here",
     "honest protocol here",
-    "mended here",
+    "improved here",
     "control: shuffled labels",
 )
 NETWORK_TITLES = {
@@ -475,7 +475,7 @@ def _report_pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
     "Return pairs of runs of one network and start, the one closer to the thesis first."
     known = [run for run in runs if _tested(run) is not None and run_stage(run) != REPORT_STAGES[4]]
     same = lambda run: [run.settings.get(name) for name in ("network", "start", "until", "side")]
-    mended = lambda run: sum(
+    improved = lambda run: sum(
         _value(run, name) == getattr(Recipe(), name) for name in RECIPE_SWITCHES
     )
     ordered = sorted(
@@ -483,7 +483,7 @@ def _report_pairs(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
         key=lambda run: (
             REPORT_STAGES.index(run_stage(run)),
             len(changed_switches(run)),
-            mended(run),
+            improved(run),
         ),
     )
     return [(one, two) for one, two in combinations(ordered, 2) if same(one) == same(two)]
@@ -577,7 +577,7 @@ def _tables(
 # %% ../../nbs/06_classification/thesis_report.ipynb #c044
 # in the page's order; a table without a title here is written as CSV alone
 SECTION_TITLES = {
-    "final": "From claim to mended run",
+    "final": "From claim to improved run",
     "steps": "What each step changed",
     "parts": "With and without the disputed groups, tumours alone, healthy persons",
     "compared": "Two networks on the same images (p assumes independent slices, and slices of one "
