@@ -52,7 +52,7 @@ def headline(
     none = result.predicted_class == "no_tumor"
     what = "No tumor detected" if none else sentence_case(result.predicted_class)
     place = escape(", ".join(filter(None, [result.source, slice_name(result.scan)])))
-    hand = " · outline corrected by hand" if result.engine.get("outline") else ""
+    hand = " · mask corrected by hand" if result.engine.get("mask") else ""
     unsure = '<span class="bt-unsure">uncertain</span> ' if result.status == "uncertain" else ""
     return (
         f'<div class="bt-headline{" bt-none" if none else ""}"><h2>{what}</h2><p class="bt-sure">{unsure}{result.confidence:.0%} probability</p>'
@@ -340,7 +340,7 @@ def answer_card(
     result: Analysis,  # not refused
 ) -> dict:  # for `Cards`
     "An answer in the history."
-    hand = "corrected by hand" if result.engine.get("outline") else ""
+    hand = "corrected by hand" if result.engine.get("mask") else ""
     text = ", ".join(
         filter(
             None, [result.source, slice_name(result.scan), str(result.engine.get("name", "")), hand]
