@@ -151,11 +151,15 @@ def run_all(page):
     raise AssertionError("the cells were not run")
 
 
-HEARD = r"[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(e => !/^\[\s*\]/.test(e.textContent))"
+HEARD = (
+    r"[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(e => "
+    r"!/^\[\s*\]/.test(e.textContent))"
+)
 
 INK = """image => {
   const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [image.naturalWidth || image.width, image.naturalHeight || image.height];
+  canvas.width = image.naturalWidth || image.width;
+  canvas.height = image.naturalHeight || image.height;
   const context = canvas.getContext("2d");
   context.drawImage(image, 0, 0);
   const data = context.getImageData(0, 0, canvas.width, canvas.height).data, seen = new Set();

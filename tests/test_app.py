@@ -1,4 +1,4 @@
-"""The page: without a browser, what it keeps and refuses; in Chromium, what a user sees and does."""
+"""The page: without a browser, what it keeps and refuses; in Chromium, what a user sees."""
 
 import base64
 import gzip

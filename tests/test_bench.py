@@ -240,7 +240,10 @@ def test_analyze_is_timed_without_tensorflow_and_all_the_way_to_sizes():
 
 
 def test_memory_is_in_megabytes():
-    code = "from bench.workers import memory; a = memory(); b = bytearray(b'x') * 200_000_000; print(*a, *memory())"
+    code = (
+        "from bench.workers import memory; a = memory(); b = bytearray(b'x') * 200_000_000; "
+        "print(*a, *memory())"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -62,7 +62,8 @@ def test_each_click_gets_its_file_or_a_reason(page):
     got = []
     page.on("download", lambda one: got.append(one.suggested_filename))
     page.evaluate(
-        "[...document.querySelectorAll('.bt-downloads button')].slice(0, 4).forEach((button) => button.click())"
+        "[...document.querySelectorAll('.bt-downloads button')].slice(0, "
+        "4).forEach((button) => button.click())"
     )
     for _ in range(100):
         if len(got) == 4:
@@ -80,7 +81,10 @@ def test_each_click_gets_its_file_or_a_reason(page):
 
 
 def test_a_switch_says_its_state(page):
-    pressed = "return [...document.querySelectorAll('.bt-tool button')].map((one) => one.getAttribute('aria-pressed'))"
+    pressed = (
+        "return [...document.querySelectorAll('.bt-tool button')].map((one) => "
+        "one.getAttribute('aria-pressed'))"
+    )
     assert page.evaluate(f"() => {{ {pressed} }}") == ["true", "false"]
     page.locator(".bt-tool button", has_text="Eraser").click()
     page.locator(".bt-tool button[aria-pressed=true]", has_text="Eraser").wait_for()
@@ -116,7 +120,9 @@ def test_the_focus_is_seen_on_every_kind_of_control(page):
     for _ in range(25):
         page.keyboard.press("Tab")
         kind, ring = page.evaluate(
-            "(() => { const e = document.activeElement, s = getComputedStyle(e); return [e.getAttribute('role') || e.tagName, s.outlineStyle + s.outlineWidth + s.outlineColor]; })()"
+            "(() => { const e = document.activeElement, s = getComputedStyle(e); return "
+            "[e.getAttribute('role') || e.tagName, s.outlineStyle + s.outlineWidth + "
+            "s.outlineColor]; })()"
         )
         rings[kind] = ring
     rings.pop("BODY", None)

@@ -57,7 +57,7 @@ def source(cell):
 
 
 def module(path):
-    """The module that a notebook exports, or that a file of the library is, below `brain_tumor`;
+    """The module that a notebook exports, or that a file of the library is, below `brain_tumor`.
 
     None without code.
     """
@@ -70,7 +70,7 @@ def module(path):
 
 
 def package(path):
-    """The package a module or a notebook belongs to;
+    """The package a module or a notebook belongs to.
 
     None for a notebook without code of its own.
     """
@@ -382,7 +382,8 @@ def test_analysis_starts_without_training_and_drawing_packages():
 def test_the_front_door_has_what_it_names():
     done = python(
         "-c",
-        "import brain_tumor; print(all(hasattr(brain_tumor, name) for name in brain_tumor.__all__)); "
+        "import brain_tumor; print(all(hasattr(brain_tumor, name) for name in "
+        "brain_tumor.__all__)); "
         "brain_tumor.nonsense",
     )
     assert done.stdout.strip() == "True" and "no attribute 'nonsense'" in done.stderr

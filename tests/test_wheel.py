@@ -46,7 +46,7 @@ def run(*words, cwd, **more):
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory, tracked):
-    """The folder with source archive and wheel, the wheel built from the archive;
+    """The folder with source archive and wheel, the wheel built from the archive.
 
     DIST names one that is built already.
     """
@@ -216,7 +216,8 @@ def test_the_wheel_works_where_nothing_else_is(empty, tmp_path):
         "import sys; from pathlib import Path; from brain_tumor import analyze, samples\n"
         "results = [analyze(path) for path in samples()]\n"
         "import brain_tumor; print(Path(brain_tumor.__file__).resolve())\n"
-        "print(len(results), sum(result.status != 'refused' and result.predicted_class in str(path) for result, path in zip(results, samples())))\n"
+        "print(len(results), sum(result.status != 'refused' and result.predicted_class in "
+        "str(path) for result, path in zip(results, samples())))\n"
         "print(*sorted({'tensorflow', 'keras', 'nbdev', 'IPython'} & set(sys.modules)))"
     )
     done = run(empty, "-c", code, cwd=tmp_path)

@@ -51,7 +51,7 @@ def steps(path):
 
 
 def commands(text):
-    """The command lines of a step, each as its words, without assignments and what is redirected."""
+    """Return the command lines of a step as lists of words, without assignments and redirections."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line)
         if ">" in words:
@@ -203,9 +203,9 @@ First.
 
 
 def test_notes_are_the_part_of_their_version():
-    assert (
-        release_notes.notes(CHANGES, "0.2.0")
-        == "- One thing, told over two lines.\n- **Another** of 20 things and *some*:\n  - a part.\n  1. a first."
+    assert release_notes.notes(CHANGES, "0.2.0") == (
+        "- One thing, told over two lines.\n- **Another** of 20 things and *some*:\n  - a "
+        "part.\n  1. a first."
     )
     assert release_notes.notes(CHANGES, "0.1.0") == "First."
     for version, why in (
