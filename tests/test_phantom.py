@@ -213,7 +213,7 @@ def test_a_ring_has_a_dark_core():
 
 @drawing
 def test_white_matter_grey_matter_water():
-    """T1-weighted: white matter is the brightest tissue, ventricles the darkest inside the brain."""
+    """T1-weighted: white matter is the brightest tissue, ventricles the darkest in the brain."""
     p = phantom("no_tumor", "axial", 2, 256)
     deep = distance_transform_edt(p.brain) * p.spacing[0] > 15
     v = p.pixels[deep]
