@@ -51,7 +51,7 @@ def steps(path):
 
 
 def commands(text):
-    """Return the command lines of a step as lists of words, without assignments and redirections."""
+    """Return the command lines of a step as lists of words, without assignments."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line)
         if ">" in words:
