@@ -135,7 +135,7 @@ def test_a_killed_training_resumes(tmp_path):
     from brain_tumor.imaging.phantoms import write_phantoms
     from brain_tumor.training.loop import read_history
 
-    write_phantoms(tmp_path / "data" / "phantoms", n=16, seed=2)
+    write_phantoms(tmp_path / "data" / "phantoms", n=16, seed=2, size=128)
     command = [
         sys.executable,
         "-m",
@@ -158,7 +158,7 @@ def test_a_killed_training_resumes(tmp_path):
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(1200):
+        for _ in range(2400):
             if read_history(tmp_path / "run" / "history.csv") or process.poll() is not None:
                 break
             __import__("time").sleep(0.25)
