@@ -19,7 +19,7 @@ from brain_tumor.evaluation.uncertainty import (
     grid_indices,
     segmented_slices,
     slice_arrays,
-    test_evaluations,
+    past_test_evaluations,
 )
 from brain_tumor.inference.uncertainty import (
     THRESHOLD_GRID,
@@ -77,7 +77,7 @@ def score_uncertainty(
     from brain_tumor.inference.engines import load_engine
 
     engine, about = load_engine(str(model)), read_uncertainty_run(run)["about"]
-    if test_evaluations(run) and not again:
+    if past_test_evaluations(run) and not again:
         raise BrainTumorError(
             f"{run}: the test was already evaluated, with these thresholds or earlier ones. "
             "Read run.json, or pass again=True and report it",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TUMOUR_OR_NO_TUMOUR', 'SET_LEVELS', 'AREA_LEVEL', 'ASYMMETRY', 'WIDE_INTERVAL', 'SET_RULES', 'conformal_quantile',
            'lowest_threshold', 'matching_thresholds', 'required_margins', 'fit_area_thresholds', 'grid_indices',
-           'slice_arrays', 'segmented_slices', 'fit_uncertainty', 'test_evaluations', 'record_uncertainty',
+           'slice_arrays', 'segmented_slices', 'fit_uncertainty', 'past_test_evaluations', 'record_uncertainty',
            'write_uncertainty', 'compare_scalings', 'adaptive_sets', 'cross_fitted_sets', 'compare_set_rules',
            'cross_fitted_intervals', 'cross_fitted_factor', 'compare_intervals']
 
@@ -178,7 +178,7 @@ def fit_uncertainty(
     }
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c036b
-def test_evaluations(
+def past_test_evaluations(
     run: str | Path,  # run folder; it may not exist yet
 ) -> list[dict]:  # what run.json keeps of each time, the latest last: slices, groups, held
     "Return the evaluations on the test that a run folder records."
@@ -207,7 +207,7 @@ def record_uncertainty(
             "this validation. Restore the split that the model was trained on",
             ErrorCode.SPLIT_INVALID,
         )
-    if not again and test_evaluations(run):
+    if not again and past_test_evaluations(run):
         raise BrainTumorError(
             f"{run}: these thresholds were evaluated on the test, so a new fit is no longer blind, "
             "in whatever folder. Pass again=True and report it",
@@ -239,7 +239,7 @@ def write_uncertainty(
     }
     counts = {"groups": int(slices["group"].nunique()), "slices": len(slices)}
     chosen = about | fit_uncertainty(slices, curves, manifest["threshold"]) | counts
-    before = {"tests_before": test_evaluations(run)} if test_evaluations(run) else {}
+    before = {"tests_before": past_test_evaluations(run)} if past_test_evaluations(run) else {}
     for table, name in ((slices, "slices.csv"), (curves, "areas.csv")):
         write_table(table, Path(run) / name)
     setting = {"threshold": manifest["threshold"], "surroundings": describe_environment()}

@@ -1,10 +1,12 @@
-"""The gate: what is no head is refused with a remedy, what is one passes, and the recorded figures are those of the files."""
+"""Out-of-distribution detection: images without a head are refused with a remedy, heads pass, and
+the recorded figures agree with the files."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from errors import raises
 
 from brain_tumor.evaluation.ood_images import (
     PERTURBED,
@@ -28,14 +30,14 @@ from brain_tumor.inference.ood import (
     load_detector,
 )
 from brain_tumor.io.decode import read_in_process
-from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.errors import ErrorCode
 from brain_tumor.io.files import MODELS
 from brain_tumor.io.scan import CLASSES, Scan
 
 RUN = Path(__file__).parent.parent / "runs" / "gate"
 
 
-def asked(scan):
+def decide(scan):
     return detect_ood(scan, load_engine("compact")(scan))
 
 
@@ -48,11 +50,11 @@ def of(picture, name="array"):
 )
 def test_a_colour_photograph_is_refused_and_its_colour_is_named(name):
     data = pytest.importorskip("skimage.data")
-    verdict = asked(read_in_process(getattr(data, name)()))
+    decision = decide(read_in_process(getattr(data, name)()))
     assert (
-        verdict.status == "refused"
-        and "colour" in verdict.reason
-        and "gate=False" in verdict.reason
+        decision.status == "refused"
+        and decision.category == "colour"
+        and "check_input=False" in decision.reason
     )
 
 
@@ -62,10 +64,10 @@ def test_a_colour_photograph_is_refused_and_its_colour_is_named(name):
 def test_a_grey_picture_is_refused(name):
     data, cv2 = pytest.importorskip("skimage.data"), pytest.importorskip("cv2")
     picture = getattr(data, name)()
-    verdict = asked(
+    decision = decide(
         of(picture if picture.ndim == 2 else cv2.cvtColor(picture[..., :3], cv2.COLOR_RGB2GRAY))
     )
-    assert verdict.status == "refused" and verdict.reason.count(". ") >= 1
+    assert decision.status == "refused" and decision.reason.count(". ") >= 1
 
 
 @pytest.mark.parametrize(
@@ -79,10 +81,11 @@ def test_a_grey_picture_is_refused(name):
         ("screenshots", 7),
     ],
 )
-def test_freshly_drawn_strangers_are_refused(kind, least):
-    # noise, patterns and text are fitted kinds, other pictures of them; the bounds are what the shipped gate does, not what was hoped (7 of 8)
-    verdicts = [asked(of(picture)) for picture in synthetic_pictures(kind, 8, seed=77)]
-    assert sum(v.status == "refused" for v in verdicts) >= least
+def test_newly_drawn_images_are_refused(kind, least):
+    # noise, patterns and text are fitted kinds, with other images; the bounds are what the shipped
+    # detector does, not the goal (7 of 8)
+    decisions = [decide(of(picture)) for picture in synthetic_pictures(kind, 8, seed=77)]
+    assert sum(one.status == "refused" for one in decisions) >= least
 
 
 def test_thin_white_things_on_black_are_refused_and_heads_are_far_from_it():
@@ -100,11 +103,11 @@ def test_thin_white_things_on_black_are_refused_and_heads_are_far_from_it():
             cv2.LINE_AA,
         )
     pixels[[20, 100, 200], [40, 220, 90]] = 255
-    for verdict in (asked(of(text)), asked(of(pixels))):
+    for decision in (decide(of(text)), decide(of(pixels))):
         assert (
-            verdict.status == "refused"
-            and verdict.reason.startswith(CATEGORIES["other"])
-            and verdict.score == np.inf
+            decision.status == "refused"
+            and decision.reason.startswith(CATEGORIES["other"])
+            and decision.score == np.inf
         )
     heads = [read_in_process(path).pixels for path in samples()] + [
         phantom(CLASSES[i % 4], ("axial", "coronal", "sagittal")[i % 3], 5000 + i, 256).pixels / 255
@@ -115,16 +118,16 @@ def test_thin_white_things_on_black_are_refused_and_heads_are_far_from_it():
 
 @pytest.mark.parametrize("path", samples(), ids=lambda path: path.stem)
 def test_the_bundled_samples_pass(path):
-    verdict = asked(read_in_process(path))
-    assert (verdict.status, verdict.reason) == (
+    decision = decide(read_in_process(path))
+    assert (decision.status, decision.reason) == (
         "ok",
         None,
-    ) and verdict.score < load_detector().doubt
+    ) and decision.score < load_detector().warning_threshold
 
 
 def test_phantoms_pass_whatever_their_size():
-    verdicts = [
-        asked(
+    decisions = [
+        decide(
             of(
                 phantom(
                     CLASSES[i % 4],
@@ -136,66 +139,62 @@ def test_phantoms_pass_whatever_their_size():
         )
         for i in range(24)
     ]
-    assert [v.status for v in verdicts].count("refused") <= 1
-    assert [v.status for v in verdicts].count("ok") >= 21
+    assert [one.status for one in decisions].count("refused") <= 1
+    assert [one.status for one in decisions].count("ok") >= 21
 
 
 @pytest.mark.parametrize("how", PERTURBED)
 def test_a_disturbed_head_is_not_refused(how):
     rng = np.random.default_rng(1)
-    verdicts = [
-        asked(of(perturb_head(read_in_process(path).pixels, how, rng))) for path in samples()
+    decisions = [
+        decide(of(perturb_head(read_in_process(path).pixels, how, rng))) for path in samples()
     ]
-    assert all(v.status != "refused" for v in verdicts)
+    assert all(one.status != "refused" for one in decisions)
 
 
 @pytest.mark.parametrize("how", [how for how in ROTATIONS if how != "upside down"])
-def test_a_head_on_its_side_is_stopped_and_told_to_be_turned(how):
-    verdicts = [asked(of(rotate_head(read_in_process(path).pixels, how))) for path in samples()]
-    stopped = [v for v in verdicts if v.status != "ok"]
-    assert (
-        len(stopped) >= 6
-        and sum("turn the picture by a quarter" in v.reason for v in stopped) >= len(stopped) - 1
-    )
+def test_a_head_on_its_side_is_rejected_as_such(how):
+    decisions = [decide(of(rotate_head(read_in_process(path).pixels, how))) for path in samples()]
+    stopped = [one for one in decisions if one.status != "ok"]
+    assert len(stopped) >= 6 and sum("side" in one.category for one in stopped) >= len(stopped) - 1
 
 
-def test_every_reason_is_a_sentence_that_names_a_remedy():
-    for name, reason in list(CATEGORIES.items())[1:]:
-        assert reason.endswith(".") and (
-            ": give" in reason or ": turn" in reason or ". Give" in reason
-        ), name
+def test_every_category_but_heads_has_a_reason_of_its_own():
+    reasons = dict(list(CATEGORIES.items())[1:])
+    assert CATEGORIES["head"] == "" and all(reason.endswith(".") for reason in reasons.values())
+    assert len(set(reasons.values())) == len(reasons) - 1, "both sides share one reason"
 
 
-def test_the_gate_belongs_to_the_network_that_ships():
+def test_the_detector_belongs_to_the_shipped_network():
     engine, shipped = load_engine("compact"), load_detector()
-    assert shipped.sha256 == engine.manifest["sha256"]["compact.onnx"] and shipped.fits(engine)
-    assert not shipped.fits(lambda scan: None)
+    assert shipped.sha256 == engine.manifest["sha256"]["compact.onnx"] and shipped.matches(engine)
+    assert not shipped.matches(lambda scan: None)
     assert (MODELS / "compact" / DETECTOR_FILE).stat().st_size < 300_000
-    assert shipped.refuse > shipped.doubt
+    assert shipped.refusal_threshold > shipped.warning_threshold
 
 
 def test_a_prediction_without_features_is_not_judged():
     blind = Prediction(np.full(4, 0.25), np.zeros((64, 64), np.float32))
-    verdict = detect_ood(of(next(synthetic_pictures("text", 1))), blind)
-    assert verdict.status == "ok" and np.isnan(verdict.score)
+    decision = detect_ood(of(next(synthetic_pictures("text", 1))), blind)
+    assert decision.status == "ok" and np.isnan(decision.score)
 
 
-def test_a_folder_without_a_gate_has_none_and_a_damaged_one_is_named(tmp_path):
+def test_a_folder_without_a_detector_has_none_and_a_damaged_one_is_named(tmp_path):
     assert load_detector(tmp_path) is None
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / DETECTOR_FILE).write_bytes((MODELS / "compact" / DETECTOR_FILE).read_bytes()[:5000])
-    with pytest.raises(BrainTumorError, match=DETECTOR_FILE):
+    with raises(ErrorCode.MODEL_INVALID, DETECTOR_FILE):
         load_detector(damaged)
 
 
-def test_a_gate_of_other_looks_is_named(tmp_path, monkeypatch):
+def test_a_detector_of_other_categories_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "brain_tumor.inference.ood.CATEGORIES", {"head": "", "other": "Give a head."}
+        "brain_tumor.evaluation.ood_training.CATEGORIES", {"head": "", "other": "Give a head."}
     )
     save_detector(load_detector(), tmp_path)
     monkeypatch.undo()
-    with pytest.raises(BrainTumorError, match="other looks"):
+    with raises(ErrorCode.MODEL_INVALID, DETECTOR_FILE):
         load_detector(tmp_path)
 
 
@@ -213,7 +212,7 @@ def test_an_ensemble_carries_the_features_of_the_network_that_draws():
     assert said.logits is None and np.array_equal(
         said.features, load_engine("compact")(scan).features
     )
-    assert load_detector().fits(engine) and asked(scan).status == detect_ood(scan, said).status
+    assert load_detector().matches(engine) and decide(scan).status == detect_ood(scan, said).status
 
 
 def test_a_threshold_lets_no_more_than_its_share_pass_each_source_counting_alike():
@@ -232,14 +231,17 @@ def test_a_threshold_lets_no_more_than_its_share_pass_each_source_counting_alike
 # ---- what was recorded
 
 
-def test_recorded_run_gate_and_model_speak_of_one_thing():
+def test_recorded_run_detector_and_model_agree():
     run, manifest = (
         json.loads((RUN / "run.json").read_text(encoding="utf-8")),
         json.loads((MODELS / "compact" / "manifest.json").read_text(encoding="utf-8")),
     )
     assert run["sha256"] == manifest["sha256"]["compact.onnx"] == load_detector().sha256
     assert run["split_sha256"] == manifest["split_sha256"]
-    assert (run["refuse"], run["doubt"]) == (load_detector().refuse, load_detector().doubt)
+    assert (run["refuse"], run["doubt"]) == (
+        load_detector().refusal_threshold,
+        load_detector().warning_threshold,
+    )
 
 
 def test_recorded_statuses_follow_from_the_recorded_scores():
@@ -247,11 +249,13 @@ def test_recorded_statuses_follow_from_the_recorded_scores():
 
     table, shipped = read_ood_scores(RUN), load_detector()
     rank = table["status"].map(STATUSES.index)
-    clear = (table["score"] - shipped.refuse).abs().clip(
-        upper=(table["score"] - shipped.doubt).abs()
+    clear = (table["score"] - shipped.refusal_threshold).abs().clip(
+        upper=(table["score"] - shipped.warning_threshold).abs()
     ) > 2e-3
     assert (
-        rank == (table["score"] > shipped.doubt).astype(int) + (table["score"] > shipped.refuse)
+        rank
+        == (table["score"] > shipped.warning_threshold).astype(int)
+        + (table["score"] > shipped.refusal_threshold)
     )[clear].all()
     assert set(table["side"]) == {"validation", "test"}
 
@@ -281,7 +285,7 @@ def test_at_most_one_validation_scan_in_a_hundred_was_refused():
     )
 
 
-def test_the_gate_says_again_what_was_recorded_of_validation_scans(shared_data):
+def test_the_detector_repeats_the_recorded_scores_of_validation(shared_data):
     from brain_tumor.data.datasets import read_pixels
     from brain_tumor.data.splits import read_data
     from brain_tumor.evaluation.ood import patient_scans, read_ood_scores
@@ -295,9 +299,9 @@ def test_the_gate_says_again_what_was_recorded_of_validation_scans(shared_data):
         with_scan_labels(bare, table)[["class", "plane"]].fillna("").values.tolist()
         == recorded[["class", "plane"]].fillna("").values.tolist()
     )
-    with pytest.raises(BrainTumorError, match="another order"):
+    with raises(ErrorCode.DATA_INVALID):
         with_scan_labels(bare, table[::-1])
     for row in range(0, len(table), 40):
-        assert asked(Scan(read_pixels(table["path"][row]))).score == pytest.approx(
+        assert decide(Scan(read_pixels(table["path"][row]))).score == pytest.approx(
             recorded["score"][row], abs=0.05
         )

@@ -1,4 +1,5 @@
-"""Certainty: the quantile against hand-worked and simulated truth, sets and bands against plain counting, and the recorded figures against their files."""
+"""Uncertainty: the conformal quantile against hand-worked and simulated truth, prediction sets and
+area intervals against plain counting, and the recorded figures against their files."""
 
 import json
 import shutil
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from errors import raises
 
 from brain_tumor.data.splits import read_data
 from brain_tumor.evaluation.calibration import (
@@ -40,7 +42,7 @@ from brain_tumor.evaluation.uncertainty import (
     required_margins,
     segmented_slices,
     slice_arrays,
-    test_evaluations,
+    past_test_evaluations,
     write_uncertainty,
 )
 from brain_tumor.imaging.phantoms import write_phantoms
@@ -58,7 +60,7 @@ from brain_tumor.inference.uncertainty import (
     uncertainty_warnings,
 )
 from brain_tumor.io.decode import read_in_process
-from brain_tumor.io.errors import BrainTumorError
+from brain_tumor.io.errors import ErrorCode
 from brain_tumor.io.files import MODELS, read_model_manifest
 from brain_tumor.io.scan import CLASSES
 from brain_tumor.metrics import calibration_error
@@ -211,7 +213,8 @@ def test_sets_hold_the_likeliest_and_grow_with_the_level(seed):
 
 
 def uneven_answers(seed):
-    """Answers to forty groups of each kind, in turn: nine easy slices without a tumour; two hard ones with one or, where they are less hard, six."""
+    """Return predictions for forty groups of each kind, in turn: nine easy slices without a tumour;
+    two hard ones with a tumour or, where they are less hard, six."""
     rng = np.random.default_rng(seed)
     opinion, quiet = rng.normal(size=80), np.arange(80) % 2 == 1
     labels = np.where(
@@ -226,7 +229,8 @@ def uneven_answers(seed):
 
 
 def kept_by_kind(limits_of, level=0.9, seeds=2000):
-    """How often sets hold the truth in a new group, by kind, and how far the mean may be off by chance; the other 39 of its kind are known."""
+    """Return how often sets hold the truth in a new group, by kind, and how far the mean may be off
+    by chance; the other 39 groups of its kind are known."""
     held = {0: [], 1: []}
     for seed in range(seeds):
         p, labels, groups = uneven_answers(seed)
@@ -295,24 +299,24 @@ def test_a_class_set_names_the_likeliest_first():
     known = Uncertainty(
         {"0.95": [0.2, 0.2, 0.05, 0.2], "0.9": [0.5] * 4}, 0.95, (0.1, 0.9), 0.9, 8, ""
     )
-    assert known.class_set([0.25, 0.35, 0.1, 0.3]) == (
+    assert known.prediction_set([0.25, 0.35, 0.1, 0.3]) == (
         "meningioma",
         "pituitary",
         "glioma",
         "no_tumor",
     )
-    assert known.class_set([0.25, 0.35, 0.1, 0.3], level=0.9) == ("meningioma",)
-    assert known.class_set([0.25, 0.25, 0.25, 0.25], level=0.9) == CLASSES, (
+    assert known.prediction_set([0.25, 0.35, 0.1, 0.3], level=0.9) == ("meningioma",)
+    assert known.prediction_set([0.25, 0.25, 0.25, 0.25], level=0.9) == CLASSES, (
         "nothing tells them apart"
     )
-    assert known.class_set([0.1999996, 0.4, 0.0000004, 0.4]) == (
+    assert known.prediction_set([0.1999996, 0.4, 0.0000004, 0.4]) == (
         "meningioma",
         "pituitary",
         "glioma",
     ), "limits have six digits"
     for level in (0.8, 90):
-        with pytest.raises(BrainTumorError, match="give one of 0.95, 0.9"):
-            known.class_set([0.25] * 4, level=level)
+        with raises(ErrorCode.ARGUMENT_INVALID, level):
+            known.prediction_set([0.25] * 4, level=level)
 
 
 # ---- the band
@@ -376,8 +380,8 @@ def test_a_band_from_maps_of_known_truth_holds_new_ones(maps, lean):
     )
 
 
-def test_a_band_beyond_the_grid_is_refused():
-    with pytest.raises(BrainTumorError, match="no band can be promised"):
+def test_an_interval_beyond_the_grid_is_refused():
+    with raises(ErrorCode.DATA_INVALID):
         fit_area_thresholds(20.0, 0.3, 1.0)
 
 
@@ -387,11 +391,11 @@ def test_small_and_large_outlines_nest():
     assert (large | ~small).all() and known.areas(likely) == (
         small.sum(),
         large.sum(),
-    ) == interval_areas(likely, known.band)
+    ) == interval_areas(likely, known.area_thresholds)
     assert known.areas(np.zeros((9, 9), np.float32)) == (0, 0)
 
 
-def test_doubts_say_what_they_mean():
+def test_warnings_name_their_reason():
     known, sure = (
         Uncertainty({"0.95": [0.1, 0.1, 0.05, 0.1]}, 0.95, (0.1, 0.9), 0.9, 4, ""),
         [0.97, 0.01, 0.01, 0.01],
@@ -399,25 +403,19 @@ def test_doubts_say_what_they_mean():
     firm = np.where(disc(20), np.float32(0.95), np.float32(0.01))
     drawn, faint = firm > 0.3, firm * np.float32(0.5)
     assert uncertainty_warnings(known, sure, firm, drawn) == ()
-    assert (
-        "meningioma or no tumour (at 95%)"
-        in uncertainty_warnings(known, [0.04, 0.8, 0.12, 0.04], firm, drawn)[0]
-    )
-    assert (
-        uncertainty_warnings(known, sure, faint, drawn)[0].startswith(
-            "The network's outline is faint"
-        )
-        and "factor of 4" in uncertainty_warnings(known, sure, faint, drawn)[0]
-    ), "nothing is in the small outline"
+    named = uncertainty_warnings(known, [0.04, 0.8, 0.12, 0.04], firm, drawn)
+    assert len(named) == 1 and "meningioma or no tumour" in named[0] and "95%" in named[0]
+    wide = uncertainty_warnings(known, sure, faint, drawn)
+    assert len(wide) == 1 and "factor of 4" in wide[0], "the small mask is empty"
     assert uncertainty_warnings(known, [0.01, 0.01, 0.97, 0.01], faint, drawn & False) == (), (
         "an outline that is not shown casts no doubt"
     )
 
 
-def test_what_a_range_is_worth_is_said_with_what_was_kept():
+def test_the_note_gives_promised_and_measured_coverage():
     known = Uncertainty({}, 0.95, (0.1, 0.9), 0.9, 4, "", {"band": 0.8086})
-    assert "90% of slices of new patients; on the test it did in 81%." in known.band_says()
-    assert "test" not in Uncertainty({}, 0.95, (0.1, 0.9), 0.9, 4, "").band_says()
+    assert "90% of slices of new patients; on the test it did in 81%." in known.area_note()
+    assert "test" not in Uncertainty({}, 0.95, (0.1, 0.9), 0.9, 4, "").area_note()
 
 
 # ---- reading and writing
@@ -434,7 +432,7 @@ def test_ranges_belong_to_their_weights(tmp_path):
     manifest["sha256"]["weights.npz"] = "0" * 64
     (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
     load_uncertainty.cache_clear()
-    with pytest.raises(BrainTumorError, match="fitted for other weights"):
+    with raises(ErrorCode.MODEL_INVALID, "certainty.json"):
         load_uncertainty(tmp_path / "model")
     (tmp_path / "model" / "certainty.json").unlink()
     load_uncertainty.cache_clear()
@@ -448,7 +446,8 @@ def test_ranges_belong_to_their_weights(tmp_path):
         "[]",
         "null",
         '{"limits": 3}',
-        '{"limits": {}, "level": 0.9, "band": 7, "band_level": 0.9, "wide": 8, "weights_sha256": ""}',
+        '{"limits": {}, "level": 0.9, "band": 7, "band_level": 0.9, "wide": 8, '
+        '"weights_sha256": ""}',
         *(
             {
                 "limits": {"0.9": [0.1] * 4},
@@ -477,7 +476,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
         content if isinstance(content, str) else json.dumps(content)
     )
     load_uncertainty.cache_clear()
-    with pytest.raises(BrainTumorError, match="certainty.json: can't be read"):
+    with raises(ErrorCode.MODEL_INVALID, "certainty.json"):
         load_uncertainty(tmp_path)
 
 
@@ -500,13 +499,14 @@ def test_the_shipped_ranges_on_phantoms():
             small, large = known.areas(answer.mask_probability)
             assert small <= answer.mask.sum() <= large
             assert (
-                known.class_set(answer.probabilities)[0] == CLASSES[answer.probabilities.argmax()]
+                known.prediction_set(answer.probabilities)[0]
+                == CLASSES[answer.probabilities.argmax()]
             )
 
 
 def test_another_split_is_refused_and_so_is_a_choice_after_the_test(tmp_path, monkeypatch):
     write_phantoms(tmp_path / "data", n=12, seed=1)
-    with pytest.raises(BrainTumorError, match="not the split"):
+    with raises(ErrorCode.SPLIT_INVALID, tmp_path):
         record_uncertainty(tmp_path / "data", SHIPS, tmp_path / "run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text('{"test": {"slices": 3}}')
@@ -514,23 +514,23 @@ def test_another_split_is_refused_and_so_is_a_choice_after_the_test(tmp_path, mo
         "brain_tumor.data.splits.split_hash",
         lambda table: read_model_manifest(SHIPS)["split_sha256"],
     )
-    with pytest.raises(BrainTumorError, match="checked on the test"):
+    with raises(ErrorCode.FILE_EXISTS):
         record_uncertainty(tmp_path / "data", SHIPS, tmp_path / "run")
     for role in ("test", "train"):
         table = read_data(tmp_path / "data")
         slices, curves = predict_slices(table.head(2).assign(role=role), load_engine())
-        with pytest.raises(BrainTumorError, match="fitted on validation alone"):
+        with raises(ErrorCode.SPLIT_INVALID):
             fit_uncertainty(slices, curves, 0.3)
 
 
-def test_a_test_is_asked_once(tmp_path, recorded, root):
+def test_a_test_is_evaluated_once(tmp_path, recorded, root):
     shutil.copytree(root / "runs" / "certainty", tmp_path / "run")
-    with pytest.raises(BrainTumorError, match="asked already"):
+    with raises(ErrorCode.FILE_EXISTS, tmp_path / "run"):
         score_uncertainty(tmp_path, SHIPS, tmp_path / "run")
     about = recorded["about"] | {"test": None}
     (tmp_path / "run" / "run.json").write_text(json.dumps(about))
     shutil.copytree(SHIPS, tmp_path / "model")
-    with pytest.raises(BrainTumorError, match="call check first"):
+    with raises(ErrorCode.RUN_INVALID):
         write_coverage(tmp_path / "model", tmp_path / "run")
 
 
@@ -542,7 +542,7 @@ def without_test(run, **facts):
     )
 
 
-def test_ranges_chosen_anew_keep_that_the_test_was_asked(tmp_path, validation, recorded, root):
+def test_a_second_fit_keeps_the_record_of_test_evaluations(tmp_path, validation, recorded, root):
     shutil.copytree(root / "runs" / "certainty", tmp_path / "run")
     for times in (1, 2):
         write_uncertainty(*validation, read_model_manifest(SHIPS), tmp_path / "run")
@@ -550,12 +550,10 @@ def test_ranges_chosen_anew_keep_that_the_test_was_asked(tmp_path, validation, r
         assert (
             "test" not in about
             and about["tests_before"]
-            == test_evaluations(tmp_path / "run")
+            == past_test_evaluations(tmp_path / "run")
             == [recorded["about"]["test"]] * times
         )
-        with pytest.raises(
-            BrainTumorError, match="asked already, of these ranges or of earlier ones"
-        ):
+        with raises(ErrorCode.FILE_EXISTS, tmp_path / "run"):
             score_uncertainty(tmp_path, SHIPS, tmp_path / "run")
         add_test_rows(
             *(recorded[name].query("role == 'test'") for name in ("slices", "areas")),
@@ -563,7 +561,7 @@ def test_ranges_chosen_anew_keep_that_the_test_was_asked(tmp_path, validation, r
         )
     assert (
         read_uncertainty_run(tmp_path / "run")["about"]["test"] == recorded["about"]["test"]
-        and test_evaluations(tmp_path / "nowhere") == []
+        and past_test_evaluations(tmp_path / "nowhere") == []
     )
 
 
@@ -574,12 +572,12 @@ def test_a_test_without_tumours_is_recorded(tmp_path, recorded, root):
     found = add_test_rows(healthy, recorded["areas"].head(0), tmp_path / "run")
     assert found["about"]["test"]["held"] == {
         "no_tumor": recorded["about"]["test"]["held"]["no_tumor"]
-    } and test_evaluations(tmp_path / "run")
-    with pytest.raises(BrainTumorError, match="a band can't be checked"):
+    } and past_test_evaluations(tmp_path / "run")
+    with raises(ErrorCode.DATA_MISSING, "test"):
         interval_coverage_table(found)
 
 
-def test_what_goes_wrong_later_does_not_hide_that_the_test_was_asked(
+def test_a_later_failure_does_not_hide_that_the_test_was_evaluated(
     tmp_path, recorded, root, monkeypatch
 ):
     shutil.copytree(root / "runs" / "certainty", tmp_path / "run")
@@ -594,12 +592,12 @@ def test_what_goes_wrong_later_does_not_hide_that_the_test_was_asked(
             *(recorded[name].query("role == 'test'") for name in ("slices", "areas")),
             tmp_path / "run",
         )
-    with pytest.raises(BrainTumorError, match="asked already"):
+    with raises(ErrorCode.FILE_EXISTS, tmp_path / "run"):
         score_uncertainty(tmp_path, SHIPS, tmp_path / "run")
 
 
-def test_slices_without_outlines_are_asked_and_give_no_band(tmp_path):
-    write_phantoms(tmp_path, n=12, seed=1)
+def test_slices_without_masks_are_predicted_and_give_no_interval(tmp_path):
+    write_phantoms(tmp_path, n=12, seed=1, size=96)
     table = read_data(tmp_path).assign(role="validation", mask=None)
     slices, curves = predict_slices(table[table["class"] == "no_tumor"], load_engine())
     assert (
@@ -607,28 +605,28 @@ def test_slices_without_outlines_are_asked_and_give_no_band(tmp_path):
         and slices["truth_px"].isna().all()
         and slices["truth_px"].dtype == float
     )
-    with pytest.raises(BrainTumorError, match="no band can be promised"):
+    with raises(ErrorCode.DATA_INVALID):
         fit_uncertainty(slices, curves, 0.3)
 
 
-def test_users_are_told_what_held(tmp_path, recorded, root):
+def test_the_coverage_on_the_test_is_written_beside_the_model(tmp_path, recorded, root):
     shutil.copytree(SHIPS, tmp_path / "model")
     ships = json.loads((SHIPS / "certainty.json").read_text())
     (tmp_path / "model" / "certainty.json").write_text(
         json.dumps({key: value for key, value in ships.items() if key != "held"})
     )
     load_uncertainty.cache_clear()
-    assert load_uncertainty(tmp_path / "model").held == {}
+    assert load_uncertainty(tmp_path / "model").coverage == {}
     write_coverage(tmp_path / "model", root / "runs" / "certainty")
     assert (
-        load_uncertainty(tmp_path / "model").held
+        load_uncertainty(tmp_path / "model").coverage
         == recorded["about"]["test"]["held"]
         == ships["held"]
     )
     assert json.loads((tmp_path / "model" / "certainty.json").read_text()) == ships
 
 
-# ---- reliability
+# ---- calibration
 
 
 def test_bins_hold_equally_many_and_add_up():
@@ -717,7 +715,7 @@ def test_recorded_answers_are_those_of_the_model_card(recorded, root):
     )
 
 
-def test_the_network_that_ships_still_says_what_is_recorded(validation, shared_data):
+def test_the_shipped_network_still_predicts_what_is_recorded(validation, shared_data):
     table = read_data(shared_data)
     table = table[table["role"] == "validation"].iloc[::60]
     slices, curves = predict_slices(table, load_engine())
@@ -736,7 +734,7 @@ def test_the_network_that_ships_still_says_what_is_recorded(validation, shared_d
             ), name
 
 
-def test_no_group_is_on_both_sides_and_no_place_of_a_picture_is_told(recorded):
+def test_no_group_is_in_two_subsets_and_no_path_is_recorded(recorded):
     slices = recorded["slices"]
     sides = [set(slices.loc[slices["role"] == role, "group"]) for role in ("validation", "test")]
     assert (
@@ -784,11 +782,11 @@ def test_sets_hold_ninety_per_cent_of_the_test(recorded):
         assert table.loc["tumour", "held_high"] >= float(level), (
             "a promise that is broken beyond chance must be told in the chapter"
         )
-    with pytest.raises(BrainTumorError, match="level 0.8: no limits"):
+    with raises(ErrorCode.ARGUMENT_INVALID, 0.8):
         set_coverage_table(recorded, 0.8)
 
 
-def test_doubts_are_worth_something(recorded):
+def test_predictions_with_a_warning_are_wrong_more_often(recorded):
     for role in ("validation", "test"):
         table = warning_table(recorded, role).set_index("reason")
         assert (
