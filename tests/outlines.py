@@ -18,7 +18,7 @@ def blob(rng: np.random.Generator) -> np.ndarray:  # 96 x 80 bool
 
 def pairs(
     count: int = 24,  # of two blobs each
-) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, float]]]:  # found, truth, spacing in mm
+) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, float]]]:  # found, truth, mm
     for number in range(count):
         rng = np.random.default_rng([7, number])
         yield blob(rng), blob(rng), (float(rng.uniform(0.4, 1.2)), float(rng.uniform(0.4, 1.2)))
@@ -27,7 +27,7 @@ def pairs(
 def kinds(
     kind: str,  # blobs; frame: blobs cut by the edge; noise; few: a handful of pixels
     count: int,  # of pairs
-) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, float]]]:  # found, truth, spacing in mm
+) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, float]]]:  # found, truth, mm
     for number in range(count):
         rng = np.random.default_rng([11, number])
         make = {
