@@ -38,11 +38,11 @@ from brain_tumor.evaluation.uncertainty import (
     grid_indices,
     lowest_threshold,
     matching_thresholds,
+    past_test_evaluations,
     record_uncertainty,
     required_margins,
     segmented_slices,
     slice_arrays,
-    past_test_evaluations,
     write_uncertainty,
 )
 from brain_tumor.imaging.phantoms import write_phantoms

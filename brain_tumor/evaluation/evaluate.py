@@ -59,6 +59,7 @@ from brain_tumor.io.pages import (
     html_beside,
     html_card,
     html_figure,
+    html_join,
     html_list,
     html_text,
     table_html,
@@ -238,11 +239,6 @@ def intro_html(
     )
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #n003
-def _joined(parts) -> "Markup":
-    "Return parts one after the other."
-    return fill_html("").join(parts)
-
-
 def _engine_name(engine: dict) -> str:
     return " ".join(str(engine[key]) for key in ("name", "version") if engine.get(key))
 
@@ -290,7 +286,7 @@ def _settings_html(engine: dict, settings: dict) -> "Markup":
         name=name,
         check=fill_html(CHECK_HTML[settings.get("check_input")]),
         spacing=spacing,
-        labels=_joined(labels),
+        labels=html_join(labels),
     )
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #n005
@@ -399,7 +395,7 @@ def refusals_html(
         parts.append(fill_html("<h3>By name</h3>{rows}", rows=table_html(rows.head(most))))
     if len(rows) > most:
         parts.append(html_text(f"and {len(rows) - most} more in predictions.csv"))
-    return _joined(parts)
+    return html_join(parts)
 
 # %% ../../nbs/10_evaluation/03_evaluate.ipynb #n006
 def page_parts(
