@@ -90,8 +90,8 @@ def test_exposure_does_not_move_the_crop(exposure):
 
 
 def sets(folder):
-    """Two figshare slices with masks, one mask outside the head; copies in kaggle, one half as large,
-    one mirrored."""
+    """Two figshare slices with masks, one mask outside the head; copies in kaggle, one half
+    as large, one mirrored."""
     lost = np.zeros((120, 100), np.uint8)
     lost[2:6, 3:8] = 255
     inside = cv2.circle(np.zeros((120, 100), np.uint8), (60, 70), 6, 255, -1)
