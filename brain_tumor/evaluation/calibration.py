@@ -17,9 +17,9 @@ import numpy as np
 from .scoring import predict_slices
 from brain_tumor.evaluation.uncertainty import (
     grid_indices,
+    past_test_evaluations,
     segmented_slices,
     slice_arrays,
-    past_test_evaluations,
 )
 from brain_tumor.inference.uncertainty import (
     THRESHOLD_GRID,

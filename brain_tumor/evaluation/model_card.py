@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .scoring import score_scans
-from ..io.errors import BrainTumorError, ErrorCode, ErrorCode
+from ..io.errors import BrainTumorError, ErrorCode
 from ..io.files import write_table
 from ..io.scan import CLASSES
 from ..metrics import SIZE_GROUPS, calibration_error, mean_interval, size_groups

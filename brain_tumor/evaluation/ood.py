@@ -105,13 +105,13 @@ def patient_scans(
 # %% ../../nbs/10_evaluation/ood.ipynb #c015
 def ood_roc(
     scans: np.ndarray,  # (N,) scores of images that should pass
-    strangers: np.ndarray,  # (M,) scores of images that should be rejected
+    outside: np.ndarray,  # (M,) scores of images that should be rejected
 ) -> tuple[np.ndarray, np.ndarray, float]:  # false positive rates, true positive rates, area
     "Return the ROC curve of a score, by falling threshold, and the area under it."
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    truth = np.repeat([0, 1], [len(scans), len(strangers)])
-    scores = np.concatenate([scans, strangers])
+    truth = np.repeat([0, 1], [len(scans), len(outside)])
+    scores = np.concatenate([scans, outside])
     false_positive, true_positive, _ = roc_curve(truth, scores)
     return false_positive, true_positive, float(roc_auc_score(truth, scores))
 
