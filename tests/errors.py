@@ -1,4 +1,5 @@
 """What the tests of bad input share."""
+
 from contextlib import contextmanager
 
 import pytest
