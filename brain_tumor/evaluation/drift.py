@@ -280,8 +280,9 @@ def _compare_fact(
     mine, own = values[known].astype(np.float32), set(groups[known])  # float32 as in the summary
     distance = ks_distance(mine, reference, weights)[0]
     drawn = ks_distance(mine, reference, weights, bootstrap[:, known])
-    bias = np.nanmedian(drawn) - distance  # a bootstrap sample is further off than its source
-    low, high = np.clip(np.nanquantile(drawn, [0.025, 0.975]) - bias, 0, 1)
+    ends = np.nanquantile(drawn, [0.025, 0.975])
+    # a bootstrap sample is further off than its source: the median's excess is subtracted
+    low, high = np.clip(ends + distance - np.nanmedian(drawn), 0, 1)
     if len(own) < 2:
         low = high = np.nan
     limit = _chance_limit(summary["values"][held, place], reference, weights, chance[:, held], own)
