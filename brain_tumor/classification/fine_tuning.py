@@ -12,6 +12,7 @@ __all__ = ['HISTORY_COLUMNS', 'describe_classification_run', 'PreparedRun', 'pre
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -245,11 +246,10 @@ def predict_classes(
     model: "keras.Model",  # ends with class probabilities
     inputs: np.ndarray,  # (N, ...) what it takes
     batch: int = 64,  # at a time
-    ready: Callable[[np.ndarray], np.ndarray] = lambda part: part.astype(
-        np.float32, copy=False
-    ),  # applied to each part before the network
+    ready: Callable | None = None,  # applied to each part before the network; None: to float32
 ) -> np.ndarray:  # (N, 4) float32
     "Return the class probabilities of many inputs, batch by batch."
+    ready = ready or partial(np.asarray, dtype=np.float32)
     parts = [
         np.asarray(model.predict_on_batch(ready(inputs[i : i + batch])))
         for i in range(0, len(inputs), batch)

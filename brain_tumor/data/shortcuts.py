@@ -331,11 +331,9 @@ def _probe_row(vectors: np.ndarray, labels: np.ndarray, table: "pd.DataFrame", f
 
 def shortcuts(
     table: "pd.DataFrame",  # from `read_data`: path, mask, class, group, source, width, height
-    shown: dict[str, np.ndarray]
-    | None = None,  # from `shortcut_views`, same folds; None: made here
+    shown: dict[str, np.ndarray] | None = None,  # from `shortcut_views`; None: made here
     questions: Sequence[str] = tuple(PROBE_QUESTIONS),  # which to evaluate
-    fold: np.ndarray
-    | None = None,  # (N,) folds of `shown`; None: `group_folds(table, folds, seed)`
+    fold: np.ndarray | None = None,  # (N,) folds of `shown`; None: from `group_folds`
     folds: int = 5,  # by group
     seed: int = 0,  # of folds and patches
 ) -> "pd.DataFrame":  # question, view, pictures, groups, classes, chance, ..., balanced, low, high

@@ -68,7 +68,7 @@ def dura_distance(q: np.ndarray) -> np.ndarray:  # (...), mm, negative inside
 
 # %% ../../nbs/03_imaging/anatomy.ipynb #e343dab3
 def random_field(
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # source of randomness
     wavelength: float,  # mm, typical distance from bright to bright
     n: int = 12,  # number of plane waves
     octaves: float = 1.0,  # spread of the wavelengths
@@ -248,7 +248,7 @@ def _in_view(q: np.ndarray, shapes: tuple, bounds: Callable) -> list:
 
 # %% ../../nbs/03_imaging/anatomy.ipynb #3ab2bfac
 def surrounding_tissue(
-    head: PhantomHead,
+    head: PhantomHead,  # the head to paint
     q: np.ndarray,  # template positions, H x W x 3
     dura: np.ndarray,  # distance to the dura, H x W, mm
 ) -> np.ndarray:  # H x W brightness
@@ -294,7 +294,12 @@ _VESSELS = (  # from, to, radius
 )  # stalk, posterior cerebral artery, sigmoid sinus
 
 
-def paint_vessels(image: np.ndarray, head: PhantomHead, q: np.ndarray, dura: np.ndarray) -> None:
+def paint_vessels(
+    image: np.ndarray,  # H x W brightness, changed in place
+    head: PhantomHead,  # the head to paint
+    q: np.ndarray,  # template positions, H x W x 3, mm
+    dura: np.ndarray,  # distance to the dura, H x W, mm
+) -> None:
     "Paint falx, dura, sinuses and vessels over a slice, in place."
     x, y, z = np.moveaxis(q, -1, 0)
     both, bright = np.stack([np.abs(x), y, z], -1), head.vessel
@@ -323,7 +328,7 @@ def _paint_sinuses(image, x, y, z, dura, bright) -> None:
 
 # %% ../../nbs/03_imaging/anatomy.ipynb #f56ba161
 def brain_tissue(
-    head: PhantomHead,
+    head: PhantomHead,  # the head to paint
     q: np.ndarray,  # template positions (..., 3), mm
 ) -> np.ndarray:  # (...) float32
     "Return the brightness of the brain at template positions."

@@ -202,7 +202,7 @@ class Augmentation:
 def random_affine(
     size_in: int,  # side of the square before, pixels
     size_out: int,  # side of the square after, pixels
-    rng: "np.random.Generator",
+    rng: "np.random.Generator",  # source of randomness
     how: Augmentation = Augmentation(),  # limits
 ) -> np.ndarray:  # 2 x 3, maps the square before onto the square after
     "Return a random rotation, zoom, shift and flip within the limits, as one matrix."
@@ -218,7 +218,7 @@ def random_affine(
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c037
 def shift_intensity(
     picture: np.ndarray,  # size x size, 0..1
-    rng: "np.random.Generator",
+    rng: "np.random.Generator",  # source of randomness
     how: Augmentation = Augmentation(),  # limits
 ) -> np.ndarray:  # size x size, may exceed 1
     "Return an image with another gamma, brightness and bias field."
@@ -232,7 +232,7 @@ def shift_intensity(
 # %% ../../nbs/03_imaging/03_augmentation.ipynb #c039
 def degrade(
     picture: np.ndarray,  # size x size, 0..1
-    rng: "np.random.Generator",
+    rng: "np.random.Generator",  # source of randomness
     how: Augmentation = Augmentation(),  # limits
 ) -> np.ndarray:  # size x size, 0..1
     "Return an image with blur, lower resolution, noise and JPEG artefacts, each at random."
@@ -258,7 +258,7 @@ def augment(
     picture: np.ndarray,  # size x size uint8 or float 0..1, prepared
     mask: np.ndarray | None,  # same size, 0..1 or 0/255; None: no mask
     size: int,  # side of the result, pixels
-    rng: "np.random.Generator",
+    rng: "np.random.Generator",  # source of randomness
     how: Augmentation = Augmentation(),  # limits
 ) -> tuple[np.ndarray, np.ndarray | None]:  # float32 0..1, and the mask as float32 0..1
     "Augment one prepared square and its mask: the same geometry, and the image's intensities."
@@ -281,7 +281,7 @@ def graft_tumour(
     host_mask: np.ndarray,  # size x size uint8, 0/255: its own tumour, if any
     donor: np.ndarray,  # size x size uint8, prepared, same plane: the head with the tumour
     donor_mask: np.ndarray,  # size x size uint8, 0/255
-    rng: "np.random.Generator",
+    rng: "np.random.Generator",  # source of randomness
 ) -> tuple[np.ndarray, np.ndarray] | None:  # image and mask, uint8
     """Return a host's head with a donor's tumour, brightness matched and edge blended.
 

@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 
 # %% ../../nbs/03_imaging/diameters.ipynb #688ca69e
-def convex_hull(points: np.ndarray) -> np.ndarray:
+def convex_hull(
+    points: np.ndarray,  # (N,) complex: column + i row, pixels
+) -> np.ndarray:  # (M,) complex, in order
     "Return the corners of the convex hull of complex points on the grid (column + i row)."
     corners = cv2.convexHull(np.stack([points.real, points.imag], 1).astype(np.int32))[:, 0]
     return corners[:, 0] + 1j * corners[:, 1]
@@ -33,7 +35,9 @@ def _moved_sides(hull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return normal[order], reach[order]
 
 # %% ../../nbs/03_imaging/diameters.ipynb #0bc490c8
-def convex_edge(hull: np.ndarray) -> np.ndarray:
+def convex_edge(
+    hull: np.ndarray,  # (M,) complex, from `convex_hull`
+) -> np.ndarray:  # (K,) complex, in order
     "Return the corners of the convex edge half a row of pixels outside the hull, in order."
     normal, reach = _moved_sides(hull)
     corners = []
@@ -47,7 +51,9 @@ def convex_edge(hull: np.ndarray) -> np.ndarray:
     return corners[np.argsort(np.angle(corners - corners.mean()), kind="stable")]
 
 # %% ../../nbs/03_imaging/diameters.ipynb #750daa71
-def longest_diameter(edge: np.ndarray) -> tuple[complex, complex]:
+def longest_diameter(
+    edge: np.ndarray,  # (K,) complex, from `convex_edge`
+) -> tuple[complex, complex]:  # column + i row, pixels
     "Return the two ends of the longest diameter of a convex edge."
     first, second = np.unravel_index(np.abs(edge[:, None] - edge).argmax(), (len(edge),) * 2)
     return complex(edge[first]), complex(edge[second])

@@ -187,7 +187,7 @@ _DRAW = {"glioma": _glioma, "meningioma": _meningioma, "pituitary": _pituitary}
 
 def draw_lesion(
     tumor: str,  # one of CLASSES
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # source of randomness
     head: PhantomHead,  # the head that holds it
     plane: str,  # one of PLANES: a tumour must be visible in it
     radius: float | None = None,  # mm; None: random
@@ -229,8 +229,8 @@ def _brightness(lesion: Lesion, head: PhantomHead, f: np.ndarray, w: np.ndarray)
 # %% ../../nbs/03_imaging/lesions.ipynb #4458c2d4
 def paint_lesion(
     image: np.ndarray,  # H x W brightness, changed in place
-    head: PhantomHead,
-    lesion: Lesion,
+    head: PhantomHead,  # the head that holds it
+    lesion: Lesion,  # from `draw_lesion`
     p: np.ndarray,  # scanner positions, H x W x 3, mm
     q: np.ndarray,  # template positions, H x W x 3, mm
     dura: np.ndarray,  # distance to the dura, H x W, mm
@@ -259,7 +259,10 @@ def _paint_oedema(image, head, lesion, f, w, dura, brain) -> None:
 
 # %% ../../nbs/03_imaging/lesions.ipynb #9e0277c6
 def displaced_positions(
-    lesion: Lesion, head: PhantomHead, p: np.ndarray, q: np.ndarray
+    lesion: Lesion,  # from `draw_lesion`
+    head: PhantomHead,  # the head that holds it
+    p: np.ndarray,  # scanner positions, H x W x 3, mm
+    q: np.ndarray,  # template positions, H x W x 3, mm
 ) -> np.ndarray:  # H x W x 3, template mm
     "Return where the tissue at scanner positions `p` (template: `q`) was before the lesion grew."
     v = p - lesion.centre

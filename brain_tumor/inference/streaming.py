@@ -45,7 +45,7 @@ from brain_tumor.inference.workers import (
     check_workers,
     is_picklable,
     map_groups,
-    test_worker,
+    try_worker,
     usable_executor,
 )
 from ..io.errors import BrainTumorError, ErrorCode
@@ -354,7 +354,7 @@ def run_remote(
     inputs = (portable_input(source, root, batch.reading) for source in sources)
     with usable_executor(batch.executor) as executor:
         check_workers(executor)
-        test_worker(executor, task, [])
+        try_worker(executor, task, [])
         with closing(map_groups(task, inputs, executor, batch.batch_size, task.give_up)) as line:
             for answer in line:
                 yield collect_result(answer, names, batch.engine)

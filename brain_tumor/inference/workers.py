@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLUSTER_CLOSED', 'LOST_WORKER_ERRORS', 'worker_count', 'cluster_is_open', 'process_pool', 'submit', 'is_lost_worker',
-           'wait_for', 'is_picklable', 'test_worker', 'check_workers', 'WorkerPool', 'replacement_pool',
+           'wait_for', 'is_picklable', 'try_worker', 'check_workers', 'WorkerPool', 'replacement_pool',
            'usable_executor', 'run_alone', 'check_alive', 'map_groups', 'raise_lost', 'submit_ahead', 'retry_lost',
            'completed_items']
 
@@ -131,7 +131,7 @@ def is_picklable(
         return False
 
 # %% ../../nbs/09_inference/workers.ipynb #c014
-def test_worker(
+def try_worker(
     executor,  # an executor as in concurrent.futures
     work: Callable,  # a small function that cannot fail, such as work on an empty group
     *arguments,  # of the function
@@ -174,7 +174,7 @@ def check_workers(
             "ProcessPoolExecutor with mp_context=multiprocessing.get_context('spawn').",
             ErrorCode.ARGUMENT_INVALID,
         )
-    version = test_worker(executor, resolve_name, "brain_tumor:__version__")
+    version = try_worker(executor, resolve_name, "brain_tumor:__version__")
     if version != __version__:
         raise BrainTumorError(
             f"The workers have brain_tumor {version}, the calling process has {__version__}. "
