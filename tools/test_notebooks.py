@@ -72,9 +72,11 @@ def run_all(names, workers):
     size = {name: (NOTEBOOKS / name).stat().st_size for name in names}
     order = sorted(names, key=lambda name: (-seconds.get(name, 30), -size[name]))
     print(f"Testing {len(order)} notebooks, {workers} at a time", flush=True)
+    from test_notebooks import run_one as work  # a notebook takes the place of __main__
+
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, max_tasks_per_child=PER_WORKER) as pool:
-        waiting = {pool.submit(run_one, name): name for name in order}
+        waiting = {pool.submit(work, name): name for name in order}
         for count, done in enumerate(as_completed(waiting), 1):
             name = waiting[done]
             passed, took = done.result()
