@@ -129,6 +129,14 @@ def test_exposure_and_frame_do_not_change_the_prediction(squares):
     assert 2 * (inner & plain.mask).sum() >= 0.95 * (inner.sum() + plain.mask.sum())
 
 
+EAGER = """
+import sys, tensorflow
+tensorflow.config.run_functions_eagerly(True)  # few steps: compiling would take longer
+from brain_tumor.cli import main
+sys.exit(main())
+"""
+
+
 def test_a_killed_training_resumes(tmp_path):
     pytest.importorskip("tensorflow", reason="TensorFlow comes with the extra `workbook`")
     pytest.importorskip("nilearn", reason="phantoms are made with nilearn")
@@ -138,8 +146,8 @@ def test_a_killed_training_resumes(tmp_path):
     write_phantoms(tmp_path / "data" / "phantoms", n=16, seed=2, size=128)
     command = [
         sys.executable,
-        "-m",
-        "brain_tumor",
+        "-c",
+        EAGER,
         "train",
         "compact",
         "--data",
