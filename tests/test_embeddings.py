@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from errors import raises
 
-from brain_tumor.data import embeddings
 import brain_tumor.inference.engines as engines
+from brain_tumor.data import embeddings
 from brain_tumor.data.embeddings import (
     augmented_copy,
     balancing_rows,
