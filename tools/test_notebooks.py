@@ -14,16 +14,18 @@ import json
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Lock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chapters import ROOT, chapters  # noqa: E402
 
 NOTEBOOKS = ROOT / "nbs"
 SECONDS = ROOT / ".venv" / "notebook_seconds.json"
-PER_WORKER = 12  # notebooks; a fresh process then takes over, so that memory stays bounded
+PER_PROCESS = 10  # notebooks; a fresh process then takes over, so that memory stays bounded
 
 
 def choose(names):
@@ -66,30 +68,44 @@ def recorded_seconds():
         return {}
 
 
-def run_all(names, workers):
-    """Test notebooks in processes of their own; the names of those that failed."""
-    seconds, failed, started = recorded_seconds(), [], time.time()
-    size = {name: (NOTEBOOKS / name).stat().st_size for name in names}
-    order = sorted(names, key=lambda name: (-seconds.get(name, 30), -size[name]))
-    print(f"Testing {len(order)} notebooks, {workers} at a time", flush=True)
+def test_in_turn(waiting, finished):
+    """Test notebooks from the queue `waiting`, in a process that is replaced now and then."""
     from test_notebooks import run_one as work  # a notebook takes the place of __main__
 
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, max_tasks_per_child=PER_WORKER) as pool:
-        waiting = {pool.submit(work, name): name for name in order}
-        for count, done in enumerate(as_completed(waiting), 1):
-            name = waiting[done]
-            passed, took = done.result()
+    while not waiting.empty():
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            for _ in range(PER_PROCESS):
+                try:
+                    name = waiting.get_nowait()
+                except Empty:
+                    return
+                finished(name, *process.submit(work, name).result())
+
+
+def run_all(names, workers):
+    """Test notebooks, some at a time; return the names of those that failed."""
+    seconds, failed, started, lock = recorded_seconds(), [], time.time(), Lock()
+    size = {name: (NOTEBOOKS / name).stat().st_size for name in names}
+    waiting, count = Queue(), iter(range(1, len(names) + 1))
+    for name in sorted(names, key=lambda name: (-seconds.get(name, 30), -size[name])):
+        waiting.put(name)
+    print(f"Testing {len(names)} notebooks, {workers} at a time", flush=True)
+
+    def finished(name, passed, took):
+        with lock:
             seconds[name] = round(took, 1)
-            failed += [] if passed else [name]
+            failed.extend([] if passed else [name])
             word = "passed" if passed else "FAILED"
-            print(f"[{count:3}/{len(order)}] {word} {name} {took:.1f} s", flush=True)
+            print(f"[{next(count):3}/{len(names)}] {word} {name} {took:.1f} s", flush=True)
+
+    with ThreadPoolExecutor(workers) as threads:
+        for done in [threads.submit(test_in_turn, waiting, finished) for _ in range(workers)]:
+            done.result()
     if SECONDS.parent.is_dir():
         SECONDS.write_text(json.dumps(seconds, indent=1, sort_keys=True), encoding="utf-8")
     minutes = (time.time() - started) / 60
-    print(
-        f"Notebooks: {len(order) - len(failed)} passed, {len(failed)} failed, {minutes:.1f} minutes"
-    )
+    passed = len(names) - len(failed)
+    print(f"Notebooks: {passed} passed, {len(failed)} failed, {minutes:.1f} minutes")
     return failed
 
 
