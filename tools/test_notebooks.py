@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from queue import Empty, Queue
@@ -79,7 +80,11 @@ def test_in_turn(waiting, finished):
                     name = waiting.get_nowait()
                 except Empty:
                     return
-                finished(name, *process.submit(work, name).result())
+                try:
+                    finished(name, *process.submit(work, name).result())
+                except BrokenProcessPool:  # a notebook took its process with it
+                    finished(name, False, 0)
+                    break
 
 
 def run_all(names, workers):
