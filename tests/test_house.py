@@ -596,6 +596,28 @@ def test_install_finds_nothing_to_do_the_second_time(tmp_path, monkeypatch):
         install.main(["nonsense"])
 
 
+def test_the_notebook_runner_names_what_failed(tmp_path, monkeypatch, capsys):
+    import nbformat
+    import test_notebooks
+
+    new = nbformat.v4
+    for name, text in (("good", "1 + 1"), ("bad", "1 / 0"), ("gone", "import os\nos._exit(3)")):
+        nbformat.write(
+            new.new_notebook(cells=[new.new_code_cell(text)]), tmp_path / f"{name}.ipynb"
+        )
+    monkeypatch.setattr(test_notebooks, "SECONDS", tmp_path / "nowhere" / "seconds.json")
+    monkeypatch.setattr(test_notebooks, "NOTEBOOKS", tmp_path)
+    monkeypatch.setenv("NOTEBOOKS_FOLDER", str(tmp_path))
+    names = ["good.ipynb", "bad.ipynb", "gone.ipynb"]
+    failed = test_notebooks.run_all(names, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(failed) == ["bad.ipynb", "gone.ipynb"]
+    assert lines[0].startswith("Testing 3 notebooks") and len(lines) == 5
+    with pytest.raises(SystemExit):
+        test_notebooks.choose(["no_such_folder"])
+    assert test_notebooks.choose(["02_io/dicom"]) == ["02_io/dicom.ipynb"]
+
+
 def test_notebooks_are_recorded_stably(tmp_path):
     import nbformat
 

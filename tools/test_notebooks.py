@@ -24,7 +24,7 @@ from threading import Lock
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chapters import ROOT, chapters  # noqa: E402
 
-NOTEBOOKS = ROOT / "nbs"
+NOTEBOOKS = Path(os.environ.get("NOTEBOOKS_FOLDER") or ROOT / "nbs")
 SECONDS = ROOT / ".venv" / "notebook_seconds.json"
 PER_PROCESS = 10  # notebooks; a fresh process then takes over, so that memory stays bounded
 
