@@ -19,7 +19,7 @@ def cells(name):
 
 
 def rows(name):
-    """(number, what is asked, mark, where or why) of all items of a checklist."""
+    """(number, requirement, mark, place or reason) of every item of a checklist."""
     prose = "\n".join(
         "".join(cell["source"]) for cell in cells(name) if cell["cell_type"] == "markdown"
     )
@@ -28,45 +28,43 @@ def rows(name):
 
 def outputs(name):
     """All that the cells of a guide have printed or drawn as a table, without tags."""
-    found = [
+    texts = [
         text
         for cell in cells(name)
         for output in cell.get("outputs", [])
         for text in (output.get("text") or output.get("data", {}).get("text/html", []))
     ]
-    return re.sub(r"<[^>]+>", " ", "".join(found))
+    return re.sub(r"<[^>]+>", " ", "".join(texts))
 
 
 @pytest.mark.parametrize("name, items", CHECKLISTS.items())
 def test_every_item_is_answered_once_and_with_a_reason(name, items):
-    found = rows(name)
-    numbers = [number for number, *_ in found]
+    items_found = rows(name)
+    numbers = [number for number, *_ in items_found]
     assert len(numbers) == len(set(numbers)) == items
     assert numbers == sorted(numbers, key=lambda number: (int(re.match(r"\d+", number)[0]), number))
-    assert {provenance for _, _, provenance, _ in found} <= MARKS
-    assert all(len(reason.strip()) > 3 for *_, reason in found)
+    assert {mark for _, _, mark, _ in items_found} <= MARKS
+    assert all(len(reason.strip()) > 3 for *_, reason in items_found)
 
 
 @pytest.mark.parametrize("name", CHECKLISTS)
 def test_the_external_test_that_nobody_made_is_not_claimed(name):
-    said = " ".join(asked for _, asked, provenance, _ in rows(name) if provenance == "no")
-    assert "external test" in said or name == "tripod_ai"
-    assert sum(provenance == "no" for _, _, provenance, _ in rows(name)) >= 4
+    missing = [requirement for _, requirement, mark, _ in rows(name) if mark == "no"]
+    assert "external test" in " ".join(missing) or name == "tripod_ai"
+    assert len(missing) >= 4
 
 
 @pytest.mark.parametrize("name", CHECKLISTS)
 def test_the_count_at_the_end_is_that_of_the_tables(name):
-    marks = [provenance for _, _, provenance, _ in rows(name)]
+    marks = [mark for _, _, mark, _ in rows(name)]
     if name == "metrics":
         assert (
             f"{marks.count('yes')} of {len(marks) - marks.count('n.a.')} items that count"
             in outputs(name)
         )
     else:
-        for provenance in MARKS:
-            assert re.search(
-                rf"{re.escape(provenance)}\s+{marks.count(provenance)}\b", outputs(name)
-            ), provenance
+        for mark in MARKS:
+            assert re.search(rf"{re.escape(mark)}\s+{marks.count(mark)}\b", outputs(name)), mark
 
 
 @pytest.mark.parametrize(
@@ -108,22 +106,20 @@ def test_pictures_and_groups_are_those_of_the_split(root, name):
         )
 
 
-def test_copies_across_the_split_are_told(root):
+def test_duplicates_across_the_split_are_reported(root):
     import pandas as pd
 
-    found = pd.read_csv(root / "runs" / "audit" / "findings.csv").set_index("finding")["pictures"]
-    told = {
+    counts = pd.read_csv(root / "runs" / "audit" / "findings.csv").set_index("finding")["pictures"]
+    expected = {
         "claim": ("20", "copies"),
         "metrics": ("18", "copies"),
         "tripod_ai": ("16", "copy in training"),
     }
-    for name, (item, words) in told.items():
-        ((provenance, why),) = (
-            (provenance, why) for number, _, provenance, why in rows(name) if number == item
+    for name, (item, words) in expected.items():
+        ((mark, reason),) = (
+            (mark, reason) for number, _, mark, reason in rows(name) if number == item
         )
-        assert words in why and provenance != "yes"
-    for side in ("test", "validation"):
-        assert re.search(
-            rf"pictures in {side} with a copy in train\s+{found[f'pictures in {side} with a copy in train']}\b",
-            outputs("claim"),
-        )
+        assert words in reason and mark != "yes"
+    for subset in ("test", "validation"):
+        finding = f"pictures in {subset} with a copy in train"
+        assert re.search(rf"{finding}\s+{counts[finding]}\b", outputs("claim"))
