@@ -1,4 +1,4 @@
-"""Recorded runs by hand: what the panels show is what the report rooms say; in Chromium it can be clicked, moved, filtered and taken home."""
+"""Recorded runs in the explorer: its views show what the reports state; in Chromium they react."""
 
 import io
 from pathlib import Path
@@ -23,7 +23,7 @@ from brain_tumor.training.runs import load_run, write_example_run, write_predict
 
 
 def write_set(folder):
-    """A set of the bundled phantoms, each four times, at an exposure of its own."""
+    """A dataset of the bundled phantoms, each at four exposures."""
     import pandas as pd
 
     rows = []
@@ -50,7 +50,7 @@ def write_set(folder):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Phantoms, a run that was asked about them, another that was not, and two that drew outlines."""
+    """Phantoms, a run with predictions on them, another run without, and two segmentation runs."""
     folder = tmp_path_factory.mktemp("explore")
     table = write_set(folder / "data" / "phantoms")
     run = write_example_run(folder / "runs" / "asked", distance=1.5)
@@ -73,7 +73,7 @@ def run(place):
 
 @pytest.fixture(scope="module")
 def cell(run):
-    """The fullest cell beside the diagonal."""
+    """The cell off the diagonal with the highest count."""
     counts = confusion_counts(run)[list(CLASSES)].to_numpy() * (1 - np.eye(4, dtype=int))
     row, column = np.unravel_index(counts.argmax(), counts.shape)
     return int(row), int(column), int(counts[row, column])
@@ -82,7 +82,7 @@ def cell(run):
 # ---------------------------------------------------------------- without a browser
 
 
-def test_panels_show_what_the_reports_say(place, run, cell):
+def test_views_show_what_the_reports_compute(place, run, cell):
     page = Explorer(place / "runs", place / "data")
     assert (
         page.choice.run.value == "asked"
@@ -103,7 +103,7 @@ def test_panels_show_what_the_reports_say(place, run, cell):
         )
     page.tabs.selected_index = 2
     page.map.kinds[CLASSES.index("glioma")].value = False
-    assert len(page.map.seen()) == (run.predictions["class"] != "glioma").sum()
+    assert len(page.map.visible_rows()) == (run.predictions["class"] != "glioma").sum()
     page.tabs.selected_index = 4
     small = (
         dice_by_group([load_run(place / "runs" / "unet")], "third").set_index("third").loc["small"]
@@ -142,20 +142,21 @@ def test_files_are_the_reports_own(place, run):
 
 
 @pytest.mark.parametrize(
-    "runs, data, words",
+    "runs, data, name",
     [
-        ("nowhere", "", "no recorded runs"),
+        ("nowhere", "", "nowhere"),
         ("runs", "nowhere", "nowhere"),
-        ("data", "", "no recorded runs"),
-        ("", "", "No folder was typed"),
+        ("data", "", "data"),
+        ("", "", "run.json"),
     ],
 )
-def test_a_wrong_folder_is_said_and_takes_nothing_away(place, runs, data, words):
+def test_a_wrong_folder_is_reported_and_changes_nothing(place, runs, data, name):
     page = Explorer(place / "runs")
     page.choice.folder.value, page.choice.data.value = (
         str(place / name) if name else "" for name in (runs, data)
     )
-    assert words in page.choice.note.value + page.choice.data_note.value and page.run is not None
+    notes = page.choice.note.value + page.choice.data_note.value
+    assert "bt-bad" in notes and name in notes and page.run is not None
     page.tabs.selected_index = 1
     assert "Sensitivity" in page.threshold.words.value
 
@@ -165,8 +166,9 @@ def test_a_damaged_run_is_named(place, tmp_path):
     (tmp_path / "bad" / "run.json").write_text("{", encoding="utf-8")
     page = Explorer(place / "runs")
     page.choice.folder.value = str(tmp_path)
-    assert "run.json" in page.choice.note.value and "damaged" in page.choice.note.value
-    assert "no recorded runs" in Explorer(tmp_path / "bad").choice.note.value
+    assert "run.json" in page.choice.note.value and "bt-bad" in page.choice.note.value
+    note = Explorer(tmp_path / "bad").choice.note.value
+    assert "bt-bad" in note and str(tmp_path / "bad") in note
 
 
 def test_the_recorded_runs_open(root):
@@ -180,7 +182,7 @@ def test_the_recorded_runs_open(root):
             assert "bt-bad" not in page.choice.provenance.value
     for name, is_control in (("shuffled_labels_honest", True), ("inception_v3_honest", False)):
         page.choice.run.value = name
-        assert ("a control" in page.choice.provenance.value) == is_control
+        assert ("Control run" in page.choice.provenance.value) == is_control
 
 
 def test_every_control_has_a_name(place):
@@ -207,7 +209,8 @@ def notebooks(place, tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks")
     notebook(
         folder / "explore.ipynb",
-        f"from brain_tumor.app.explorer import Explorer\nExplorer({str(place / 'runs')!r}, {str(place / 'data')!r})",
+        f"from brain_tumor.app.explorer import Explorer\nExplorer({str(place / 'runs')!r}, "
+        f"{str(place / 'data')!r})",
     )
     return folder
 
@@ -235,7 +238,7 @@ def press(page, handle, key, times):
 
 
 def threshold_moves(page, run):
-    """Move the slider by the keyboard; the sentence follows to what the report says."""
+    """Move the slider by the keyboard; the sentence follows the report."""
     tab(page, "ROC")
     press(page, page.locator(".bt-level .noUi-handle"), "ArrowLeft", 30)
     at = operating_points(run, 0.2).set_index("of").loc["glioma"]
@@ -246,7 +249,7 @@ def threshold_moves(page, run):
     assert ink(page.locator(".bt-figure img[alt*='threshold 0.20']"))["colours"] > 50
 
 
-def test_a_cell_opens_its_pictures_and_files_are_kept(visit, voila_at, run, cell):
+def test_a_cell_opens_its_images_and_files_are_saved(visit, voila_at, run, cell):
     page = visit(voila_at("explore.ipynb"))
     page.locator(f".bt-grid [data-cell='{cell[0]},{cell[1]}']").click()
     page.locator(".bt-gallery img").first.wait_for()
@@ -264,15 +267,17 @@ def test_a_cell_opens_its_pictures_and_files_are_kept(visit, voila_at, run, cell
     name, content = downloaded(page, "CSV")
     assert name == "asked_confusion.csv" and len(content.decode().splitlines()) == 5
     press(page, page.locator(".bt-grid [data-cell='0,0']"), "Enter", 1)
-    page.locator(".bt-cell", has_text="True glioma, said glioma").wait_for()
+    page.locator(".bt-cell", has_text="True glioma, predicted glioma").wait_for()
     press(page, page.locator(f".bt-grid [data-cell='{cell[0]},{cell[1]}']"), "Enter", 1)
     page.locator(
         ".bt-cell",
-        has_text="True {}, said {}".format(*(plain_words(CLASSES[number]) for number in cell[:2])),
+        has_text="True {}, predicted {}".format(
+            *(plain_words(CLASSES[number]) for number in cell[:2])
+        ),
     ).wait_for()
     page.locator(".bt-data input").fill("")
     page.locator(".bt-data input").press("Enter")
-    page.locator(".bt-cell", has_text="Only names are recorded").wait_for()
+    page.locator(".bt-cell", has_text="Runs record names only").wait_for()
     assert page.locator(".bt-gallery img").count() == 0 and page.locator(
         ".bt-gallery figcaption"
     ).count() == min(cell[2], SMALL_COUNT)
@@ -284,7 +289,7 @@ def test_the_threshold_moves_and_the_map_is_filtered(visit, voila_at, run):
     page = visit(voila_at("explore.ipynb"), width=820, height=1100)
     page.locator(".bt-grid button").first.wait_for()
     threshold_moves(page, run)
-    tab(page, "Map")
+    tab(page, "t-SNE map")
     marks = page.locator(".bt-map path")
     page.wait_for_function(
         "n => document.querySelectorAll('.bt-map path').length === n", arg=len(run.predictions)
@@ -301,7 +306,7 @@ def test_the_threshold_moves_and_the_map_is_filtered(visit, voila_at, run):
     press(page, page.locator(".bt-map svg"), "ArrowRight", 1)
     assert page.locator(".bt-map p").inner_text() != first and ".png" in first
     assert len(downloaded(page, "CSV")[1].decode().splitlines()) == left + 1
-    tab(page, "Outlines")
+    tab(page, "Dice by size")
     assert ink(page.locator(".bt-figure img[alt*='Box plots']"))["width"] > 500
     tab(page, "Curves")
     assert ink(page.locator(".bt-figure img[alt*='Curves of']"))["colours"] > 50
@@ -319,7 +324,7 @@ def test_in_jupyterlab(visit, notebooks, run, tmp_path):
         name, content = downloaded(page, "CSV")
         assert name == "asked_threshold_0.20.csv" and len(content.decode().splitlines()) == 5
         cells = page.locator(".jp-Cell").count()
-        tab(page, "Confusion")
+        tab(page, "Confusion matrix")
         for button in (".bt-grid [data-cell='0,0']", ".bt-downloads button:visible"):
             page.locator(button).first.focus()
             for letter in "abxx":
@@ -331,6 +336,6 @@ def test_in_jupyterlab(visit, notebooks, run, tmp_path):
 
 def test_the_chapter_opens_as_a_page(visit, browser, tmp_path):
     with voila(ROOT / "nbs", tmp_path / "voila.log") as address:
-        page = visit(address("51_explore.ipynb"))
+        page = visit(address("11_app/explore.ipynb"))
         page.locator(".bt-grid button").first.wait_for(timeout=60_000)
-        assert page.locator("text=Look first at the mark").count() == 1
+        assert page.locator("h2", has_text="Confusion matrix").count() == 1
