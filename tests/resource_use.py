@@ -1,4 +1,7 @@
-"""What this process uses, where the system says: seconds of the processor, memory now and at its peak."""
+"""What this process uses, where the system says:
+
+Seconds of the processor, memory now and at its peak.
+"""
 
 import os
 import sys
@@ -14,7 +17,10 @@ def processor():
 
 
 def children():
-    """Seconds of the processor of all processes that this one started and that have ended; 0 where the system doesn't say."""
+    """Seconds of the processor of all processes that this one started and that have ended;
+
+    0 where the system doesn't say.
+    """
     spent = os.times()
     return spent.children_user + spent.children_system
 
