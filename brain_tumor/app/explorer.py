@@ -50,7 +50,7 @@ def table_widget(
     "Return a table as HTML, with each value beside its confidence interval."
     from brain_tumor.io.pages import format_intervals
 
-    html = format_intervals(table).to_html(index=False, border=0, escape=True)
+    html = format_intervals(table).to_html(index=False, border=0, escape=True, justify="left")
     head = f"<caption>{escape(caption)}</caption><thead>"
     return f'<div class="bt-table">{html.replace("<thead>", head)}</div>'
 
@@ -188,7 +188,9 @@ class ConfusionView(w.VBox):
             else "No images"
         )
         missing = (
-            "Runs record names only. To see the images, enter the folder of your own copy."
+            ""
+            if rows.empty
+            else "Runs record names only. To see the images, enter the folder of your own copy."
             if not self.pictures.folder
             else f"{len(rows) - available} of them are not in your folder."
             if available < len(rows)
@@ -266,7 +268,7 @@ class ThresholdView(w.VBox):
             ]
         ]
         self.table.value = table_widget(
-            columns.rename(columns=COUNT_NAMES),
+            columns.assign(of=columns["of"].map(plain_words)).rename(columns=COUNT_NAMES),
             f"All classes at threshold {self.level.value:.2f}, with 95 % intervals over groups",
         )
 
@@ -314,9 +316,9 @@ def operating_point_text(
     others = metric_text(point, "specificity") if negatives else "No other images"
     return (
         f'<p role="status">{metric_text(point, "sensitivity")}: {point["found"]} of {positives} '
-        f"images with {name} are detected, {point['missed']} are missed.<br>"
-        f"{others}: {point['quiet']} of {negatives} other images are negative, "
-        f"{point['alarms']} are false positives.</p>"
+        f"images with {name} are detected; missed: {point['missed']}.<br>"
+        f"{others}: {point['quiet']} of {negatives} other images are negative; "
+        f"false positives: {point['alarms']}.</p>"
     )
 
 
@@ -615,7 +617,8 @@ EXPLORE_STYLE = """
 .bt-app .bt-figure{text-align:center}.bt-app .bt-figure img{max-width:100%;height:auto;
  border:1px solid var(--line);border-radius:8px}
 .bt-app .bt-table{overflow-x:auto}.bt-app .bt-table table{width:auto}
- .bt-app .bt-table th{font-weight:600;white-space:nowrap}
+ .bt-app .bt-table th{font-weight:600;vertical-align:bottom;overflow-wrap:normal;
+ text-align:left!important}
  .bt-app .bt-table td{font-variant-numeric:tabular-nums;white-space:nowrap}
 .bt-app .bt-gallery .widget-html-content{display:grid;
  grid-template-columns:repeat(auto-fill,minmax(120px,1fr));gap:10px}.bt-app figure{margin:0}
@@ -741,7 +744,7 @@ class Explorer(w.VBox):
         self.choice.folder.observe(lambda change: self.open_runs(), "value")
         self.choice.data.observe(lambda change: self.open_data(), "value")
         self.tabs.observe(lambda change: self.paint(), "selected_index")
-        use = w.HTML(f'<p class="bt-use"><b>No medical device.</b> {INTENDED_USE}</p>')
+        use = w.HTML(f'<p class="bt-use"><b>Not a medical device.</b> {INTENDED_USE}</p>')
         right = with_class(w.VBox([self.tabs]), "bt-panel")
         super().__init__(
             [

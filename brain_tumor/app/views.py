@@ -448,7 +448,8 @@ APP_STYLE += """
 .bt-app .bt-first th,.bt-app .bt-first .bt-value{font-weight:650}
  .bt-app .bt-first .bt-bar{background:var(--accent)}.bt-app .bt-value{text-align:right;
  white-space:nowrap}
-.bt-app .bt-sizes td:nth-child(2){font-variant-numeric:tabular-nums}.bt-app .bt-notes{margin:0;
+.bt-app .bt-sizes td:nth-child(2){font-variant-numeric:tabular-nums;white-space:nowrap}
+.bt-app .bt-sizes :is(th,td){overflow-wrap:normal}.bt-app .bt-notes{margin:0;
  padding-left:18px;color:var(--ink);font-size:14px}
 .bt-app .bt-lower{display:grid!important;grid-template-columns:minmax(0,1fr) minmax(0,1fr);
  gap:24px;align-items:start}
@@ -535,6 +536,8 @@ APP_STYLE += """
  background:#000}
 .bt-app .bt-tools{gap:10px}.bt-app .widget-toggle-buttons{width:100%;height:auto}
  .bt-app .widget-toggle-buttons .widget-toggle-button{margin:0 6px 0 0}
+.bt-app .bt-gate,.bt-app .bt-gate label{width:auto;height:auto;white-space:normal}
+.bt-app .bt-gate :is(span,label){white-space:normal;line-height:1.4}
 .bt-app .bt-part{gap:12px}.bt-app .bt-go{position:sticky;bottom:0;background:#fff;padding:6px 0;
  gap:8px;z-index:2;box-shadow:0 14px 0 #fff}
  .bt-app .bt-intake .bt-field :is(input,select,.noUi-handle){scroll-margin-bottom:130px}
