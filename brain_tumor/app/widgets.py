@@ -294,7 +294,7 @@ export default {render};
 
 
 class Labels(AnyWidget):
-    "Accessible names for sliders, states for switches, live regions, and a notice when Python ends."
+    "Accessible names for sliders, states for switches, live regions, a notice when Python ends."
 
     _esm = LABELS_JS
 
