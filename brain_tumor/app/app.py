@@ -449,7 +449,7 @@ class Predictor:
             raise BrainTumorError(why, ErrorCode.OUT_OF_DISTRIBUTION)
         entry = self.page.session.keep(result, opened, which)
         with self.page.lock:
-            self.page.past[entry.number] = views.result_card(entry.number, entry.result) | {
+            self.page.past[entry.number] = views.history_card(entry.number, entry.result) | {
                 "file": opened.number,
                 "asked": prediction_request(opened, which),
             }
@@ -497,7 +497,7 @@ class Corrector:
                 how(entry.edited)
                 self.page.session.answers.put(self.page.answer, entry)
                 result = entry.result
-                self.page.past[self.page.answer] |= views.result_card(self.page.answer, result)
+                self.page.past[self.page.answer] |= views.history_card(self.page.answer, result)
                 self.page.refresh(result)
 
     def stroke(self, points: list) -> None:

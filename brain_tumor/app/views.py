@@ -7,7 +7,7 @@ __all__ = ['VIEW_SIDE', 'PNG_EFFORT', 'MASK_HINT', 'APP_STYLE', 'slice_name', 'p
            'class_bars', 'gray_picture', 'scan_picture', 'small_mask', 'mask_location', 'overlay_picture',
            'mask_picture', 'heat_picture', 'heat_scale', 'sizes_view', 'unit_line', 'notes_view', 'comparison_view',
            'size_differences', 'size_line', 'card_thumbnail', 'message_view', 'slice_preview', 'spacing_line',
-           'file_card', 'result_card', 'prediction_summary', 'live_sizes']
+           'file_card', 'history_card', 'prediction_summary', 'live_sizes']
 
 # %% ../../nbs/11_app/views.ipynb #imports
 from html import escape
@@ -357,7 +357,7 @@ def file_card(
     }
 
 
-def result_card(
+def history_card(
     number: int,  # of the result
     result: Analysis,  # not refused
 ) -> dict:  # for `Cards`
