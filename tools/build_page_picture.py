@@ -51,7 +51,7 @@ def main():
     ):
         picture = Image.open(io.BytesIO(take(address("app.ipynb")))).convert("RGB")
     target = ROOT / "nbs" / "images" / "page.png"
-    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+    picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
         target, optimize=True
     )
     print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1000:.0f} kB")
