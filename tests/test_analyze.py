@@ -511,24 +511,71 @@ def test_an_empty_list_gives_an_empty_table():
     assert len(analyze([], engine=bright, progress=False).to_frame()) == 0
 
 
-def test_the_room_loads_nothing_heavy():
-    code = (
-        "import sys, numpy as np; from types import SimpleNamespace as N; from brain_tumor "
-            "import analyze\n"
-        "picture = np.full((64, 64), 60, np.uint8); picture[10:20, 10:30] = 255\n"
-        "engine = lambda s: N(probabilities=[1, 0, 0, 0], mask_probability=(s.pixels > "
-            ".8).astype('f4'), threshold=.5)\n"
-        "r = analyze(picture, spacing=1, engine=engine); r.overlay(); r.to_dict(); "
-            "r.to_dict(full=True); r._repr_html_()\n"
-        "print(*(m for m in ('tensorflow', 'keras', 'matplotlib', 'pandas', 'skimage', "
-            "'scipy', 'nibabel', 'PIL', 'tqdm') if m in sys.modules))"
-    )  # fmt: skip
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.split()
-        == []
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "matplotlib",
+    "pandas",
+    "skimage",
+    "scipy",
+    "nibabel",
+    "PIL",
+    "tqdm",
+)
+LIGHT = """
+import sys
+import numpy as np
+from types import SimpleNamespace
+from brain_tumor import analyze
+
+pixels = np.full((64, 64), 60, np.uint8)
+pixels[10:20, 10:30] = 255
+engine = lambda scan: SimpleNamespace(
+    probabilities=[1, 0, 0, 0], mask_probability=(scan.pixels > 0.8).astype("f4"), threshold=0.5
+)
+result = analyze(pixels, spacing=1, engine=engine)
+result.overlay(), result.to_dict(), result.to_dict(full=True), result._repr_html_()
+print(*(name for name in HEAVY if name in sys.modules))
+"""
+LOADED = """
+import sys
+
+def loaded():
+    return {name for name in sys.modules if name.split(".")[0] == "brain_tumor"}
+
+from brain_tumor import analyze
+print(*sorted(loaded()))
+from brain_tumor import samples
+result = analyze(samples()[0])
+print(*sorted(loaded()))
+print(*(name for name in (*HEAVY, "jinja2", "markupsafe") if name in sys.modules))
+"""
+
+
+def output_lines(code):
+    """What a fresh process prints, as words per line."""
+    run = subprocess.run(
+        [sys.executable, "-c", f"HEAVY = {HEAVY}\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    return [line.split() for line in run.stdout.splitlines()]
+
+
+def test_analysing_loads_nothing_heavy():
+    assert output_lines(LIGHT) == [[]]
+
+
+def test_analyze_loads_only_the_packages_it_needs():
+    """io, imaging, metrics and inference, after the import and after a scan; no heavy library."""
+    imported, analysed, heavy = output_lines(LOADED)
+    assert {"brain_tumor.inference.analyze", "brain_tumor.io.read"} <= set(imported)
+    assert {"brain_tumor.inference.engines"} <= set(analysed)
+    for names in (imported, analysed):
+        packages = {name.split(".")[1] for name in names if "." in name}
+        assert packages == {"io", "imaging", "metrics", "inference"}, names
+    assert heavy == []
 
 
 # ---------------------------------------------------------------- the network that ships
