@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SKIPS', 'TOP_LAYER', 'UNIFORM_WEIGHT', 'FROZEN', 'build_encoder', 'conv_block', 'build_decoder', 'build_class_head',
-           'build_compact', 'freeze_encoder', 'load_start_weights', 'unfold_start_weights']
+           'build_contrast_head', 'build_compact', 'freeze_encoder', 'load_start_weights', 'unfold_start_weights']
 
 # %% ../../nbs/08_compact/01_network.ipynb #imports
 from pathlib import Path
@@ -89,18 +89,33 @@ def build_class_head(
     )
     return layers.Dense(len(CLASSES), name="classes")(layers.Dropout(dropout, name="drop")(pooled))
 
+# %% ../../nbs/08_compact/01_network.ipynb #n012
+def build_contrast_head(
+    top,  # features at 1/32 of the side
+    contrasts: int,  # how many
+):  # logits of the contrasts
+    "Pool the top features over the image, then apply a dense layer."
+    from keras import layers
+
+    return layers.Dense(contrasts, name="contrasts")(
+        layers.GlobalAveragePooling2D(name="everywhere")(top)
+    )
+
 # %% ../../nbs/08_compact/01_network.ipynb #c013
-def build_compact() -> (
-    "keras.Model"
-):  # (N, S, S, 1) in 0..1 -> class logits (N, 4), mask logits (N, S, S, 1)
-    "Build the compact network with random weights; S is any multiple of 32."
+def build_compact(
+    contrasts: int = 0,  # number of contrasts for a third head; 0: no such head
+) -> "keras.Model":  # (N, S, S, 1) in 0..1 -> class logits (N, 4), mask logits (N, S, S, 1)
+    """Build the compact network with random weights; S is any multiple of 32.
+    With `contrasts` the contrast logits (N, contrasts) are a third output."""
     import keras
 
     trunk = build_encoder()
     *skips, top = trunk.outputs
     half = build_decoder(skips, top)
     full = keras.layers.UpSampling2D(2, interpolation="bilinear", name="mask")(half)
-    return keras.Model(trunk.inputs, [build_class_head(top, half), full], name="compact")
+    outputs = [build_class_head(top, half), full]
+    outputs += [build_contrast_head(top, contrasts)] if contrasts else []
+    return keras.Model(trunk.inputs, outputs, name="compact")
 
 # %% ../../nbs/08_compact/01_network.ipynb #c016
 FROZEN = "block_2_add"  # the last layer that is not trained

@@ -68,10 +68,11 @@ def compile_compact(
         v.path
         for layer in model.layers
         for v in layer.trainable_variables
-        if not layer.name.startswith(("bridge", "up", "outline", "classes"))
+        if not layer.name.startswith(("bridge", "up", "outline", "classes", "contrasts"))
     ]
     classes = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.03)
-    model.compile(adamw(rate, slow, decay=decay), [classes, mask_loss], jit_compile=False)
+    losses = [classes, mask_loss, classes][: len(model.outputs)]
+    model.compile(adamw(rate, slow, decay=decay), losses, jit_compile=False)
     return model
 
 # %% ../../nbs/08_compact/training.ipynb #c029
