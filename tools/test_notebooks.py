@@ -85,6 +85,10 @@ def test_in_turn(waiting, finished):
                 except BrokenProcessPool:  # a notebook took its process with it
                     finished(name, False, 0)
                     break
+                except Exception as error:  # a notebook left its process unusable for others
+                    print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+                    finished(name, False, 0)
+                    break
 
 
 def run_all(names, workers):
