@@ -601,18 +601,23 @@ def test_the_notebook_runner_names_what_failed(tmp_path, monkeypatch, capsys):
     import test_notebooks
 
     new = nbformat.v4
-    for name, text in (("good", "1 + 1"), ("bad", "1 / 0"), ("gone", "import os\nos._exit(3)")):
+    cases = {
+        "good": "1 + 1",
+        "bad": "1 / 0",
+        "gone": "import os\nos._exit(3)",
+        "spoiled": "import sys\nsys.stderr = None\n1 / 0",  # what reports the error fails, too
+    }
+    for name, text in cases.items():
         nbformat.write(
             new.new_notebook(cells=[new.new_code_cell(text)]), tmp_path / f"{name}.ipynb"
         )
     monkeypatch.setattr(test_notebooks, "SECONDS", tmp_path / "nowhere" / "seconds.json")
     monkeypatch.setattr(test_notebooks, "NOTEBOOKS", tmp_path)
     monkeypatch.setenv("NOTEBOOKS_FOLDER", str(tmp_path))
-    names = ["good.ipynb", "bad.ipynb", "gone.ipynb"]
-    failed = test_notebooks.run_all(names, 1)
+    failed = test_notebooks.run_all([f"{name}.ipynb" for name in cases], 1)
     lines = capsys.readouterr().out.splitlines()
-    assert sorted(failed) == ["bad.ipynb", "gone.ipynb"]
-    assert lines[0].startswith("Testing 3 notebooks") and len(lines) == 5
+    assert sorted(failed) == ["bad.ipynb", "gone.ipynb", "spoiled.ipynb"]
+    assert lines[0].startswith("Testing 4 notebooks") and len(lines) == 6
     with pytest.raises(SystemExit):
         test_notebooks.choose(["no_such_folder"])
     assert test_notebooks.choose(["02_io/dicom"]) == ["02_io/dicom.ipynb"]
