@@ -67,6 +67,7 @@ def faster_precision(
     targets: np.ndarray,  # one batch
 ) -> tuple["keras.Model", dict]:  # the compiled network; half, seconds_full, seconds_half
     """Compile a network in the precision in which a training step is faster on this machine.
+
     The result may be a copy with the same names and weights: load trained weights from a file."""
     full, half = ready(model), ready(half_precision_copy(model))
     seconds_full = step_seconds(full, inputs, targets)

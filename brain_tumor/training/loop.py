@@ -106,7 +106,9 @@ def add_run_arguments(
             default="imagenet",
             help='start: "imagenet" (downloaded by Keras), an npz file, or "none"',
         )
-    parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue after the last complete epoch"
+    )
 
 
 def find_start(
@@ -252,7 +254,7 @@ def adamw(
 
 # %% ../../nbs/05_training/01_loop.ipynb #c040
 class averaged_weights:
-    "Context manager: put the moving average of the weights into the model, and take it out again."
+    "Context manager: use the moving average of the weights, then restore the weights."
 
     def __init__(
         self,

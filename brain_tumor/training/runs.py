@@ -493,7 +493,7 @@ def write_example_run(
     patients: int = 160,  # a multiple of 8: half for validation, half for the test
     distance: float = 3.0,  # between a class and the middle, in standard deviations of a slice
     seed: int = 0,  # of the images' noise
-    protocol: str = "honest",  # or "thesis"
+    protocol: str = "honest",  # split by patient group; or "thesis"
     network: str = "example",  # whose run it imitates
 ) -> Path:  # the folder
     "Write a run folder of known truth, without scans: three slices a patient."
@@ -607,6 +607,7 @@ def epoch_table(
     runs: Sequence[Run],  # logs with validation
 ) -> "pd.DataFrame":  # network, kept, of, its figures, best_epoch, highest, first_phase, gained
     """Compare for each run the kept epoch with that of the highest validation accuracy.
+
     gained: of the second phase over the first, each at its lowest validation loss."""
     import pandas as pd
 
