@@ -127,7 +127,7 @@ def choose_images(
     if kaggle.empty:
         raise BrainTumorError(
             f"{data}: no set named kaggle; the classification chapters need it "
-            "(brain_tumor data get kaggle)",
+            "(brain_tumor data get classification)",
             ErrorCode.DATA_MISSING,
         )
     table = split_table(kaggle, how.protocol) if how.protocol == "thesis" else kaggle
