@@ -256,7 +256,7 @@ def draw_curve(
 
 def new_figure(
     panels: int,  # side by side
-    provenance: str,  # of the protocol; it stands below
+    provenance: str,  # of the protocol; printed below
     size: tuple[float, float] = (3.4, 2.7),  # width and height of a panel, inches
     rows: int = 1,  # of panels
 ) -> tuple["Figure", list["Axes"]]:  # the panels row by row
@@ -272,11 +272,11 @@ def new_figure(
 
 def new_grid(
     count: int,  # panels, 1 and up
-    provenance: str,  # of the protocol; it stands below
+    provenance: str,  # of the protocol; printed below
     size: tuple[float, float] = (3.4, 2.7),  # width and height of a panel, inches
     across: int = 3,  # at most, in a row
 ) -> tuple["Figure", list["Axes"]]:  # `count` panels, row by row
-    "Return an empty figure whose panels stand in rows. Raises `BrainTumorError` for none."
+    "Return an empty figure with its panels in rows. Raises `BrainTumorError` for none."
     if count < 1:
         raise BrainTumorError("a figure of no run: give at least one", ErrorCode.DATA_MISSING)
     figure, axes = new_figure(min(count, across), provenance, size, rows=-(-count // across))
