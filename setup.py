@@ -39,7 +39,7 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
-    package_data={cfg["lib_path"]: ["data/verdicts.csv", "models/**/*", "samples/**/*"]},
+    package_data={cfg["lib_path"]: ["data/*.csv", "models/**/*", "samples/**/*"]},
     zip_safe=False,
     entry_points={
         "console_scripts": ["brain_tumor = brain_tumor.cli:main"],

@@ -123,8 +123,8 @@ def add_heads(
     data: SourceImages,  # from `load_sources`; its table is changed
 ) -> None:
     "Join the groups of web pictures without a patient's number that show the same head."
-    web = data.table["source"].isin(["kaggle", "brisc_no_tumor"]).to_numpy()
-    web &= (data.table["class"] == "no_tumor").to_numpy()
+    known = data.table["source"].isin(["kaggle", "brisc_no_tumor"])
+    web = (known & (data.table["class"] == "no_tumor")).to_numpy()
     if web.any():
         small = [
             cv2.resize(cv2.GaussianBlur(p, (0, 0), len(p) / 64), (HEAD_SIDE, HEAD_SIDE))
@@ -148,7 +148,7 @@ SHARES = {
     ("lgg", "no_tumor"): 7,
     ("brats", "glioma"): 7,
     ("brats", "no_tumor"): 3.5,
-    ("contrast", ""): 8,
+    ("contrast", ""): 12,
 }  # parts of an epoch; "contrast": slices that train the contrast head alone
 
 
@@ -156,23 +156,19 @@ SHARES = {
 class SourceRecipe:
     "All hyperparameters of a run; they are written to its run.json."
 
-    epochs: int = 16
-    slices: int = 3000  # an epoch
-    small_epochs: int = 9  # of them, on squares of `small`
-    small: int = 192
-    size: int = 256
+    sides: tuple[int, ...] = (160,) * 7 + (192,) * 3 + (256,) * 3  # of the squares, epoch by epoch
+    slices: int = 2400  # an epoch
     batch: int = 16
     rate: float = 1.2e-3
     decay: float = 0.02
     warmup: int = 150
-    average: float = 0.998  # decay of the moving average of the weights
     seed: int = 0
     strip: float = 0.3  # probability that a full head loses its skull
     cover: float = 0.15  # probability that a tumour of figshare is covered with healthy tissue
     grafts: float = 0.2  # probability that a glioma is copied into another head
     bend: float = 0.5  # probability of a random monotone curve of the intensities
     contrast_weight: float = 0.3  # of the contrast head's loss
-    augmentation: Augmentation = Augmentation(scale=0.2, gamma=0.5, shading=0.4, noise=0.05)
+    augmentation: Augmentation = Augmentation(scale=0.2, shading=0.4, noise=0.05)
 
 # %% ../../nbs/08_compact/cross_validation.ipynb #v022
 def slice_kinds(
@@ -259,12 +255,12 @@ def source_batches(
     epoch: int,  # from 0
 ) -> "keras.utils.PyDataset":
     "Return an epoch's augmented batches; the same epoch and seed give the same images."
-    size = recipe.small if epoch < recipe.small_epochs else recipe.size
+    size = recipe.sides[epoch]
     rows = draw_slices(kinds, recipe.slices, epoch, recipe.seed)
 
     def one(row, rng):
         picture, mask, label = edit(row, rng)
-        picture = bend_intensity(picture, rng) if rng.random() < recipe.bend else picture
+        picture = bend_intensity(picture, rng, 0.3) if rng.random() < recipe.bend else picture
         return (*augment(picture, mask, size, rng, recipe.augmentation), label)
 
     def load(number):
@@ -335,10 +331,11 @@ def train_source_network(
     write_json(out / "run.json", about)
     edit = make_editor(data, recipe)
     batches = lambda epoch: source_batches(data, recipe, kinds, edit, epoch)
-    total = recipe.epochs * (recipe.slices // recipe.batch)
+    epochs = len(recipe.sides)
+    total = epochs * (recipe.slices // recipe.batch)
     rate = lambda at, past: cosine_rate(at, total, recipe.rate, min(recipe.warmup, total // 5))
     last = lambda m: {"score": float(m.optimizer.iterations.numpy())}
-    train_epochs(model, batches, recipe.epochs, rate, out, last, resume=True, seed=recipe.seed)
+    train_epochs(model, batches, epochs, rate, out, last, resume=True, seed=recipe.seed)
     return model
 
 # %% ../../nbs/08_compact/cross_validation.ipynb #v051
