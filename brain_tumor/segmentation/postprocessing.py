@@ -184,7 +184,7 @@ def compare_averaging(
     faint: float = 0.3,  # threshold of an empty mask, as a share of its highest probability
 ) -> (
     "pd.DataFrame"
-):  # answers, threshold, level, dice, gain with _low and _high, below (Dice < 0.1)
+):  # answers (averaged names), threshold, level, dice, gain with _low and _high, below (Dice < 0.1)
     "Compare averaged predictions, with a fixed and a falling threshold, each at its best level."
     import pandas as pd
 

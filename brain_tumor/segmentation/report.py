@@ -105,8 +105,8 @@ def recipe_step(
     one: Run,  # segmentation run with a folder
     two: Run,  # likewise
     role: str = "test",  # or "validation"
-) -> dict:  # what changed, both Dice, difference with _low and _high, paired, provenance
-    "Return what came of the step from one run to another; unpaired steps with `compare_shared`."
+) -> dict:  # changed, besides, both Dice, difference with _low and _high, paired, provenance
+    "Return the effect of the step from one run to another; if unpaired, with `compare_shared`."
     tables = [subset_slices(run, role) for run in (one, two)]
     paired = _slices_named(tables[0]) == _slices_named(tables[1])
     if paired:
@@ -174,7 +174,7 @@ def recipe_ladder(
     role: str = "test",  # or "validation"
     most: int = 1,  # switches that may differ at a step
 ) -> "pd.DataFrame":  # a row for each pair, as from `recipe_step`
-    "Return the steps between runs of one network, the thesis' protocol first; a seed is no step."
+    "Return the steps between runs of one network, the thesis' protocol first; seeds do not count."
     import pandas as pd
 
     def place(run):

@@ -469,7 +469,7 @@ def add_segmentation_arguments(
     ours, thesis = SegmentationRecipe, THESIS_SEGMENTATION_RECIPE
     add_run_arguments(parser, start=False)
     add = parser.add_argument
-    text = "whose split and recipe (default: %(default)s)"
+    text = "split and recipe: honest by patient group, thesis by image (default: %(default)s)"
     add("--protocol", choices=("honest", "thesis"), default="honest", help=text)
     text = (
         "keep this of the set author's five folds for the test and the one before it for "
