@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'AREA_LEVELS', 'SourceImages', 'load_sources', 'add_heads', 'SourceRecipe', 'slice_kinds', 'draw_slices',
-           'make_editor', 'source_batches', 'train_source_network', 'predict_slices', 'score_slices', 'read_all_slices',
+           'make_editor', 'source_batches', 'train_source_network', 'predict_heads', 'score_slices', 'read_all_slices',
            'cross_validate', 'leave_source_out']
 
 # %% ../../nbs/08_compact/cross_validation.ipynb #imports
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -106,7 +105,9 @@ def load_sources(
     from tqdm.auto import tqdm
 
     count = len(table)
-    pictures, masks, stripped, bare_masks = (np.zeros((count, size, size), np.uint8) for _ in "abcd")
+    pictures, masks, stripped, bare_masks = (
+        np.zeros((count, size, size), np.uint8) for _ in "abcd"
+    )
     full = table["skull"].ne("stripped").to_numpy()
     rows = table.to_dict("records")
     for i, row in enumerate(tqdm(rows, desc="reading scans", mininterval=5)):
@@ -172,8 +173,8 @@ class SourceRecipe:
 
 # %% ../../nbs/08_compact/cross_validation.ipynb #v022
 def slice_kinds(
-    data: SourceImages,
-) -> np.ndarray:  # (N,) object: (source, class); ("contrast", "") ; None: trains nothing
+    data: SourceImages,  # from `load_sources`
+) -> np.ndarray:  # (N,) object: (source, class); ("contrast", ""); None: trains nothing
     "Return the kind of each slice, as `SHARES` names them."
     pairs = zip(data.table["source"], data.table["class"], data.classes, data.contrasts)
     kinds = np.empty(len(data.table), object)
@@ -204,7 +205,7 @@ def draw_slices(
 # %% ../../nbs/08_compact/cross_validation.ipynb #v031
 def make_editor(
     data: SourceImages,  # training slices
-    recipe: SourceRecipe,
+    recipe: SourceRecipe,  # settings
 ) -> Callable:  # (row, rng) -> picture, mask, class index; uint8, uint8, int
     "Return a function that draws one of the changes for a slice, or none."
     plane = data.table["plane"].fillna("axial").to_numpy(str)
@@ -249,7 +250,7 @@ def make_editor(
 # %% ../../nbs/08_compact/cross_validation.ipynb #v032
 def source_batches(
     data: SourceImages,  # training slices
-    recipe: SourceRecipe,
+    recipe: SourceRecipe,  # settings
     kinds: np.ndarray,  # from `slice_kinds`
     edit: Callable,  # from `make_editor`
     epoch: int,  # from 0
@@ -301,7 +302,7 @@ def train_source_network(
     data: SourceImages,  # the training slices, those held out already removed
     out: str | Path,  # run folder; receives run.json, history.csv, best.weights.npz
     weights: str | Path | None,  # start: "imagenet", an npz file, or None
-    recipe: SourceRecipe = SourceRecipe(),
+    recipe: SourceRecipe = SourceRecipe(),  # settings
     held_out: str = "nothing",  # what was left out, for run.json
 ) -> "keras.Model":  # trained; use it within `averaged_weights`
     """Train one network; continue where an earlier call was interrupted.
@@ -322,7 +323,9 @@ def train_source_network(
         "start_layers": filled,
         "recipe": asdict(recipe),
         "rows_sha256": table_hash(used, "source", "image", "class", "sequence"),
-        "slices": {f"{s}/{c}": int(n) for (s, c), n in used.groupby(["source", "class"]).size().items()},
+        "slices": {
+            f"{s}/{c}": int(n) for (s, c), n in used.groupby(["source", "class"]).size().items()
+        },
         "heads": int(used["head"].nunique()),
         "parameters": model.count_params(),
         "surroundings": describe_environment(),
@@ -342,17 +345,21 @@ def train_source_network(
 AREA_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
-def predict_slices(
+def predict_heads(
     model: "keras.Model",
     pictures: np.ndarray,  # (N, S, S) uint8
     batch: int = 32,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # class (N, 4), mask (N, S, S), contrast (N, 5): probabilities
+) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]:  # class (N, 4), mask (N, S, S), contrast (N, 5): probabilities
     "Predict prepared slices."
     parts = [
         model.predict_on_batch(pictures[i : i + batch, ..., None].astype(np.float32) / 255)
         for i in range(0, len(pictures), batch)
     ]
-    classes, masks, contrasts = (np.concatenate([np.asarray(p[k]) for p in parts]) for k in range(3))
+    classes, masks, contrasts = (
+        np.concatenate([np.asarray(p[k]) for p in parts]) for k in range(3)
+    )
     return softmax(classes), 1 / (1 + np.exp(-masks[..., 0])), softmax(contrasts)
 
 
@@ -377,14 +384,14 @@ def _mask_scores(found: np.ndarray, row, side: int) -> dict:
 
 
 def score_slices(
-    model: "keras.Model",
+    model: "keras.Model",  # with three heads
     data: SourceImages,  # slices that the model has not seen
     level: float = 0.5,  # probability above which a pixel is tumour
 ) -> "pd.DataFrame":  # one row per slice
     "Predict slices, and compare with class, masks and contrast."
     import pandas as pd
 
-    classes, masks, contrasts = predict_slices(model, data.pictures)
+    classes, masks, contrasts = predict_heads(model, data.pictures)
     columns = ["source", "image", "group", "head", "role", "class", "sequence", "skull", "plane"]
     result = data.table[[*columns, "visibility", "disputed"]].reset_index(drop=True)
     for names, values, prefix in ((CLASSES, classes, "p_"), (CONTRASTS, contrasts, "c_")):
@@ -416,7 +423,7 @@ def _train_without(
 
 def read_all_slices(
     folder: str | Path,  # of the data sets
-    size: int = 256,
+    size: int = 256,  # side of the squares, pixels
 ) -> SourceImages:
     "Read, prepare and link all data sets of a folder."
     table = read_sources(folder)
@@ -429,10 +436,10 @@ def cross_validate(
     data: SourceImages,  # from `read_all_slices`
     out: str | Path,  # run folder, one folder inside for each fold
     weights: str | Path | None = "imagenet",  # start
-    recipe: SourceRecipe = SourceRecipe(),
+    recipe: SourceRecipe = SourceRecipe(),  # settings
     folds: tuple[int, ...] = (1, 2, 3, 4, 5),  # which to train
 ) -> "pd.DataFrame":  # one row per slice, predicted by a network that has not seen its patient
-    "Train a network for each fold and predict the slices of the fold. Folds that are done are kept."
+    "Train a network for each fold and predict the fold's slices. Folds that are done are kept."
     import pandas as pd
 
     fold = cross_validation_folds(data.table)
@@ -448,7 +455,7 @@ def leave_source_out(
     source: str,  # name of a data set, such as lgg
     out: str | Path,  # run folder
     weights: str | Path | None = "imagenet",  # start
-    recipe: SourceRecipe = SourceRecipe(),
+    recipe: SourceRecipe = SourceRecipe(),  # settings
 ) -> "pd.DataFrame":  # one row per slice of the source
     "Train without a data set and without its patients in other sets, and predict it."
     own = (data.table["source"] == source).to_numpy()

@@ -125,7 +125,9 @@ def _own_copies(raw: "pd.DataFrame") -> np.ndarray:
 def read_source(
     manifest: str | Path,  # a manifest.csv; the images lie beside it
 ) -> "pd.DataFrame":  # one row per slice, columns as in SOURCE_COLUMNS, without copies
-    "Return one data set with sequence, skull, licence. Raises `BrainTumorError` as `read_set` does."
+    """Return one data set with sequence, skull and licence, without copies.
+
+    Raises `BrainTumorError` as `read_set` does, and for rows without a licence."""
     import pandas as pd
 
     raw, table = pd.read_csv(manifest), read_set(manifest)
@@ -224,7 +226,9 @@ def trainable(
 
 def mask_trainable(
     table: "pd.DataFrame",  # from `read_sources`
-) -> np.ndarray:  # (N,) bool: there is a mask (empty without tumour), and its licence allows training
+) -> (
+    np.ndarray
+):  # (N,) bool: there is a mask (empty without tumour), and its licence allows training
     "Return which slices may train the segmentation."
     licensed = table["licence"].map(lambda text: licence_allows_training(text, "masks"))
     empty = class_targets(table) == CLASSES.index("no_tumor")
