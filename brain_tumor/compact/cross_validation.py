@@ -346,13 +346,11 @@ AREA_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.
 
 
 def predict_heads(
-    model: "keras.Model",
-    pictures: np.ndarray,  # (N, S, S) uint8
-    batch: int = 32,
-) -> tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]:  # class (N, 4), mask (N, S, S), contrast (N, 5): probabilities
-    "Predict prepared slices."
+    model: "keras.Model",  # with three heads
+    pictures: np.ndarray,  # (N, S, S) uint8, prepared
+    batch: int = 32,  # slices at a time
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # class (N, 4), mask (N, S, S), contrast (N, 5)
+    "Return the probabilities of the three heads for prepared slices."
     parts = [
         model.predict_on_batch(pictures[i : i + batch, ..., None].astype(np.float32) / 255)
         for i in range(0, len(pictures), batch)
