@@ -19,7 +19,7 @@ from pathlib import Path
 from .datasets import index_folder
 from .overview import count_table, explain_counts
 from ..io.errors import BrainTumorError, ErrorCode, require_package
-from ..io.files import DATA, write_table, write_whole
+from ..io.files import DATA, write_bytes, write_json, write_table
 
 # %% ../../nbs/04_data/download.ipynb #c049
 @dataclass(frozen=True)
@@ -148,8 +148,7 @@ def _copy(source: Path, part: Path) -> dict[str, str]:
         name, content = path.relative_to(source).as_posix(), path.read_bytes()
         sums[name] = hashlib.sha256(content).hexdigest()
         if _file_checksum(part / name) != sums[name]:
-            with write_whole(part / name) as beside:
-                beside.write_bytes(content)
+            write_bytes(part / name, content)
     return sums
 
 # %% ../../nbs/04_data/download.ipynb #c059
@@ -162,8 +161,7 @@ def _write_record(part: Path, sums: dict[str, str], one: PublicSet) -> None:
         "fingerprint": set_checksum(sums),
         "files": sums,
     }
-    with write_whole(part / RECORD_NAME) as beside:
-        beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(part / RECORD_NAME, record)
 
 
 def _move_in_place(source: Path, target: Path, one: PublicSet) -> Path:

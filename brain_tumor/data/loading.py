@@ -37,7 +37,7 @@ from brain_tumor.imaging.preprocessing import (
     to_square,
 )
 from ..io.errors import BrainTumorError, ErrorCode
-from ..io.files import write_table, write_whole
+from ..io.files import write_bytes, write_table, write_whole
 from ..io.scan import CLASSES
 
 if TYPE_CHECKING:
@@ -234,8 +234,7 @@ def _start_batches(out: Path, request: str) -> None:
 def _write_jpeg(path: Path, picture: np.ndarray) -> None:
     quality = [cv2.IMWRITE_JPEG_QUALITY, 75]  # as Keras' generator saves
     code = cv2.imencode(".jpg", picture, quality)[1]
-    with write_whole(path) as beside:
-        beside.write_bytes(code.tobytes())
+    write_bytes(path, code.tobytes())
 
 # %% ../../nbs/04_data/loading.ipynb #c011
 @dataclass(frozen=True)

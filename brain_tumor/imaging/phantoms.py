@@ -34,7 +34,7 @@ from brain_tumor.imaging.lesions import (
     paint_lesion,
 )
 from ..io.errors import BrainTumorError, ErrorCode
-from ..io.files import write_whole
+from ..io.files import write_bytes, write_table
 from ..io.scan import CLASSES
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #aeb59d92
@@ -295,12 +295,6 @@ def _png(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    "Write a file whole or not at all."
-    with write_whole(path) as beside:
-        Path(beside).write_bytes(data)
-
-
 def _subsets(n: int, rng: np.random.Generator) -> list[str]:
     "Return the subset of each of `n` phantoms: 15 % test, 15 % validation, the rest train."
     part = max(1, round(0.15 * n))
@@ -330,11 +324,9 @@ def write_phantoms(
     }
     for i, p in enumerate(tqdm(phantoms(n, seed, size), total=n, desc="phantoms", disable=n < 24)):
         image, mask = f"images/{i:05d}.png", f"masks/{i:05d}.png"
-        _write_bytes(folder / image, _png(p.pixels))
-        _write_bytes(folder / mask, _png(p.mask))
+        write_bytes(folder / image, _png(p.pixels))
+        write_bytes(folder / mask, _png(p.mask))
         place = (image, mask, p.tumor, f"phantom{p.seed}", p.plane, size, size)
         rows.append((*place, round(p.spacing[0], 6), next(subsets[p.tumor]), p.seed))
     table = pd.DataFrame(rows, columns=_MANIFEST_COLUMNS)
-    manifest = table.to_csv(index=False, lineterminator="\n")
-    _write_bytes(folder / "manifest.csv", manifest.encode())
-    return folder / "manifest.csv"
+    return write_table(table, folder / "manifest.csv")

@@ -16,8 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .phantoms import Phantom, _check_choice, _png, _write_bytes, phantom
+from .phantoms import Phantom, _check_choice, _png, phantom
 from ..io.errors import BrainTumorError, ErrorCode
+from ..io.files import write_bytes
 
 # %% ../../nbs/03_imaging/samples.ipynb #235c6b8d
 _SAMPLES = (  # name, class, plane, seed, size, pattern
@@ -245,9 +246,9 @@ def write_samples(
         data = encode.get(suffix, _nifti)(slices)
         files = {f"{name}.{suffix}": data, f"truth/{name}.png": _png(p.mask)}
         for file, content in files.items():
-            _write_bytes(folder / file, content)
+            write_bytes(folder / file, content)
         more = dict(slice=2, axis=2, slices=5) if suffix == "nii.gz" else {}
         entries.append(_entry(name, p, files, **more))
-    _write_bytes(folder / "NOTICE.txt", _NOTICE.encode())
-    _write_bytes(folder / "samples.json", (json.dumps(entries, indent=1) + "\n").encode())
+    write_bytes(folder / "NOTICE.txt", _NOTICE.encode())
+    write_bytes(folder / "samples.json", (json.dumps(entries, indent=1) + "\n").encode())
     return folder / "samples.json"

@@ -16,8 +16,9 @@ import numpy as np
 
 from ..imaging.overlay import heat_overlay, shrink
 from ..imaging.preprocessing import plan_square
-from .result import file_stem, write_bytes
+from .result import file_stem
 from ..io.errors import BrainTumorError, ErrorCode
+from ..io.files import write_bytes
 from ..io.pages import fill_html, html_card, html_image, png_bytes
 from ..io.scan import CLASSES, Scan
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHAPE_FEATURES', 'RESULT_COLUMNS', 'SCAN_SUFFIX', 'Analysis', 'one_line', 'surface_of', 'format_number',
            'thesis_features', 'thesis_output', 'full_dict', 'input_dict', 'prediction_dict', 'mask_dict',
-           'interval_dict', 'result_row', 'write_bytes', 'file_stem', 'FileNames', 'nifti_mask', 'result_files',
-           'save_analysis', 'result_pictures', 'probability_table', 'result_size_table', 'result_facts', 'refused_card',
-           'result_card', 'write_result_page']
+           'interval_dict', 'result_row', 'file_stem', 'FileNames', 'nifti_mask', 'result_files', 'save_analysis',
+           'result_pictures', 'probability_table', 'result_size_table', 'result_facts', 'refused_card', 'result_card',
+           'write_result_page']
 
 # %% ../../nbs/09_inference/result.ipynb #imports
 import json
@@ -24,7 +24,7 @@ from .. import __version__
 from ..imaging.morphology import Features
 from ..imaging.overlay import overlay, shrink
 from ..io.errors import BrainTumorError, ErrorCode
-from ..io.files import write_whole
+from ..io.files import write_bytes
 from brain_tumor.io.pages import (
     fill_html,
     html_card,
@@ -314,16 +314,6 @@ def result_row(
         "intended_use": INTENDED_USE,
     }
     return tuple(values.get(name) for name in RESULT_COLUMNS)
-
-# %% ../../nbs/09_inference/result.ipynb #c051
-def write_bytes(
-    path: Path,  # the file to write
-    data: bytes,  # its content
-) -> Path:
-    "Write a file whole or not at all. Raises `BrainTumorError` if that is not possible."
-    with write_whole(path) as part:
-        Path(part).write_bytes(data)
-    return path
 
 # %% ../../nbs/09_inference/result.ipynb #c054
 SCAN_SUFFIX = re.compile(

@@ -30,7 +30,6 @@ from brain_tumor.inference.result import (
     result_files,
     result_row,
     save_analysis,
-    write_bytes,
 )
 from brain_tumor.inference.single_scan import (
     build_result,
@@ -49,6 +48,7 @@ from brain_tumor.inference.workers import (
     usable_executor,
 )
 from ..io.errors import BrainTumorError, ErrorCode
+from ..io.files import write_bytes
 from ..io.scan import Scan
 
 # %% ../../nbs/09_inference/streaming.ipynb #c077
