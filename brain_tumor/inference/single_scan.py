@@ -74,7 +74,7 @@ def measure_mask(
 def shape_warnings(
     features: Features,  # sizes of a mask
 ) -> tuple[str, ...]:  # sentences
-    "Return what the shape itself warns of: several parts, or a mask cut off by the border."
+    "Return warnings about the shape: several parts, or a mask that reaches the border."
     parts = (
         f"The mask has {features.components} separate parts; "
         "the diameters are those of the largest."

@@ -55,8 +55,8 @@ from ..io.scan import Scan
 def pipelined(
     items: Iterable,  # consumed only a little ahead
     first: Callable,  # item -> thing; in a thread, ahead
-    middle: Callable,  # list of things -> list of answers; in this thread, in order
-    last: Callable,  # (thing, answer) -> result; in a thread, behind
+    middle: Callable,  # list of things -> list of outputs; in this thread, in order
+    last: Callable,  # (thing, output) -> result; in a thread, behind
     size: int = 8,  # largest group
 ) -> Iterator:  # results
     "Yield results in order, with a bounded number of items under way."
@@ -66,8 +66,8 @@ def pipelined(
         while True:
             ahead.extend(pool.submit(first, item) for item in islice(items, 2 * step - len(ahead)))
             group = [ahead.popleft().result() for _ in range(min(step, len(ahead)))]
-            answers = middle(group) if group else []
-            finishing = deque(pool.submit(last, *pair) for pair in zip(group, answers))
+            outputs = middle(group) if group else []
+            finishing = deque(pool.submit(last, *pair) for pair in zip(group, outputs))
             while behind:
                 yield behind.popleft().result()
             if not group:
@@ -126,15 +126,15 @@ class PipelineStages:
         "Middle stage: predict those scans of a group that could be read, and choose file names."
         scans = [scan if isinstance(scan, Scan) else None for _, scan in group]
         predictions = iter(predict_scans(self.engine, [scan for scan in scans if scan is not None]))
-        answers = []
+        outputs = []
         for (_, scanned), scan in zip(group, scans):
             name = self.names.pick(scanned.source, scan) if self.names else None
-            answers.append((None if scan is None else next(predictions), name))
-        return answers
+            outputs.append((None if scan is None else next(predictions), name))
+        return outputs
 
-    def finish(self, item: tuple, answer: tuple) -> Analysis:
+    def finish(self, item: tuple, output: tuple) -> Analysis:
         "Last stage: build the result of one scan, and save it."
-        (source, scan), (prediction, name) = item, answer
+        (source, scan), (prediction, name) = item, output
         result = scan if isinstance(scan, Analysis) else self._build(source, scan, prediction)
         explainer = partial(explain, engine=self.engine)
         result = replace(result, path=display_name(source, self.root), explainer=explainer)
@@ -308,18 +308,18 @@ SAVED_AS_COLUMN = RESULT_COLUMNS.index("saved_as")
 
 
 def collect_result(
-    answer: WorkerResult,  # from a worker
+    returned: WorkerResult,  # from a worker
     names: FileNames | None,  # where to save; None: nowhere
     engine,  # of the calling process
 ) -> tuple[tuple, Analysis | None]:  # the row, and the result if it came with pixels
     "Write the files of a worker's result, and return row and result as in this process."
-    row, result = answer.row, answer.result
+    row, result = returned.row, returned.result
     if result is not None:
         result = replace(result, explainer=partial(explain, engine=engine))
     if names is None:
         return row, result
-    name = names.pick(answer.source, answer.stamp)
-    contents = answer.files.items()
+    name = names.pick(returned.source, returned.stamp)
+    contents = returned.files.items()
     files = tuple(write_bytes(names.folder / f"{name}{end}", data) for end, data in contents)
     row = (*row[:SAVED_AS_COLUMN], name, *row[SAVED_AS_COLUMN + 1 :])
     return row, result and replace(result, files=files)
@@ -356,8 +356,8 @@ def run_remote(
         check_workers(executor)
         try_worker(executor, task, [])
         with closing(map_groups(task, inputs, executor, batch.batch_size, task.give_up)) as line:
-            for answer in line:
-                yield collect_result(answer, names, batch.engine)
+            for returned in line:
+                yield collect_result(returned, names, batch.engine)
 
 # %% ../../nbs/09_inference/streaming.ipynb #c085e
 def skip_completed(
