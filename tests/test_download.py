@@ -20,6 +20,7 @@ from brain_tumor.data.download import (
     set_checksum,
     verify_download,
 )
+from brain_tumor.io import files
 from brain_tumor.io.errors import ErrorCode
 
 
@@ -144,7 +145,7 @@ def test_interrupted_while_downloading(kaggle, tmp_path):
 
 
 def test_interrupted_while_copying_goes_on_where_it_stopped(kaggle, tmp_path, monkeypatch):
-    real, written = download.write_whole, []
+    real, written = files.write_whole, []
 
     def impatient(path):
         written.append(path.name)
@@ -152,7 +153,7 @@ def test_interrupted_while_copying_goes_on_where_it_stopped(kaggle, tmp_path, mo
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr(download, "write_whole", impatient)
+    monkeypatch.setattr(files, "write_whole", impatient)
     with pytest.raises(KeyboardInterrupt):
         download_set("classification", tmp_path / "new", confirm=True)
     assert (
