@@ -163,7 +163,7 @@ def choose_engine(
 def choose_workers(
     args: argparse.Namespace,  # with workers
 ):  # an executor, or an empty context
-    "Return the worker processes that the options ask for, for a `with` statement."
+    "Return the worker processes that the options request, for a `with` statement."
     if args.workers is None:
         return nullcontext()
     from brain_tumor.inference.workers import process_pool

@@ -744,7 +744,7 @@ class Explorer(w.VBox):
         self.choice.folder.observe(lambda change: self.open_runs(), "value")
         self.choice.data.observe(lambda change: self.open_data(), "value")
         self.tabs.observe(lambda change: self.paint(), "selected_index")
-        use = w.HTML(f'<p class="bt-use"><b>Not a medical device.</b> {INTENDED_USE}</p>')
+        use = w.HTML(f'<p class="bt-use"><b>{INTENDED_USE}</b></p>')
         right = with_class(w.VBox([self.tabs]), "bt-panel")
         super().__init__(
             [

@@ -337,7 +337,7 @@ def page_layout(
     )
     history.observe(lambda change: set_visible(past, bool(change.new)), "cards")
     set_visible(past, bool(history.cards))
-    use = w.HTML(f'<p class="bt-use"><b>Not a medical device.</b> {INTENDED_USE}</p>')
+    use = w.HTML(f'<p class="bt-use"><b>{INTENDED_USE}</b></p>')
     right = w.VBox([outcome, past], layout=w.Layout(grid_gap="16px"))
     return [
         w.HTML(f"<style>{APP_STYLE}</style>"),

@@ -271,7 +271,7 @@ function live(root) {
 }
 function gone(root) {
   if (root.querySelector(".bt-gone")) return;
-  const words = "The connection to Python is gone: nothing here answers any more. Reload the page (in a notebook, run the cell again). What was not downloaded is lost.";
+  const words = "The connection to Python is lost: this page no longer responds. Reload the page (in a notebook, run the cell again). What was not downloaded is lost.";
   const place = document.createElement("p"); place.className = "bt-gone"; place.setAttribute("role", "alert");
   root.prepend(place); place.textContent = words;
 }

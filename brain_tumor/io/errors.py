@@ -28,7 +28,7 @@ class ErrorCode(StrEnum):
     LABEL_UNKNOWN = "label_unknown"  # a class, role or label that is not one of the known ones
     DATA_INVALID = "data_invalid"  # a table, manifest or folder layout that contradicts itself
     DATA_MISSING = "data_missing"  # data, columns or rows that are needed are not there
-    SPLIT_INVALID = "split_invalid"  # a patient or group on two sides of a split
+    SPLIT_INVALID = "split_invalid"  # a patient or group in two subsets of a split
     MODEL_INVALID = "model_invalid"  # a packed model that is damaged, changed or of another version
     OUTPUT_INVALID = "output_invalid"  # an engine returned something that is no prediction
     RUN_INVALID = "run_invalid"  # a run folder that is damaged, incomplete or of another kind

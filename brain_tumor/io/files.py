@@ -32,8 +32,15 @@ if TYPE_CHECKING:
 # %% ../../nbs/02_io/files.ipynb #c009
 PACKAGE = Path(find_spec("brain_tumor").origin).parent  # the package's code
 MODELS = PACKAGE / "models"  # packed models that ship
-RUNS = Path(os.environ.get("BRAIN_TUMOR_RUNS") or PACKAGE.parent / "runs")  # recorded runs
-DATA = Path(os.environ.get("BRAIN_TUMOR_DATA") or PACKAGE.parent / "data")  # your data sets
+
+
+def _project_folder(package: Path) -> Path:
+    "Return the checkout that a package lies in; for an installed package the working folder."
+    return package.parent if (package.parent / "nbs").is_dir() else Path()
+
+
+RUNS = Path(os.environ.get("BRAIN_TUMOR_RUNS") or _project_folder(PACKAGE) / "runs")
+DATA = Path(os.environ.get("BRAIN_TUMOR_DATA") or _project_folder(PACKAGE) / "data")
 
 # %% ../../nbs/02_io/files.ipynb #3f34c5fe
 SCAN_SUFFIXES = (

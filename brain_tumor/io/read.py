@@ -67,7 +67,7 @@ def limit_process(
             kind = getattr(resource, name)
             most = resource.getrlimit(kind)[1]
             low = value if most == resource.RLIM_INFINITY else min(value, most)
-            # the hard limit cannot be raised again; processor time starts anew for each file
+            # the hard limit cannot be raised again; processor time starts again for each file
             resource.setrlimit(kind, (low, most if name == "RLIMIT_CPU" else low))
             kept.append(name)
     return kept
