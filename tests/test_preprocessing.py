@@ -9,7 +9,9 @@ from errors import raises
 from bench.thesis import BACKBONES
 from brain_tumor.data.loading import known_masks, load_images, record_crops
 from brain_tumor.data.splits import read_data
+from brain_tumor.imaging import preprocessing
 from brain_tumor.imaging.preprocessing import (
+    IMAGENET_SCALINGS,
     INPUT_SIDES,
     SquareFrame,
     head_box,
@@ -287,6 +289,8 @@ def test_masks_of_another_size_are_refused():
         ("InceptionV3", "inception_v3"),
         ("VGG19", "vgg19"),
         ("ResNet50", "resnet50"),
+        ("MobileNetV2", "mobilenet_v2"),
+        ("ResNet50V2", "resnet_v2"),
     ],
 )
 def test_scaling_is_keras_own(network, module):
@@ -300,7 +304,7 @@ def test_scaling_is_keras_own(network, module):
     assert np.array_equal(
         grey, scale_pixels(np.repeat(pictures[..., :1], 3, -1), network, "imagenet")
     )
-    assert BACKBONES[network] == INPUT_SIDES[network]
+    assert BACKBONES.get(network, 224) == INPUT_SIDES[network]
 
 
 def test_scaling_leaves_its_input_alone_and_refuses_what_it_does_not_know():
@@ -313,6 +317,16 @@ def test_scaling_leaves_its_input_alone_and_refuses_what_it_does_not_know():
         scale_pixels(pictures, "VGG19", "tf")
     with raises(ErrorCode.ARGUMENT_INVALID, "imagenet", "segmentation"):
         scale_pixels(pictures, "segmentation", "imagenet")
+
+
+def test_a_network_without_a_recorded_imagenet_scaling_is_rejected(monkeypatch):
+    assert {*IMAGENET_SCALINGS} == {*INPUT_SIDES} - {"segmentation"}
+    assert {*IMAGENET_SCALINGS.values()} == {"tf", "caffe"}
+    monkeypatch.setitem(preprocessing.INPUT_SIDES, "VGG16", 224)
+    pictures = np.full((4, 4), 200, np.float32)
+    assert np.allclose(scale_pixels(pictures, "VGG16"), 200 / 255)
+    with raises(ErrorCode.ARGUMENT_INVALID, "VGG16", "IMAGENET_SCALINGS"):
+        scale_pixels(pictures, "VGG16", "imagenet")
 
 
 def test_squeeze_without_crop_or_scaling_changes_nothing():
