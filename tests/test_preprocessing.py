@@ -11,6 +11,7 @@ from brain_tumor.data.loading import known_masks, load_images, record_crops
 from brain_tumor.data.splits import read_data
 from brain_tumor.imaging import preprocessing
 from brain_tumor.imaging.preprocessing import (
+    CAFFE_MEANS,
     IMAGENET_SCALINGS,
     INPUT_SIDES,
     SquareFrame,
@@ -323,10 +324,16 @@ def test_a_network_without_a_recorded_imagenet_scaling_is_rejected(monkeypatch):
     assert {*IMAGENET_SCALINGS} == {*INPUT_SIDES} - {"segmentation"}
     assert {*IMAGENET_SCALINGS.values()} == {"tf", "caffe"}
     monkeypatch.setitem(preprocessing.INPUT_SIDES, "VGG16", 224)
+    with raises(ErrorCode.ARGUMENT_INVALID, "VGG16", "IMAGENET_SCALINGS"):
+        scale_pixels(np.zeros((4, 4)), "VGG16", "imagenet")
     pictures = np.full((4, 4), 200, np.float32)
     assert np.allclose(scale_pixels(pictures, "VGG16"), 200 / 255)
-    with raises(ErrorCode.ARGUMENT_INVALID, "VGG16", "IMAGENET_SCALINGS"):
-        scale_pixels(pictures, "VGG16", "imagenet")
+    for unknown in (None, "torch"):
+        monkeypatch.setitem(preprocessing.IMAGENET_SCALINGS, "VGG16", unknown)
+        with raises(ErrorCode.ARGUMENT_INVALID, "VGG16", "IMAGENET_SCALINGS"):
+            scale_pixels(pictures, "VGG16", "imagenet")
+    monkeypatch.setitem(preprocessing.IMAGENET_SCALINGS, "VGG16", "caffe")
+    assert np.allclose(scale_pixels(pictures, "VGG16", "imagenet")[0, 0], 200 - CAFFE_MEANS)
 
 
 def test_squeeze_without_crop_or_scaling_changes_nothing():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..imaging.preprocessing import INPUT_SIDES
+from ..imaging.preprocessing import input_side
 from ..io.errors import BrainTumorError, ErrorCode
 from ..io.scan import CLASSES
 from ..training.weights import fill_folded, load_weights, unfold_batch_norm
@@ -35,7 +35,7 @@ class Backbone:
     @property
     def side(self) -> int:  # pixels
         "Side of the square input in pixels (thesis, table 3.2)."
-        return INPUT_SIDES[self.application]
+        return input_side(self.application)
 
 # %% ../../nbs/06_classification/01_backbones.ipynb #c009
 def build_base(
