@@ -158,7 +158,7 @@ def calibration_bins(
     right: np.ndarray,  # (N,) 0 or 1
     groups: np.ndarray,  # (N,)
     bins: int = 12,  # with equally many slices each
-) -> "pd.DataFrame":  # a row a bin: said (mean confidence), right, low, high, slices, groups
+) -> "pd.DataFrame":  # one row per bin: said (mean confidence), right, low, high, slices, groups
     "Return confidence and share of right predictions in bins, the least confident first."
     import pandas as pd
 
@@ -175,7 +175,7 @@ def calibration_bins(
 def calibration_table(
     recorded: dict,  # from `read_uncertainty_run`
     draws: int = 1000,  # bootstrap samples
-) -> "pd.DataFrame":  # a row a role and source: accuracy, too_sure and error with low and high, …
+) -> "pd.DataFrame":  # per role and source: accuracy, too_sure and error with low and high, …
     "Return overconfidence and calibration error by role and source, with intervals over groups."
     import pandas as pd
 
@@ -274,7 +274,7 @@ def set_size_table(
     recorded: dict,  # from `read_uncertainty_run`
     level: float = 0.95,  # of the sets
     role: str = "test",  # or "validation"
-) -> "pd.DataFrame":  # a row a combination: classes, set, slices, groups, right, held
+) -> "pd.DataFrame":  # one row per combination: classes, set, slices, groups, right, held
     "Return prediction sets by content: how often the likeliest class is right, and the set holds."
     import pandas as pd
 
@@ -390,7 +390,7 @@ def warning_table(
     recorded: dict,  # from `read_uncertainty_run`
     role: str = "test",  # or "validation"
     source: str | None = None,  # of the slices; None: all
-) -> "pd.DataFrame":  # a row a reason: slices, share, wrong_class, poor, wrong, of_all_wrong
+) -> "pd.DataFrame":  # one row per reason: slices, share, wrong_class, poor, wrong, of_all_wrong
     "Return how many predictions each warning concerns, and how many of these are wrong."
     import pandas as pd
 

@@ -215,11 +215,11 @@ MAX_IMAGES = 1000  # images of a set that are compared; more make no difference
 
 
 def compare_with_reference(
-    facts: "pd.DataFrame",  # a row an image: IMAGE_FACTS, class and group where known
+    facts: "pd.DataFrame",  # one row per image: IMAGE_FACTS, class and group where known
     summary: dict | None = None,  # as from `load_reference`; None: the one that ships
     draws: int = 1000,  # samples of chance and of the bootstrap
     seed: int = 0,  # of the random draws
-) -> "pd.DataFrame":  # a row a property with DRIFT_COLUMNS, the one furthest beyond chance first
+) -> "pd.DataFrame":  # one row per property with DRIFT_COLUMNS, the furthest beyond chance first
     """Compare images with the training data, property by property; unknown ones are left out.
 
     Raises `BrainTumorError` if there is no image."""

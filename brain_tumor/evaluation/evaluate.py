@@ -206,7 +206,7 @@ HOW_TO_READ = (
     "other patients{engine}.</p>"
     "<p>Don't choose a threshold, a mapping of labels or which scans to leave out by these figures "
     "and then report them: they would be too good. Keep scans aside that nothing was chosen on.</p>"
-    "<p>This page calls scans by their file names, unless numbers were asked for{pictures}, "
+    "<p>This page calls scans by their file names, unless numbers were requested{pictures}, "
     "and loads nothing from elsewhere.</p>"
 )
 STATUS_WORDS = {
@@ -420,7 +420,7 @@ def page_parts(
 class Evaluation:
     "The scores of an engine on labelled scans, its figures, and the comparison of the images."
 
-    predictions: "pd.DataFrame"  # a row a scan, from `scored_table`
+    predictions: "pd.DataFrame"  # one row per scan, from `scored_table`
     figures: "pd.DataFrame"  # from `all_figures`
     drift: "pd.DataFrame"  # from `compare_with_reference`
     engine: dict  # what was evaluated

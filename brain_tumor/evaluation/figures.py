@@ -303,7 +303,7 @@ FIGURE_COLUMNS = (
 def all_figures(
     table: "pd.DataFrame",  # from `scored_table`
     card: dict | None = None,  # as from `card_figures`; None: that of the network that ships
-) -> "pd.DataFrame":  # a row a figure with FIGURE_COLUMNS
+) -> "pd.DataFrame":  # one row per figure with FIGURE_COLUMNS
     """Return all figures, with the model card's beside them.
 
     Raises `BrainTumorError` if no scan could be scored."""

@@ -77,7 +77,7 @@ def _dice_subsets(scored: "pd.DataFrame") -> list[tuple[str, "pd.Series"]]:
 # %% ../../nbs/10_evaluation/01_model_card.ipynb #c016
 def card_figures_table(
     scored: "pd.DataFrame",  # from `score_scans`
-) -> list[dict]:  # a dict a figure: value, low, high over slices; group_… over groups; counts
+) -> list[dict]:  # one dict per figure: value, low, high over slices; group_… over groups; counts
     "Return the card's figures with 95 % bootstrap intervals; figures without a slice are left out."
     rows = []
     for name, values, which, headline in card_subsets(scored):

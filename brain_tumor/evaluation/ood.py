@@ -30,7 +30,7 @@ SCORE_COLUMNS = (
 
 def read_ood_scores(
     folder: str | Path = RUNS / "gate",  # written by `fit_detector`
-) -> "pd.DataFrame":  # a row an image with SCORE_COLUMNS
+) -> "pd.DataFrame":  # one row per image with SCORE_COLUMNS
     """Read the recorded decisions on images whose category is known.
 
     Raises `BrainTumorError` if the table is missing or has other columns."""

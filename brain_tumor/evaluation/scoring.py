@@ -113,8 +113,8 @@ def mask_overlap(
 def score_scans(
     table: "pd.DataFrame",  # rows to score, from `read_data`
     engine: Callable,  # from `load_engine`
-) -> "pd.DataFrame":  # a row a scan: truth, prediction, probabilities, Dice, areas in pixels
-    "Predict scans with known truth and compare, one row a scan."
+) -> "pd.DataFrame":  # one row per scan: truth, prediction, probabilities, Dice, areas in pixels
+    "Predict scans with known truth and compare, one row per scan."
     import pandas as pd
 
     kept = ("source", "image", "class", "group", "role", "plane", "spacing_mm", "disputed")
@@ -136,7 +136,7 @@ def score_scans(
 def predict_slices(
     table: "pd.DataFrame",  # rows to predict, from `read_data`
     engine: Callable,  # from `load_engine`
-) -> tuple["pd.DataFrame", "pd.DataFrame"]:  # a row a slice; source, image, role and area curve
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:  # slices; source, image, role and area curve
     "Predict slices with known truth; area curves are kept where a mask is known or predicted."
     import pandas as pd
 
@@ -436,7 +436,7 @@ def read_labelled_data(
     labels: dict[str, str] | None = None,  # meaning of your labels: {"GBM": "glioma"}
     groups: str | None = None,  # column of the patient; None: group, else patient
     names: bool = True,  # False: call scans and groups by numbers
-) -> "pd.DataFrame":  # a row a scan with TABLE_FIELDS; group is empty where it is not known
+) -> "pd.DataFrame":  # one row per scan with TABLE_FIELDS; group is empty if unknown
     """List labelled scans with class, mask and patient, without opening an image.
 
     Raises `BrainTumorError` if there is nothing to compare with, or for an unknown label."""

@@ -332,7 +332,7 @@ def cross_fitted_sets(
 def compare_set_rules(
     slices: "pd.DataFrame",  # from `predict_slices`
     level: float,  # promised coverage
-) -> "pd.DataFrame":  # a row a rule: level, rule, tumour, no tumour, worst class, classes, several
+) -> "pd.DataFrame":  # per rule: level, rule, tumour, no tumour, worst class, classes, several
     "Return coverage and size of the sets of each rule, on left-out groups; means over groups."
     import pandas as pd
 
@@ -401,7 +401,7 @@ def compare_intervals(
     curves: np.ndarray,  # (N, 57), from `segmented_slices`
     threshold: float,  # of the mask
     leans: Sequence[float] = (1, 1.5, 2, 2.5),  # to try
-) -> "pd.DataFrame":  # a row a method: way, inside (coverage), width, median width
+) -> "pd.DataFrame":  # one row per method: way, inside (coverage), width, median width
     "Return coverage and width of area intervals on left-out groups; means over groups."
     import pandas as pd
 
