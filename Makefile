@@ -14,9 +14,13 @@ help:  ## list what there is
 demo: install  ## analyse the bundled sample scans and show where the results are
 	@$(BIN)/brain_tumor demo
 
-test: install-all  ## run the tests in the notebooks, then pytest
+test: install-all  ## run the tests in the notebooks, then pytest; one chapter: CHAPTER=02_io/dicom
+ifdef CHAPTER
+	$(BIN)/python tools/test_notebooks.py $(CHAPTER)
+else
 	@status=0; $(BIN)/python tools/test_notebooks.py || status=$$?; \
 	NOTEBOOK_TESTS=$$status $(BIN)/python -m pytest -n 2 --dist loadfile
+endif
 
 style: install-all  ## format notebooks, tests, tools and bench, and name what ruff cannot mend
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
