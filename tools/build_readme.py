@@ -1,7 +1,8 @@
 """Write README.md from nbs/index.ipynb: python tools/build_readme.py [--check]
 
 nbdev's processing drops hidden cells and directives; what is left is written as Markdown, with the
-outputs that the notebook has recorded. Links to chapters and pictures get the folder in front. With
+outputs that the notebook has recorded. Links to chapters and pictures get the folder in front, and
+files beside README.md, such as `CONTRIBUTING.md`, become links. With
 --check nothing is written, and the exit status says whether README.md is what the notebook gives.
 """
 
@@ -17,6 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from procs import Plain  # noqa: E402
 
 LOCAL = re.compile(r"(\]\()(?![a-z]+:|#|/)([^)\s]+\))")
+BESIDE = re.compile(r"`([A-Z]+(?:\.\w+)?)`")
 MARK = "<!-- Written by tools/build_readme.py from nbs/{}: change it there. -->"
 
 
@@ -61,7 +63,10 @@ def readme(root=ROOT):
     pieces = [MARK.format(name), f"# {front['title']}", f"> {front['description']}"]
     pieces += [piece for cell in processor.nb.cells for piece in parts(cell)]
     text = "\n\n".join(piece for piece in pieces if piece)
-    return LOCAL.sub(rf"\g<1>{cfg.nbs_path.name}/\g<2>", text) + "\n"
+    text = LOCAL.sub(rf"\g<1>{cfg.nbs_path.name}/\g<2>", text) + "\n"
+    return BESIDE.sub(
+        lambda m: f"[{m[0]}]({m[1]})" if (Path(root) / m[1]).is_file() else m[0], text
+    )
 
 
 def main():
