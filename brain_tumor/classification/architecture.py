@@ -116,12 +116,13 @@ def built_counts(
     whole = getattr(keras.applications, backbone.application)(weights=None)
     table, layers = layer_table(whole), layer_counts(whole)
     trained = sum(int(np.prod(v.shape)) for v in whole.trainable_variables)
+    head = (layer for layer in whole.layers if isinstance(layer, keras.layers.Dense))
     return {
         "layers": layers["longest_path"],
         "kernels": layers["kernels"],
         "parameters": int(table["parameters"].sum()),
         "trained": trained,
-        "without_head": build_base(backbone).count_params(),
+        "without_head": whole.count_params() - sum(layer.count_params() for layer in head),
         "multiplications": int(table["multiplications"].sum()),
     }
 

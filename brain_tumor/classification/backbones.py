@@ -256,4 +256,7 @@ def layer_order(
     base: "keras.Model",  # from `build_base`, whole or not
 ) -> list[str]:  # names of the whole base's layers in Keras' order
     "Return the layer names in the order that `layers[:50]` counts in."
+    names = [layer.name for layer in base.layers]
+    if backbone.blocks and names[-1] == backbone.blocks[-1]:  # the base is whole
+        return names
     return [layer.name for layer in build_base(backbone, base.input_shape[1]).layers]

@@ -24,11 +24,11 @@ def save_weights(
     path: str | Path,  # npz file
     model: "keras.Model",  # any
 ) -> None:
-    "Write a network's weights as float32 arrays, named by the paths of their variables."
+    "Write a network's weights as float32 arrays, not compressed, named by their variables' paths."
     arrays = {
         v.path: np.asarray(v).astype("float32") for v in model.variables if "seed" not in v.path
     }
-    write_arrays(path, arrays)
+    write_arrays(path, arrays, compress=False)
 
 
 def load_weights(
