@@ -275,15 +275,9 @@ def scale_pixels(
     """Return 8-bit images on the scale that a network expects, with three colours.
 
     Raises `BrainTumorError` for an unknown network or scaling, and for ImageNet scaling of a
-    network that is missing from IMAGENET_SCALINGS."""
+    network without "tf" or "caffe" in IMAGENET_SCALINGS."""
     input_side(network)
     segmentation = network == "segmentation"
-    if scaling == "imagenet" and not segmentation and network not in IMAGENET_SCALINGS:
-        raise BrainTumorError(
-            f"the ImageNet scaling of {network} is not known: add the network to "
-            "IMAGENET_SCALINGS in brain_tumor.imaging.preprocessing.",
-            ErrorCode.ARGUMENT_INVALID,
-        )
     if scaling not in ("thesis", "imagenet") or (scaling == "imagenet" and segmentation):
         other = "; a segmentation network has no ImageNet weights." if segmentation else ""
         raise BrainTumorError(
@@ -291,11 +285,18 @@ def scale_pixels(
             + (other or ' or "imagenet".'),
             ErrorCode.ARGUMENT_INVALID,
         )
+    keras_scaling = IMAGENET_SCALINGS.get(network)
+    if scaling == "imagenet" and keras_scaling not in ("tf", "caffe"):
+        raise BrainTumorError(
+            f"the ImageNet scaling of {network} is not known: add the network to IMAGENET_SCALINGS "
+            'in brain_tumor.imaging.preprocessing, with "tf" or "caffe".',
+            ErrorCode.ARGUMENT_INVALID,
+        )
     values = np.array(pictures, np.float32)
     values = values if values.shape[-1] == 3 else values[..., None]
     if scaling == "thesis":
         values /= 255
-    elif IMAGENET_SCALINGS[network] == "tf":
+    elif keras_scaling == "tf":
         values = values / np.float32(127.5) - np.float32(1)
     else:
         values = values[..., ::-1] - CAFFE_MEANS
