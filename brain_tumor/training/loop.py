@@ -21,6 +21,7 @@ import numpy as np
 
 from ..io.errors import BrainTumorError, ErrorCode
 from ..io.files import write_whole
+from .acceleration import reuse_memory
 from .weights import load_state, save_state, save_weights
 
 if TYPE_CHECKING:
@@ -344,6 +345,7 @@ def train_epochs(
 ) -> list[dict]:  # the history
     "Train epoch by epoch; log each, keep the best weights and save a state to resume from."
     out = Path(out)
+    reuse_memory()
     state, history = out / "state.npz", out / "history.csv"
     done = load_state(state, model) if resume and state.is_file() else 0
     if not done:
