@@ -82,7 +82,13 @@ def random_field(
     height = length[:, 0] ** 0.7
     height = (height * np.sqrt(2 / (height**2).sum())).astype(np.float32)
     phase = rng.uniform(0, 2 * np.pi, n).astype(np.float32)
-    return lambda p: np.cos(p @ k.T + phase) @ height
+
+    def field(p):
+        waves = p @ k.T
+        waves += phase  # in place: no new array at each step
+        return np.cos(waves, out=waves) @ height
+
+    return field
 
 # %% ../../nbs/03_imaging/anatomy.ipynb #31635619
 _CENTRE = {"axial": (0, -16, 0), "coronal": (0, -16, -22), "sagittal": (0, 0, -26)}
@@ -173,16 +179,18 @@ def paint_shape(
 
 def _ellipsoid(q: np.ndarray, centre: tuple, radii: tuple) -> np.ndarray:
     "Return the approximate signed distance to an ellipsoid, in mm."
-    v = (q - np.float32(centre)) / np.float32(radii)
-    return (np.sqrt(v[..., 0] ** 2 + v[..., 1] ** 2 + v[..., 2] ** 2) - 1) * min(radii)
+    centre, axes = np.float32(centre), np.float32(radii)
+    x, y, z = ((q[..., i] - centre[i]) / axes[i] for i in range(3))
+    return (np.sqrt(x**2 + y**2 + z**2) - 1) * min(radii)
 
 
 def _tube(q: np.ndarray, a: tuple, b: tuple, radius: float) -> np.ndarray:
     "Return the signed distance to a tube from `a` to `b`, in mm."
     a, b = np.float32(a), np.float32(b)
-    along = np.clip((q - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
-    v = q - a - along[..., None] * (b - a)
-    return np.sqrt(v[..., 0] ** 2 + v[..., 1] ** 2 + v[..., 2] ** 2) - radius
+    from_a, axis = q - a, b - a
+    along = np.clip(from_a @ axis / (axis @ axis), 0, 1)
+    x, y, z = (from_a[..., i] - along * axis[i] for i in range(3))
+    return np.sqrt(x**2 + y**2 + z**2) - radius
 
 # %% ../../nbs/03_imaging/anatomy.ipynb #18f523a8
 _SHAPES = (  # centre, radii, brightness
@@ -239,7 +247,8 @@ def _skin(head: PhantomHead, q: np.ndarray, dura: np.ndarray, melt: float = 6) -
 # %% ../../nbs/03_imaging/anatomy.ipynb #9780d38c
 def _in_view(q: np.ndarray, shapes: tuple, bounds: Callable) -> list:
     "Return the shapes whose bounding box (`bounds`: shape -> two corners) reaches into a slice."
-    lowest, highest = q.min((0, 1)), q.max((0, 1))
+    parts = [q[..., i] for i in range(3)]
+    lowest, highest = (np.array([limit(x) for x in parts]) for limit in (np.min, np.max))
     return [
         shape
         for shape in shapes
