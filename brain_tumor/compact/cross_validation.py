@@ -149,7 +149,7 @@ SHARES = {
     ("lgg", "no_tumor"): 7,
     ("brats", "glioma"): 7,
     ("brats", "no_tumor"): 3.5,
-    ("contrast", ""): 12,
+    ("contrast", ""): 14,
 }  # parts of an epoch; "contrast": slices that train the contrast head alone
 
 
@@ -157,7 +157,7 @@ SHARES = {
 class SourceRecipe:
     "All hyperparameters of a run; they are written to its run.json."
 
-    sides: tuple[int, ...] = (160,) * 7 + (192,) * 3 + (256,) * 3  # of the squares, epoch by epoch
+    sides: tuple[int, ...] = (160,) * 10 + (192,) * 5 + (256,) * 7  # of the squares, epoch by epoch
     slices: int = 2400  # an epoch
     batch: int = 16
     rate: float = 1.2e-3
@@ -168,7 +168,7 @@ class SourceRecipe:
     cover: float = 0.15  # probability that a tumour of figshare is covered with healthy tissue
     grafts: float = 0.2  # probability that a glioma is copied into another head
     bend: float = 0.5  # probability of a random monotone curve of the intensities
-    contrast_weight: float = 0.3  # of the contrast head's loss
+    contrast_weight: float = 0.5  # of the contrast head's loss
     augmentation: Augmentation = Augmentation(scale=0.2, shading=0.4, noise=0.05)
 
 # %% ../../nbs/08_compact/cross_validation.ipynb #v022
