@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .datasets import find_manifests, text_column
-from .splits import SPLIT_COLUMNS, author_folds, group_folds, read_set
+from brain_tumor.data.splits import (
+    SPLIT_COLUMNS,
+    author_folds,
+    group_folds,
+    read_package_table,
+    read_set,
+)
 from ..io.errors import BrainTumorError, ErrorCode
 from ..io.files import PACKAGE
 from ..io.scan import CLASSES
@@ -55,23 +61,7 @@ def read_contrasts(
 
     Raises `BrainTumorError` if the file is unreadable, lacks a column or holds an unknown contrast.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise BrainTumorError(
-            f"{path}: cannot be read as a table ({error}). "
-            "Restore the file: it comes with the package.",
-            ErrorCode.FILE_UNREADABLE,
-        ) from error
-    missing = [name for name in CONTRAST_COLUMNS if name not in table]
-    if missing:
-        raise BrainTumorError(
-            f"{path}: columns missing: {', '.join(missing)}. "
-            f"The file needs {', '.join(CONTRAST_COLUMNS)}.",
-            ErrorCode.DATA_MISSING,
-        )
+    table = read_package_table(path, CONTRAST_COLUMNS)
     unknown = sorted(set(table["contrast"]) - {*SEQUENCES, ""})
     if unknown:
         raise BrainTumorError(
@@ -164,8 +154,10 @@ def _add_second_reader(table: "pd.DataFrame", manifest: Path) -> "pd.DataFrame":
 
 
 def _is_reader(manifest: Path) -> bool:
-    header = manifest.open(encoding="utf-8").readline()
-    return "image" not in header.strip().split(",")
+    "Return whether a manifest lists masks by slice number, and no images of its own."
+    with open(manifest, encoding="utf-8") as file:
+        columns = file.readline().strip().split(",")
+    return {"id", "mask"} <= {*columns} and "image" not in columns
 
 
 def read_sources(
