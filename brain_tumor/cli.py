@@ -470,7 +470,7 @@ def add_train(
     parser: argparse.ArgumentParser,  # of `brain_tumor train`
 ) -> None:
     "Add one parser for each network that can be trained."
-    from brain_tumor.compact import training
+    from brain_tumor.compact import cross_validation, training
 
     models = parser.add_subparsers(dest="model", required=True, metavar="MODEL")
     one = models.add_parser(
@@ -478,8 +478,18 @@ def add_train(
     )
     training.add_compact_arguments(one)
     one.set_defaults(train=lambda args, say: training.train_compact_from_args(args) and 0)
+    one = models.add_parser(
+        "sources", help="the same network on all data sets, with a source or a fold left out"
+    )
+    cross_validation.add_source_arguments(one)
+    one.set_defaults(train=lambda args, say: _done(cross_validation.train_sources_from_args(args)))
     add_backbones(models)
     add_segmentation_networks(models)
+
+
+def _done(result) -> int:
+    "Return the exit status of a command that returned."
+    return 0
 
 
 def add_backbones(

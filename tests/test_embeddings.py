@@ -346,7 +346,7 @@ def test_balanced_means_balanced():
 
 def test_the_recorded_figures_follow_from_the_recorded_maps():
     beside = pd.read_csv(RUN / "neighbours.csv")
-    split = json.loads((MODELS / "compact" / "manifest.json").read_text(encoding="utf-8"))[
+    split = json.loads((RUN.parent / "compact_2" / "run.json").read_text(encoding="utf-8"))[
         "split_sha256"
     ]
     assert set(beside["split"]) == {split[:11]}

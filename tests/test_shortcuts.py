@@ -12,7 +12,6 @@ from brain_tumor.data.embeddings import embed
 from brain_tumor.data.splits import group_folds, read_data
 from brain_tumor.imaging.phantoms import write_phantoms
 from brain_tumor.io.errors import ErrorCode
-from brain_tumor.io.files import MODELS
 from brain_tumor.io.scan import CLASSES
 
 pd = pytest.importorskip("pandas")
@@ -425,7 +424,7 @@ def recorded(name):
 
 
 def test_the_records_speak_of_the_same_split():
-    split = json.loads((MODELS / "compact" / "manifest.json").read_text(encoding="utf-8"))[
+    split = json.loads((RUN.parent / "compact_2" / "run.json").read_text(encoding="utf-8"))[
         "split_sha256"
     ][:11]
     assert (

@@ -163,8 +163,8 @@ def predict_squares(
         )
         for i in range(0, len(pictures), batch)
     ]
-    return np.concatenate([c for c, _ in parts]), np.concatenate(
-        [m[..., 0].astype(np.float16) for _, m in parts]
+    return np.concatenate([c for c, *_ in parts]), np.concatenate(
+        [m[..., 0].astype(np.float16) for _, m, *_ in parts]
     )
 
 # %% ../../nbs/08_compact/training.ipynb #c037a

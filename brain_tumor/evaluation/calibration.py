@@ -73,7 +73,7 @@ def score_uncertainty(
     """Predict the test set with the packed model, once, and add its rows to the run.
 
     Raises `BrainTumorError` if it was evaluated before, or for other weights or another split."""
-    from brain_tumor.data.splits import read_data, split_hash
+    from brain_tumor.data.sources import slices_of_model
     from brain_tumor.inference.engines import load_engine
 
     engine, about = load_engine(str(model)), read_uncertainty_run(run)["about"]
@@ -83,15 +83,14 @@ def score_uncertainty(
             "Read run.json, or pass again=True and report it",
             ErrorCode.FILE_EXISTS,
         )
-    split = split_hash(read_data(data, copies=True))
-    weights = engine.manifest["sha256"]["weights.npz"]
+    weights, split = engine.manifest["sha256"]["weights.npz"], engine.manifest["split_sha256"]
     if about["weights_sha256"] != weights or about["split_sha256"] != split:
         raise BrainTumorError(
-            f"{run}: was fitted for other weights, or on another split, than {model} and {data}. "
+            f"{run}: was fitted for other weights, or on another split, than {model}. "
             "Fit it again with brain_tumor.evaluation.uncertainty.record_uncertainty",
             ErrorCode.RUN_INVALID,
         )
-    table = read_data(data)
+    table = slices_of_model(data, engine.manifest)
     return add_test_rows(*predict_slices(table[table["role"] == "test"], engine), run)
 
 

@@ -542,10 +542,10 @@ def record_evaluation(
     model: str | Path = MODELS / "compact",  # folder of the packed model
 ) -> "pd.DataFrame":  # as from `all_figures`
     "Evaluate the shipped network on the test (figshare's tumours, Kaggle's no tumour); record it."
-    from brain_tumor.data.splits import read_data
-    from brain_tumor.io.files import write_json
+    from brain_tumor.data.sources import slices_of_model
+    from brain_tumor.io.files import read_model_manifest, write_json
 
-    table = read_data(data)
+    table = slices_of_model(data, read_model_manifest(model))
     quiet = (table["source"] == "kaggle") & (table["class"] == "no_tumor")
     chosen = (table["role"] == "test") & ((table["source"] == "figshare") | quiet)
     figures = evaluate(table[chosen], str(model), check_input=False).figures

@@ -118,6 +118,7 @@ def score_scans(
     import pandas as pd
 
     kept = ("source", "image", "class", "group", "role", "plane", "spacing_mm", "disputed")
+    kept += tuple(name for name in ("sequence", "skull", "visibility") if name in table)
     rows = []
     for row, answer, truth in predict_with_truth(table, engine):
         predicted = CLASSES[int(answer.probabilities.argmax())]

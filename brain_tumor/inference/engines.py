@@ -29,6 +29,7 @@ class Prediction:
     threshold: float = 0.5  # a pixel is tumour if its probability is above it
     features: np.ndarray | None = None  # (640,) features of the compact network, where it ran
     logits: np.ndarray | None = None  # (4,) class scores of the compact network, if they decide
+    contrasts: dict[str, float] | None = None  # probability of T1, T1ce, …, if it predicts them
 
     @property
     def mask(self) -> np.ndarray:  # H x W bool
@@ -84,14 +85,17 @@ class CompactEngine(_OneByOne):
     ) -> list[Prediction]:
         "Predict several scans in one pass."
         squares, plans = zip(*(prepare(scan.pixels, self.manifest["size"]) for scan in scans))
-        extra = [name for name in ("features", "logits") if name in self.outputs]
+        extra = [name for name in ("features", "logits", "contrasts") if name in self.outputs]
         names, batch = [*self.outputs[:2], *extra], np.stack(squares)[..., None]
         odds, masks, *more = self.session.run(names, {self.input: batch})
         threshold = self.manifest["threshold"]
-        return [
+        found = [
             Prediction(p, restore(mask, plan), threshold, *rest)
             for p, mask, plan, *rest in zip(odds, masks, plans, *more)
         ]
+        names = self.manifest.get("contrasts")
+        named = lambda values: dict(zip(names, map(float, values)))
+        return [replace(one, contrasts=named(one.contrasts)) for one in found] if names else found
 
     def probabilities(
         self,

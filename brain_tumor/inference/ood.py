@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STATUSES', 'THUMBNAIL_SIZE', 'SKETCH_SIZE', 'CATEGORIES', 'COLOUR_REASON', 'OVERRIDE_REMEDY', 'COLOUR_LIMIT',
-           'BRIGHT_LIMIT', 'DETECTOR_FILE', 'OODDecision', 'image_sketch', 'bright_share', 'OODDetector', 'ood_score',
-           'load_detector', 'detect_ood']
+           'BRIGHT_LIMIT', 'OTHER_CONTRASTS', 'HEADER_REASON', 'CONTRAST_WORDS', 'DETECTOR_FILE', 'OODDecision',
+           'image_sketch', 'bright_share', 'OODDetector', 'other_contrast_probability', 'ood_score', 'load_detector',
+           'detect_ood']
 
 # %% ../../nbs/09_inference/03_ood.ipynb #imports
 import json
@@ -115,6 +116,14 @@ COLOUR_LIMIT = 0.08  # mean distance of a pixel's brightest channel from its dar
 BRIGHT_LIMIT = 0.2  # smallest `bright_share`; heads of training and validation are above 0.23
 
 # %% ../../nbs/09_inference/03_ood.ipynb #c014
+OTHER_CONTRASTS = ("T2", "FLAIR", "CT", "other")  # those that the class was not trained on
+HEADER_REASON = (
+    "The file's header says that this is {name}: the network was trained on T1-weighted MRI. Give "
+    "the T1-weighted series, after contrast agent where there is one."
+)
+CONTRAST_WORDS = {"T2": "T2-weighted", "FLAIR": "FLAIR", "CT": "CT", "other": "another kind of scan"}
+
+
 @dataclass(frozen=True, eq=False)
 class OODDetector:
     "A fitted out-of-distribution detector: weights, two thresholds, and the network it belongs to."
@@ -125,6 +134,7 @@ class OODDetector:
     mean: np.ndarray  # (D,) of the inputs
     scale: np.ndarray  # (D,) standard deviation of the inputs
     weights: tuple[np.ndarray, ...]  # kernel (D, n), bias (n,), kernel (n, 7), bias (7,)
+    contrast_threshold: float = 1.0  # refused if T2, FLAIR and other are likelier together, 0..1
 
     def category_probabilities(
         self,
@@ -150,6 +160,9 @@ class OODDetector:
         "Return the decision about one scan."
         if scan.colour > COLOUR_LIMIT:
             return _refusal("colour", COLOUR_REASON)
+        if scan.contrast in OTHER_CONTRASTS:
+            words = CONTRAST_WORDS[scan.contrast]
+            return _refusal("contrast", HEADER_REASON.format(name=words))
         if prediction.features is None:
             return OODDecision("ok")
         sketch = image_sketch(scan.pixels)
@@ -157,6 +170,14 @@ class OODDetector:
             return _refusal("other", CATEGORIES["other"])
         inputs = np.concatenate([prediction.features, sketch])[None]
         probabilities = self.category_probabilities(inputs)
+        if scan.contrast is not None:  # the header states T1
+            probabilities[:, list(CATEGORIES).index("contrast")] = 0
+        elif other_contrast_probability(prediction.contrasts) > self.contrast_threshold:
+            return _refusal("contrast", CATEGORIES["contrast"])
+        return self._decide(probabilities)
+
+    def _decide(self, probabilities: np.ndarray) -> OODDecision:
+        "Return the decision for the probabilities (1, 7) of the categories."
         score = float(ood_score(probabilities)[0])
         category = list(CATEGORIES)[1 + int(probabilities[0, 1:].argmax())]
         if score > self.refusal_threshold:
@@ -171,6 +192,13 @@ def _refusal(category: str, reason: str, score: float = float("inf")) -> OODDeci
     return OODDecision("refused", reason + OVERRIDE_REMEDY, score, category)
 
 
+def other_contrast_probability(
+    contrasts: dict[str, float] | None,  # of a prediction; None: not predicted
+) -> float:  # 0..1; 0 where nothing is predicted
+    "Return the predicted probability that a slice is of another contrast than T1."
+    return sum((contrasts or {}).get(name, 0.0) for name in OTHER_CONTRASTS)
+
+
 def ood_score(
     probabilities: np.ndarray,  # (N, 7), from `category_probabilities`
 ) -> np.ndarray:  # (N,)
@@ -178,7 +206,7 @@ def ood_score(
     return np.log((probabilities[:, 1:].max(1) + 1e-9) / (probabilities[:, 0] + 1e-9))
 
 # %% ../../nbs/09_inference/03_ood.ipynb #c016
-DETECTOR_FILE = "gate.npz"  # its description has the keys sha256, refuse, doubt, looks
+DETECTOR_FILE = "gate.npz"  # its description: sha256, refuse, doubt, looks, contrast
 
 # %% ../../nbs/09_inference/03_ood.ipynb #c016x2
 @lru_cache(maxsize=4)
@@ -198,7 +226,8 @@ def load_detector(
             raise ValueError("it was fitted to other categories")
         thresholds = facts["refuse"], facts["doubt"]
         weights = tuple(arrays[f"weights{n}"] for n in range(4))
-        return OODDetector(facts["sha256"], *thresholds, arrays["mean"], arrays["scale"], weights)
+        numbers = arrays["mean"], arrays["scale"], weights, facts.get("contrast", 1.0)
+        return OODDetector(facts["sha256"], *thresholds, *numbers)
     except Exception as error:  # a damaged zip file makes NumPy raise many kinds of errors
         raise BrainTumorError(
             f"{path} is no detector ({type(error).__name__}: {error}). "

@@ -72,6 +72,7 @@ class Uncertainty:
     weights_sha256: str  # of the weights.npz that it was fitted for
     # measured on the test: "tumour" and "no_tumor" for sets, "band" for areas; means over groups
     coverage: dict[str, float] = field(default_factory=dict)
+    confirmation: float = 0.0  # probability of "no tumour" below which a tumour is not excluded
 
     def prediction_set(
         self,
@@ -133,6 +134,11 @@ def uncertainty_warnings(
             f"The class is not certain: it could be {classes} (confidence level "
             f"{uncertainty.level:.0%})."
         )
+    elif names == ("no_tumor",) and max(probabilities) < uncertainty.confirmation:
+        warnings.append(
+            "A tumour is not excluded: the probability of no tumour is below "
+            f"{uncertainty.confirmation:.1%}, where too many tumours of other hospitals are missed."
+        )
     small, large = uncertainty.areas(mask_probability)
     if mask.any() and large > uncertainty.wide_factor * small:
         warnings.append(
@@ -188,6 +194,7 @@ def _parse_uncertainty(facts: dict) -> Uncertainty:
         wide_factor=facts["wide"],
         weights_sha256=facts["weights_sha256"],
         coverage=facts.get("held", {}),
+        confirmation=facts.get("confirmation", 0.0),
     )
 
 # %% ../../nbs/09_inference/04_uncertainty.ipynb #c030b
@@ -199,6 +206,8 @@ def _validate_uncertainty(loaded: Uncertainty) -> None:
         raise ValueError(
             f"limits must be {len(CLASSES)} numbers for each level, and {loaded.level} a level"
         )
+    if not 0 <= loaded.confirmation <= 1:
+        raise ValueError(f"confirmation {loaded.confirmation}: must be a probability")
     low, high = loaded.area_thresholds
     if not 0 < low < high < 1:
         raise ValueError(f"thresholds {low} to {high}: must increase, between 0 and 1")

@@ -226,4 +226,5 @@ def _build_scan(
         decoded.axis,
         decoded.affine,
         decoded.colour,
+        decoded.contrast,
     )

@@ -25,7 +25,7 @@ import numpy as np
 
 from .decode import _decode_and_gray, _read_source, _spacing_numbers
 from .errors import BrainTumorError, ErrorCode, _error
-from .scan import MAX_PIXELS, MIN_SIDE, Scan, _Decoded, _file_kind
+from .scan import CONTRASTS, MAX_PIXELS, MIN_SIDE, Scan, _Decoded, _file_kind
 
 # %% ../../nbs/02_io/read.ipynb #d0a7
 ISOLATED_FORMATS = ("DICOM", "TIFF", "WebP", "GIF", "BMP")
@@ -132,6 +132,7 @@ def decode_job(
         "slice": decoded.slice_index,
         "inverted": bool(decoded.inverted),
         "colour": decoded.colour,
+        "contrast": decoded.contrast,
     }, np.ascontiguousarray(pixels)
 
 
@@ -361,14 +362,16 @@ def _validate_reply(facts: dict, body: bytearray, name: str) -> tuple[_Decoded, 
         spacing = None if facts["spacing"] is None else [float(step) for step in facts["spacing"]]
         index = None if facts["slice"] is None else operator.index(facts["slice"])
         colour = float(facts["colour"])
+        contrast = facts.get("contrast")
         valid = _is_plausible(facts, pixels) and 0 <= colour <= 1
+        valid = valid and contrast in (None, *CONTRASTS)
     except (KeyError, TypeError, ValueError, OverflowError):
         valid = False
     if not valid:
         raise _no_image(name)
     inverted = facts.get("inverted") is True
-    decoded = _Decoded(None, facts["format"], spacing, index, inverted=inverted, colour=colour)
-    return decoded, pixels
+    stated = {"inverted": inverted, "colour": colour, "contrast": contrast}
+    return _Decoded(None, facts["format"], spacing, index, **stated), pixels
 
 
 def _is_plausible(facts: dict, pixels: np.ndarray) -> bool:

@@ -95,6 +95,7 @@ def seed_everything(
 def add_run_arguments(
     parser,  # of `brain_tumor train MODEL`
     start: bool = True,  # whether training can start from weights
+    resumable: bool = True,  # whether it goes on only when asked to
 ) -> None:
     "Add --data, --out, --weights and --resume to a parser."
     parser.add_argument(
@@ -107,9 +108,10 @@ def add_run_arguments(
             default="imagenet",
             help='start: "imagenet" (downloaded by Keras), an npz file, or "none"',
         )
-    parser.add_argument(
-        "--resume", action="store_true", help="continue after the last complete epoch"
-    )
+    if resumable:
+        parser.add_argument(
+            "--resume", action="store_true", help="continue after the last complete epoch"
+        )
 
 
 def find_start(
