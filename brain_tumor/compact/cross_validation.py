@@ -358,19 +358,17 @@ AREA_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.
 
 
 def predict_heads(
-    model: "keras.Model",  # with three heads
+    model: "keras.Model",  # with two or three heads
     pictures: np.ndarray,  # (N, S, S) uint8, prepared
     batch: int = 32,  # slices at a time
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # class (N, 4), mask (N, S, S), contrast (N, 5)
-    "Return the probabilities of the three heads for prepared slices."
+) -> tuple[np.ndarray, ...]:  # class (N, 4), mask (N, S, S), and contrast (N, 5) of a third head
+    "Return the probabilities of the heads for prepared slices."
     parts = [
         model.predict_on_batch(pictures[i : i + batch, ..., None].astype(np.float32) / 255)
         for i in range(0, len(pictures), batch)
     ]
-    classes, masks, contrasts = (
-        np.concatenate([np.asarray(p[k]) for p in parts]) for k in range(3)
-    )
-    return softmax(classes), 1 / (1 + np.exp(-masks[..., 0])), softmax(contrasts)
+    classes, masks, *contrasts = (np.concatenate([np.asarray(q) for q in p]) for p in zip(*parts))
+    return softmax(classes), 1 / (1 + np.exp(-masks[..., 0])), *map(softmax, contrasts)
 
 
 def _mask_scores(found: np.ndarray, row, side: int) -> dict:
@@ -394,17 +392,18 @@ def _mask_scores(found: np.ndarray, row, side: int) -> dict:
 
 
 def score_slices(
-    model: "keras.Model",  # with three heads
+    model: "keras.Model",  # with two or three heads
     data: SourceImages,  # slices that the model has not seen
     level: float = 0.5,  # probability above which a pixel is tumour
 ) -> "pd.DataFrame":  # one row per slice
     "Predict slices, and compare with class, masks and contrast."
     import pandas as pd
 
-    classes, masks, contrasts = predict_heads(model, data.pictures)
+    classes, masks, *contrasts = predict_heads(model, data.pictures)
     columns = ["source", "image", "group", "head", "role", "class", "sequence", "skull", "plane"]
     result = data.table[[*columns, "visibility", "disputed"]].reset_index(drop=True)
-    for names, values, prefix in ((CLASSES, classes, "p_"), (CONTRASTS, contrasts, "c_")):
+    named = [(CLASSES, classes, "p_"), *((CONTRASTS, values, "c_") for values in contrasts)]
+    for names, values, prefix in named:
         for i, name in enumerate(names):
             result[prefix + name] = values[:, i].round(5)
     result["peak"] = masks.reshape(len(masks), -1).max(1).round(4)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .datasets import find_manifests, text_column
+from .datasets import find_manifests, find_second_readers, text_column
 from brain_tumor.data.splits import (
     SPLIT_COLUMNS,
     author_folds,
@@ -157,13 +157,6 @@ def _add_second_reader(table: "pd.DataFrame", manifest: Path) -> "pd.DataFrame":
     return table.assign(second_mask=paths)
 
 
-def _is_reader(manifest: Path) -> bool:
-    "Return whether a manifest lists masks by slice number, and no images of its own."
-    with open(manifest, encoding="utf-8") as file:
-        columns = file.readline().strip().split(",")
-    return {"id", "mask"} <= {*columns} and "image" not in columns
-
-
 def read_sources(
     data: str | Path,  # folder of the data sets
     contrasts: "pd.DataFrame | None" = None,  # from `read_contrasts`; None: those of the package
@@ -174,14 +167,14 @@ def read_sources(
     """
     import pandas as pd
 
-    manifests = find_manifests(data)
-    table = pd.concat([read_source(m) for m in manifests if not _is_reader(m)], ignore_index=True)
+    manifests = find_manifests(data, later=True)
+    table = pd.concat([read_source(m) for m in manifests], ignore_index=True)
     unusable = read_package_table(UNUSABLE_FILE, ("source", "image", "reason"))
     useless = set(zip(unusable["source"], unusable["image"]))
     table = table[[pair not in useless for pair in zip(table["source"], table["image"])]]
     table = table.reset_index(drop=True)
     table = _add_contrasts(table, read_contrasts() if contrasts is None else contrasts)
-    for manifest in filter(_is_reader, manifests):
+    for manifest in find_second_readers(data):
         table = _add_second_reader(table, manifest)
     roles = table.groupby("group")["role"].nunique()
     torn = roles.index[roles > 1]

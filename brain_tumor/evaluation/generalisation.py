@@ -44,14 +44,15 @@ def add_outcomes(
         )
     chances = predictions[[f"p_{name}" for name in CLASSES]].to_numpy()
     named = np.array(CLASSES, object)[chances.argmax(1)]
-    contrast = predictions.filter(regex="^c_").idxmax(axis=1).str.removeprefix("c_")
+    contrasts = predictions.filter(regex="^c_")
+    contrast = contrasts.idxmax(axis=1).str.removeprefix("c_") if len(contrasts.columns) else None
     found = named != "no_tumor"
     return predictions.assign(
         predicted=named,
         found=found,
         right=named == predictions["class"],
         contrast=contrast,
-        accepted=contrast.isin(["T1", "T1ce"]),
+        accepted=True if contrast is None else contrast.isin(["T1", "T1ce"]),
         overlap=predictions["dice"].where(found, predictions["dice"] * 0),
     )
 
@@ -228,8 +229,8 @@ def record_confirmation(
 
 # %% ../../nbs/10_evaluation/generalisation.ipynb #g041
 OTHER_HOSPITALS = {
-    "brats": "BraTS, skull-stripped",
-    "lgg": "TCGA-LGG",
+    "brats": "BraTS (19 hospitals, skull-stripped)",
+    "lgg": "TCGA-LGG (5 hospitals)",
 }  # sources that were left out, one at a time
 
 

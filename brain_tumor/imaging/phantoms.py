@@ -303,6 +303,7 @@ def _subsets(n: int, rng: np.random.Generator) -> list[str]:
 
 # %% ../../nbs/03_imaging/01_phantoms.ipynb #3d5a65ac
 _MANIFEST_COLUMNS = "image mask class group plane width height spacing_mm role seed".split()
+_MANIFEST_FACTS = {"sequence": "T1ce", "skull": "full head", "licence": "BSD 3-Clause (template)"}
 
 
 def write_phantoms(
@@ -310,7 +311,7 @@ def write_phantoms(
     n: int,  # how many, 12 or more
     seed: int = 0,  # of the whole set
     size: int = 256,  # rows and columns
-) -> Path:  # the manifest, with the columns of _MANIFEST_COLUMNS
+) -> Path:  # the manifest
     """Write a set of phantoms to train or evaluate on: images/, masks/ and manifest.csv.
 
     Raises `BrainTumorError` for fewer than 12."""
@@ -328,5 +329,5 @@ def write_phantoms(
         write_bytes(folder / mask, _png(p.mask))
         place = (image, mask, p.tumor, f"phantom{p.seed}", p.plane, size, size)
         rows.append((*place, round(p.spacing[0], 6), next(subsets[p.tumor]), p.seed))
-    table = pd.DataFrame(rows, columns=_MANIFEST_COLUMNS)
+    table = pd.DataFrame(rows, columns=_MANIFEST_COLUMNS).assign(**_MANIFEST_FACTS)
     return write_table(table, folder / "manifest.csv")

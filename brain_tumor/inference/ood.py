@@ -121,7 +121,12 @@ HEADER_REASON = (
     "The file's header says that this is {name}: the network was trained on T1-weighted MRI. Give "
     "the T1-weighted series, after contrast agent where there is one."
 )
-CONTRAST_WORDS = {"T2": "T2-weighted", "FLAIR": "FLAIR", "CT": "CT", "other": "another kind of scan"}
+CONTRAST_WORDS = {
+    "T2": "T2-weighted",
+    "FLAIR": "FLAIR",
+    "CT": "CT",
+    "other": "another kind of scan",
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,7 +93,9 @@ _AGENT = re.compile(
     r"(?<![a-z])(gd|gad\w*|post(?! ?op)|ce|km|contrast|with c|c\+|c1|inj\w*|t1c|t1ce)(?![a-z])"
     r"|\+ ?(c|gd|k)(?![a-z])"
 )
-_NO_AGENT = re.compile(r"(?<![a-z])(pre|without|w/o|wo|non|none|no|nativ\w*|sans|unenhanced)(?![a-z])")
+_NO_AGENT = re.compile(
+    r"(?<![a-z])(pre|without|w/o|wo|non|none|no|nativ\w*|sans|unenhanced)(?![a-z])"
+)
 
 
 def _has_word(kind: str, text: str) -> bool:
