@@ -6,7 +6,8 @@
 __all__ = ['CONTRASTS', 'SEQUENCES', 'SET_FACTS', 'SOURCE_COLUMNS', 'CONTRASTS_FILE', 'UNUSABLE_FILE', 'CONTRAST_COLUMNS',
            'LEAST_VISIBILITY', 'HEAD_CORRELATION', 'HEAD_SIDE', 'read_contrasts', 'licence_allows_training',
            'read_source', 'read_sources', 'class_targets', 'contrast_targets', 'trainable', 'mask_trainable',
-           'slices_of_model', 'link_heads', 'cross_validation_folds']
+           'slices_of_model', 'link_heads', 'cross_validation_folds', 'describe_sources', 'list_licences',
+           'count_subsets', 'count_torn', 'record_sources']
 
 # %% ../../nbs/04_data/sources.ipynb #imports
 import re
@@ -26,7 +27,7 @@ from brain_tumor.data.splits import (
     split_hash,
 )
 from ..io.errors import BrainTumorError, ErrorCode
-from ..io.files import PACKAGE
+from ..io.files import PACKAGE, write_table
 from ..io.scan import CLASSES
 
 if TYPE_CHECKING:
@@ -294,3 +295,115 @@ def cross_validation_folds(
     by_head = table.assign(group=table["head"])
     known = by_head["fold"].notna().any()
     return (author_folds if known else group_folds)(by_head, seed=seed).to_numpy(int)
+
+# %% ../../nbs/04_data/sources.ipynb #x3dfa70e
+def _tally(column: "pd.Series") -> str:
+    "Return the values of a column with their counts, most frequent first: `T1 204, T2 87`."
+    counts = text_column(column).replace("", "unknown").value_counts()
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def describe_sources(
+    table: "pd.DataFrame",  # from `read_sources`
+) -> "pd.DataFrame":  # one row per dataset: source, sequences, skull, planes, counts of slices
+    "Return what each dataset holds, and how many slices train class, mask and contrast."
+    import pandas as pd
+
+    licensed, rows = trainable(table), {}
+    trains = {
+        "trains_class": licensed & (class_targets(table) >= 0),
+        "trains_mask": licensed & mask_trainable(table) & table["mask"].notna().to_numpy(),
+        "trains_contrast": licensed & (contrast_targets(table) >= 0),
+    }
+    marked = table.assign(**trains)
+    for source, part in marked.groupby("source"):
+        other = int((~part["class"].isin(CLASSES)).sum())
+        rows[source] = {
+            **{name: _tally(part[name]) for name in ("sequence", "skull", "plane")},
+            "groups": part["group"].nunique(),
+            "slices": len(part),
+            **{name: int((part["class"] == name).sum()) for name in CLASSES},
+            "other_class": other,
+            **{name: int(part[name].notna().sum()) for name in ("mask", "second_mask")},
+            "whole_mask": int(part["whole_mask"].notna().sum()),
+            **{name: int(part[name].sum()) for name in trains},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("source").reset_index()
+
+
+def list_licences(
+    table: "pd.DataFrame",  # from `read_sources`
+) -> "pd.DataFrame":  # source, licence, slices, images_may_train, masks_may_train
+    "Return the licences of each dataset as stated, and whether images and masks may train."
+    found = table.groupby(["source", "licence"]).size().rename("slices").reset_index()
+    allowed = {
+        f"{part}_may_train": found["licence"].map(lambda text: licence_allows_training(text, part))
+        for part in ("images", "masks")
+    }
+    return found.assign(**allowed)
+
+# %% ../../nbs/04_data/sources.ipynb #xd1b96d2
+def count_subsets(
+    table: "pd.DataFrame",  # from `read_sources`
+    subset: np.ndarray,  # (N,) fold or role of each row
+) -> "pd.DataFrame":  # source, subset, slices, groups, heads
+    "Return the number of slices, groups and heads of each dataset in each fold or role."
+    counts = {"slices": ("image", "size"), "groups": ("group", "nunique")}
+    by = table.assign(subset=np.asarray(subset).astype(str)).groupby(["source", "subset"])
+    return by.agg(**counts, heads=("head", "nunique")).reset_index()
+
+
+def count_torn(
+    table: "pd.DataFrame",  # from `read_sources`
+    subset: np.ndarray,  # (N,) fold or role of each row
+    copies: "pd.DataFrame | None" = None,  # pairs of an audit: source_1, image_1, source_2, image_2
+) -> dict[str, int]:  # groups, torn_groups, heads, torn_heads; pairs, torn_pairs
+    "Return how many groups, heads and pairs of copies lie in two folds or roles."
+    import pandas as pd
+
+    subset, counts = np.asarray(subset).astype(str), {}
+    for name in ("group", "head"):
+        sides = pd.Series(subset).groupby(table[name].to_numpy()).nunique()
+        counts |= {f"{name}s": len(sides), f"torn_{name}s": int((sides > 1).sum())}
+    if copies is None:
+        return counts
+    side = pd.Series(subset, pd.MultiIndex.from_frame(table[["source", "image"]]))
+    one, two = (
+        side.reindex(pd.MultiIndex.from_frame(copies[[f"source_{n}", f"image_{n}"]])).to_numpy()
+        for n in (1, 2)
+    )
+    known = pd.notna(one) & pd.notna(two)
+    return counts | {"pairs": int(known.sum()), "torn_pairs": int((known & (one != two)).sum())}
+
+# %% ../../nbs/04_data/sources.ipynb #x4b582bc
+def _torn_row(split: str, table: "pd.DataFrame", subset: np.ndarray, copies) -> dict:
+    "Return the counts of `count_torn`, and the torn pairs among slices that train a class."
+    row = {"split": split, "slices": len(table), **count_torn(table, subset, copies)}
+    trains = class_targets(table) >= 0
+    own = count_torn(table[trains], subset[trains], copies)
+    return row | {f"{name}_of_class": own[name] for name in ("pairs", "torn_pairs")}
+
+
+def record_sources(
+    table: "pd.DataFrame",  # from `read_sources`, with heads linked
+    copies: "pd.DataFrame",  # pairs of an audit of the same folder
+    folder: str | Path,  # for sources.csv, licences.csv, subsets.csv, torn.csv
+) -> list[Path]:  # the four files
+    "Write the datasets, their licences, folds and roles as CSV files, without images."
+    import pandas as pd
+
+    splits = {"role": text_column(table["role"]).to_numpy(), "fold": cross_validation_folds(table)}
+    counts = [count_subsets(table, side).assign(split=name) for name, side in splits.items()]
+    whole = (table.groupby("head")["role"].transform("nunique") == 1).to_numpy()
+    torn = [
+        _torn_row("roles", table, splits["role"], copies),
+        _torn_row("roles, heads in two left out", table[whole], splits["role"][whole], copies),
+        _torn_row("folds", table, splits["fold"], copies),
+    ]
+    tables = {
+        "sources": describe_sources(table),
+        "licences": list_licences(table),
+        "subsets": pd.concat(counts, ignore_index=True),
+        "torn": pd.DataFrame(torn),
+    }
+    return [write_table(part, Path(folder) / f"{name}.csv") for name, part in tables.items()]
