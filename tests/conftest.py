@@ -19,22 +19,27 @@ def root():
     return ROOT
 
 
-@pytest.fixture(scope="session")
-def shared_data(tmp_path_factory):
-    """A folder with the three public data sets that the recorded runs were made of.
-
-    Tests that ask for it are skipped where the sets are not to be had. The folder that
-    BRAIN_TUMOR_DATA names may hold further sets; they are left out.
-    """
-    sets = ("figshare", "kaggle", "healthy")
+def data_folder(sets):
+    """The folder that holds the named data sets; the test is skipped where one is missing."""
     places = [os.environ.get("BRAIN_TUMOR_DATA"), ROOT.parent / "shared" / "data"]
     for place in map(Path, filter(None, places)):
         if all((place / name / "manifest.csv").is_file() for name in sets):
-            folder = tmp_path_factory.mktemp("data")
-            for name in sets:
-                (folder / name).symlink_to((place / name).resolve(), target_is_directory=True)
-            return folder
+            return place
     pytest.skip("needs the public data sets: set BRAIN_TUMOR_DATA to their folder")
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """A folder with the three public data sets of the fixed split, and perhaps further sets."""
+    return data_folder({"figshare", "kaggle", "healthy"})
+
+
+@pytest.fixture(scope="session")
+def all_sources():
+    """A folder with all data sets of `read_sources`."""
+    from brain_tumor.data.datasets import LATER_SETS
+
+    return data_folder({"figshare", "kaggle", "healthy"} | LATER_SETS)
 
 
 @pytest.fixture(scope="session")

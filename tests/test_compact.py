@@ -68,8 +68,18 @@ def test_recorded_figures_follow_from_the_recorded_predictions():
 def test_the_split_of_the_data_is_the_recorded_one(shared_data):
     from brain_tumor.data.splits import read_data, split_hash
 
-    run = json.loads((RUN / "run.json").read_text(encoding="utf-8"))
+    run = json.loads((RUN.parent / "compact_2" / "run.json").read_text(encoding="utf-8"))
     assert split_hash(read_data(shared_data, copies=True)) == run["split_sha256"]
+
+
+def test_the_roles_of_all_sources_are_the_recorded_ones(all_sources):
+    from brain_tumor.data.sources import read_sources
+    from brain_tumor.data.splits import read_data, split_hash
+
+    run = json.loads((RUN / "run.json").read_text(encoding="utf-8"))
+    assert split_hash(read_sources(all_sources)) == run["split_sha256"]
+    fixed = json.loads((RUN.parent / "compact_2" / "run.json").read_text(encoding="utf-8"))
+    assert split_hash(read_data(all_sources, copies=True)) == fixed["split_sha256"]
 
 
 def test_onnx_predicts_what_keras_predicts(squares):

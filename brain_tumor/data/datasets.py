@@ -53,7 +53,10 @@ def text_column(
     return column.astype(object).where(column.notna(), "").astype(str)
 
 # %% ../../nbs/04_data/01_datasets.ipynb #c011
-LATER_SETS = ("brats", "brisc_no_tumor", "lgg", "no_tumor_ms", "other_contrast")  # folder names
+LATER_SETS = {
+    *("lgg", "brats", "no_tumor_ms"),
+    *("brisc_no_tumor", "other_contrast", "second_reader"),
+}  # folders of the sets that came after the fixed split; see `read_sources`
 
 
 def is_second_reader(

@@ -7,7 +7,7 @@ __all__ = ['CONTRASTS', 'SEQUENCES', 'SET_FACTS', 'SOURCE_COLUMNS', 'CONTRASTS_F
            'LEAST_VISIBILITY', 'HEAD_CORRELATION', 'HEAD_SIDE', 'read_contrasts', 'licence_allows_training',
            'read_source', 'read_sources', 'class_targets', 'contrast_targets', 'trainable', 'mask_trainable',
            'slices_of_model', 'link_heads', 'cross_validation_folds', 'describe_sources', 'list_licences',
-           'count_subsets', 'count_torn', 'record_sources']
+           'count_subsets', 'count_torn', 'record_sources', 'count_slices']
 
 # %% ../../nbs/04_data/sources.ipynb #imports
 import re
@@ -407,3 +407,26 @@ def record_sources(
         "torn": pd.DataFrame(torn),
     }
     return [write_table(part, Path(folder) / f"{name}.csv") for name, part in tables.items()]
+
+# %% ../../nbs/04_data/sources.ipynb #x7152608
+def count_slices(
+    table: "pd.DataFrame",  # from `read_sources`
+) -> (
+    "pd.DataFrame"
+):  # source, role, class, sequence, skull, slices, groups, class_trains, mask_trains
+    "Count slices and groups by source, role, class, sequence and skull."
+    names = ["source", "role", "class", "sequence", "skull"]
+    counted = table.assign(
+        class_trains=(class_targets(table) >= 0) & trainable(table),
+        mask_trains=mask_trainable(table) & trainable(table),
+    )
+    return (
+        counted.groupby(names, dropna=False)
+        .agg(
+            slices=("image", "size"),
+            groups=("group", "nunique"),
+            class_trains=("class_trains", "sum"),
+            mask_trains=("mask_trains", "sum"),
+        )
+        .reset_index()
+    )
