@@ -32,6 +32,7 @@ from brain_tumor.data.sources import (
     link_heads,
     mask_trainable,
     read_sources,
+    refused_masks,
     trainable,
 )
 from ..data.splits import split_hash, table_hash
@@ -339,10 +340,13 @@ def train_source_network(
             f"{s}/{c}": int(n) for (s, c), n in used.groupby(["source", "class"]).size().items()
         },
         "heads": int(used["head"].nunique()),
+        "masks_refused": refused_masks(data.table),
         "parameters": model.count_params(),
         "surroundings": describe_environment(),
     }
     _check_recipe(out, about)
+    for reason, count in about["masks_refused"].items():
+        print(f"{count} masks do not train: their licence forbids it. {reason}")
     write_json(out / "run.json", about)
     edit = make_editor(data, recipe)
     batches = lambda epoch: source_batches(data, recipe, kinds, edit, epoch)

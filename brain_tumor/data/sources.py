@@ -6,8 +6,8 @@
 __all__ = ['CONTRASTS', 'SEQUENCES', 'SET_FACTS', 'SOURCE_COLUMNS', 'CONTRASTS_FILE', 'UNUSABLE_FILE', 'CONTRAST_COLUMNS',
            'LEAST_VISIBILITY', 'HEAD_CORRELATION', 'HEAD_SIDE', 'read_contrasts', 'licence_allows_training',
            'read_source', 'read_sources', 'class_targets', 'contrast_targets', 'trainable', 'mask_trainable',
-           'slices_of_model', 'link_heads', 'cross_validation_folds', 'describe_sources', 'list_licences',
-           'count_subsets', 'count_torn', 'record_sources', 'count_slices']
+           'refused_masks', 'slices_of_model', 'link_heads', 'cross_validation_folds', 'describe_sources',
+           'list_licences', 'count_subsets', 'count_torn', 'record_sources', 'count_slices']
 
 # %% ../../nbs/04_data/sources.ipynb #imports
 import re
@@ -227,6 +227,17 @@ def mask_trainable(
     licensed = table["licence"].map(lambda text: licence_allows_training(text, "masks"))
     empty = class_targets(table) == CLASSES.index("no_tumor")
     return empty | (table["mask"].notna() & licensed & (class_targets(table) >= 0)).to_numpy(bool)
+
+
+def refused_masks(
+    table: "pd.DataFrame",  # from `read_sources`
+) -> dict[str, int]:  # "source: licence" -> number of masks
+    "Count the masks that exist and whose licence forbids to train on them."
+    exists = table["mask"].notna() | table["whole_mask"].notna()
+    closed = ~table["licence"].map(lambda text: licence_allows_training(text, "masks")).astype(bool)
+    rows = table[exists & closed]
+    names = rows["source"] + ": " + rows["licence"]
+    return {name: int(count) for name, count in names.value_counts().sort_index().items()}
 
 # %% ../../nbs/04_data/sources.ipynb #xb4dfe30
 def slices_of_model(
