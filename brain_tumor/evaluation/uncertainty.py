@@ -143,7 +143,7 @@ def segmented_slices(
 
 # %% ../../nbs/10_evaluation/uncertainty.ipynb #c036
 SET_LEVELS, AREA_LEVEL = (0.9, 0.95), 0.9
-ASYMMETRY, WIDE_INTERVAL = 2.0, 30.0  # chosen below
+ASYMMETRY, WIDE_INTERVAL = 1.0, 8.0  # chosen below
 
 
 def fit_uncertainty(
