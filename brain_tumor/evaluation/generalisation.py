@@ -222,6 +222,7 @@ def record_confirmation(
         {"source": name, "own": own[name], **low_risk_curve(table, strictest).iloc[0]}
         for name, table in tables.items()
     ]
+    rows = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # no NaN in JSON
     certainty = json.loads((model / "certainty.json").read_text(encoding="utf-8"))
     certainty |= {"confirmation": float(strictest[0]), "confirmation_share": share}
     write_json(model / "certainty.json", certainty | {"confirmation_sources": rows})
@@ -229,8 +230,8 @@ def record_confirmation(
 
 # %% ../../nbs/10_evaluation/generalisation.ipynb #g041
 OTHER_HOSPITALS = {
-    "brats": "BraTS (19 hospitals, skull-stripped)",
-    "lgg": "TCGA-LGG (5 hospitals)",
+    "brats": "BraTS, skull-stripped",
+    "lgg": "TCGA-LGG",
 }  # sources that were left out, one at a time
 
 
