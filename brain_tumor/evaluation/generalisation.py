@@ -242,21 +242,18 @@ def _figure(question: str, figure: str, values, groups) -> dict:
     return row | {"slices": len(values), "patients": len(set(groups))}
 
 
-def _home_figures(held_out: "pd.DataFrame") -> list[dict]:
+def _home_figures(card: "pd.DataFrame", held_out: "pd.DataFrame") -> list[dict]:
     "Return accuracy, Dice, and Dice less the second reader's, on figshare's test."
-    own = add_outcomes(held_out[(held_out["source"] == "figshare") & (held_out["role"] == "test")])
-    both = own[own["readers"].notna()]
-    gain = both["overlap"] - both["readers"]
-    name = "unseen patients at home"
+    own = card[card["source"] == "figshare"]
+    right = own["predicted"] == own["class"]
+    names = ["source", "image"]
+    both = own.merge(held_out[[*names, "readers"]], on=names).dropna(subset=["readers"])
+    home, reader = "unseen patients at home", "against a second reader"
+    gain = "Dice with the first reader, less the second reader's"
     return [
-        _figure(name, "right class (figshare)", own["right"], own["head"]),
-        _figure(name, "Dice of the mask (figshare)", own["overlap"], own["head"]),
-        _figure(
-            "against a second reader",
-            "Dice with the first reader, less the second reader's",
-            gain,
-            both["head"],
-        ),
+        _figure(home, "right class (figshare)", right, own["group"]),
+        _figure(home, "Dice of the mask (figshare)", own["dice"], own["group"]),
+        _figure(reader, gain, both["dice"] - both["readers"], both["group"]),
     ]
 
 
@@ -274,7 +271,7 @@ def _elsewhere_figures(source: str, predictions: "pd.DataFrame") -> list[dict]:
 
 
 def headline_figures(
-    runs: str | Path = RUNS,  # folder with sources/roles, sources/without_… and gate
+    runs: str | Path = RUNS,  # folder with compact, sources/roles, sources/without_… and gate
 ) -> "pd.DataFrame":  # question, figure, value, low, high, slices, patients
     "Return the figures of the front page, from recorded predictions, with 95 % intervals."
     import pandas as pd
@@ -282,7 +279,8 @@ def headline_figures(
     from brain_tumor.evaluation.ood import read_ood_scores
 
     runs = Path(runs)
-    rows = _home_figures(pd.read_csv(runs / "sources" / "roles" / "predictions.csv"))
+    files = runs / "compact" / "predictions.csv", runs / "sources" / "roles" / "predictions.csv"
+    rows = _home_figures(*map(pd.read_csv, files))
     for source in OTHER_HOSPITALS:
         file = runs / "sources" / f"without_{source}" / "predictions.csv"
         if file.is_file():
