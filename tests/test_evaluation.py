@@ -762,10 +762,11 @@ def test_exit_statuses(heads, tmp_path, capsys):
 # ---- the model card
 
 
-def test_the_projects_test_gives_the_model_cards_figures(shared_data, root):
-    from brain_tumor.data.splits import read_data
+def test_the_projects_test_gives_the_model_cards_figures(all_sources, root):
+    from brain_tumor.data.sources import slices_of_model
+    from brain_tumor.io.files import MODELS, read_model_manifest
 
-    table = read_data(shared_data)
+    table = slices_of_model(all_sources, read_model_manifest(MODELS / "compact"))
     chosen = table[
         (table["role"] == "test")
         & (

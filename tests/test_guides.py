@@ -48,9 +48,10 @@ def test_every_item_is_answered_once_and_with_a_reason(name, items):
 
 
 @pytest.mark.parametrize("name", CHECKLISTS)
-def test_the_external_test_that_nobody_made_is_not_claimed(name):
+def test_an_external_test_of_what_ships_is_not_claimed(name):
     missing = [requirement for _, requirement, mark, _ in rows(name) if mark == "no"]
-    assert "external test" in " ".join(missing) or name == "tripod_ai"
+    half = [requirement for _, requirement, mark, _ in rows(name) if mark != "yes"]
+    assert "external test" in " ".join(half) or name == "tripod_ai"
     assert len(missing) >= 4
 
 

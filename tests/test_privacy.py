@@ -265,7 +265,7 @@ def test_no_marker_is_in_what_a_result_says_shows_and_saves(
         if result.status != "refused":
             assert leaks(repr(result.explain())) == []
     write_result_page(results, tmp_path / "saved" / "report.html")
-    assert leaking(tmp_path / "saved") == {} and len(list((tmp_path / "saved").iterdir())) > 30
+    assert leaking(tmp_path / "saved") == {} and len(list((tmp_path / "saved").iterdir())) > 20
     assert (
         leaks("".join(capfd.readouterr()) + caplog.text + "".join(str(w.message) for w in recwarn))
         == []

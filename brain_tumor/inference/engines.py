@@ -93,7 +93,7 @@ class CompactEngine(_OneByOne):
             Prediction(p, restore(mask, plan), threshold, *rest)
             for p, mask, plan, *rest in zip(odds, masks, plans, *more)
         ]
-        names = self.manifest.get("contrasts")
+        names = self.manifest.get("contrasts") if "contrasts" in self.outputs else None
         named = lambda values: dict(zip(names, map(float, values)))
         return [replace(one, contrasts=named(one.contrasts)) for one in found] if names else found
 

@@ -134,7 +134,7 @@ def _milliseconds(dataset: Any, keyword: str) -> float | None:
 
 def header_contrast(
     dataset: Any,  # a pydicom data set
-) -> str | None:  # one of scan.CONTRASTS; None: not stated, or not clear
+) -> str | None:  # one of scan.HEADER_CONTRASTS; None: not stated, or not clear
     "Return the contrast that a DICOM header states, by modality, description, agent and timing."
     read = lambda keyword: str(dataset.get(keyword) or "")
     modality = read("Modality").strip().upper()

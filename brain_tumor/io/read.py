@@ -25,7 +25,7 @@ import numpy as np
 
 from .decode import _decode_and_gray, _read_source, _spacing_numbers
 from .errors import BrainTumorError, ErrorCode, _error
-from .scan import CONTRASTS, MAX_PIXELS, MIN_SIDE, Scan, _Decoded, _file_kind
+from .scan import HEADER_CONTRASTS, MAX_PIXELS, MIN_SIDE, Scan, _Decoded, _file_kind
 
 # %% ../../nbs/02_io/read.ipynb #d0a7
 ISOLATED_FORMATS = ("DICOM", "TIFF", "WebP", "GIF", "BMP")
@@ -364,7 +364,7 @@ def _validate_reply(facts: dict, body: bytearray, name: str) -> tuple[_Decoded, 
         colour = float(facts["colour"])
         contrast = facts.get("contrast")
         valid = _is_plausible(facts, pixels) and 0 <= colour <= 1
-        valid = valid and contrast in (None, *CONTRASTS)
+        valid = valid and contrast in (None, *HEADER_CONTRASTS)
     except (KeyError, TypeError, ValueError, OverflowError):
         valid = False
     if not valid:
