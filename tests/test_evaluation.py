@@ -802,7 +802,7 @@ def test_the_projects_test_gives_the_model_cards_figures(all_sources, root):
     } <= set(card)
     for name, three in card.items():
         if three[0] == 1:  # a share of 1 has the exact bound here, and a bootstrap there
-            three = [1, both.loc[name, "value_low"], 1]
+            three = [1, *both.loc[name, ["value_low", "value_high"]]]
         assert both.loc[name, ["value", "value_low", "value_high"]].astype(
             float
         ).tolist() == pytest.approx(three, abs=1e-5, nan_ok=True), name
