@@ -220,13 +220,13 @@ def pack_model(
     A network that was trained on all patients has no validation: it takes the choices of one that
     was trained by the same recipe on fewer (`like`)."""
     run, out = Path(run), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    table = slices_of_model(data, settings) if like is None else None
+    out.mkdir(parents=True, exist_ok=True)
     model, size = build_compact(len(settings.get("contrasts", ()))), square_size(settings)
     load_weights(run / "best.weights.npz", model)
     write_arrays(out / "weights.npz", fold_batch_norm(model))
-    if like is None:
-        table = slices_of_model(data, settings)
+    if table is not None:
         validation = load_images(table[table["role"] == "validation"], size)
         chosen, figures = _choose(rebuild_compact(out / "weights.npz"), validation)
     else:

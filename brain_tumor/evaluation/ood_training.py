@@ -8,7 +8,7 @@ __all__ = ['OOD_SUBSETS', 'DERIVED_CATEGORIES', 'REFUSED_SHARE', 'UNCERTAIN_SHAR
            'contrast_pictures', 'phantom_heads', 'sample_heads', 'is_other_contrast', 'ood_material', 'detector_inputs',
            'share_threshold', 'standardise', 'mahalanobis_score', 'neighbour_score', 'fit_ood_classifier',
            'fit_detectors', 'is_patient_scan', 'detection_rates', 'class_head', 'fit_all_detectors', 'fit_detector',
-           'fit_detector_like', 'scans_of_model', 'score_pictures', 'with_scan_labels']
+           'scans_of_model', 'score_pictures', 'with_scan_labels']
 
 # %% ../../nbs/10_evaluation/ood_training.ipynb #imports
 import json
@@ -497,45 +497,14 @@ def fit_detector(
     return fitted
 
 
-def fit_detector_like(
-    data: str | Path,  # folder of the sets
-    other: str | Path,  # packed model with a detector whose thresholds are taken
-    folder: str | Path,  # packed model, trained on all patients; the detector is written there
-    seed: int = 0,  # of the derived images, and of the fit
-    count: int = 60,  # of each drawn kind, and a third of the phantoms
-) -> OODDetector:
-    """Fit a detector for a network that was trained on all patients, and write it beside it.
-
-    Nothing is left to choose thresholds on: they are those of a network that was trained by the
-    same recipe on fewer patients, whose detector was fitted in the same way."""
-    from dataclasses import replace
-
-    from brain_tumor.inference.engines import CompactEngine
-
-    engine, known = CompactEngine(folder), load_detector(other)
-    table = scans_of_model(data, engine.manifest, unseen=False)
-    table = table[table["role"] == "train"]
-    about, inputs = detector_inputs(ood_material(table, "train", seed, count), engine)
-    scans = (about["look"] == "head").to_numpy()
-    mean, scale = inputs[scans].mean(0), inputs[scans].std(0) + 1e-3
-    looks = about["look"].map(list(CATEGORIES).index).to_numpy()
-    model = fit_ood_classifier(standardise(inputs, mean, scale), looks, HIDDEN_UNITS, seed)
-    fitted = _packed_model(model, mean, scale, engine.features_sha256)
-    names = ("refusal_threshold", "warning_threshold", "contrast_threshold")
-    save_detector(replace(fitted, **{name: getattr(known, name) for name in names}), folder)
-    load_detector.cache_clear()
-    return load_detector(folder)
-
-
 def scans_of_model(
     data: str | Path,  # folder of the data sets
     manifest: dict,  # of a packed model
-    unseen: bool = True,  # refuse a model that was trained on all patients
 ) -> "pd.DataFrame":  # one row per slice: those with a class, and those of other contrasts
     "Return the scans that a detector is fitted on and judged by."
     from brain_tumor.data.sources import read_sources, slices_of_model
 
-    table = slices_of_model(data, manifest, unseen)
+    table = slices_of_model(data, manifest)
     if "contrasts" not in manifest:
         return table
     everything = read_sources(data)
